@@ -1,0 +1,38 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+
+.PHONY: demo test lint setup oldest clean
+
+demo: setup
+	$(BIN)/python -m tutorials.demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# the exactness tests against the oldest MONAI that pyproject.toml accepts; its own limit on torch is out of date
+oldest: setup $(OLDEST)/.done
+	$(OLDEST)/bin/python -m pytest tests/test_exactness.py tests/test_plan.py
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundle,demo,test]'
+	touch $@
+
+$(OLDEST)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy nibabel tqdm pytest hypothesis
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps 'monai==1.5.0' --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) data demo eval build *.egg-info

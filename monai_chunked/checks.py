@@ -1,0 +1,128 @@
+"""What can be known to be wrong before the network runs. Every message names the parameter, its value and what fits."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, ensure_tuple_rep, fall_back_tuple
+
+
+def check_inputs(inputs: Any) -> None:
+    """A tensor ``(B, C, *spatial)`` of real numbers with at least one of everything."""
+    if not isinstance(inputs, torch.Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor of shape (B, C, *spatial), got {type(inputs).__name__}")
+    if inputs.dim() < 3 or 0 in inputs.shape:
+        raise ValueError(
+            f"inputs must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
+            f"got {tuple(inputs.shape)}"
+        )
+    if inputs.is_complex():
+        raise TypeError(f"inputs must be real, got {inputs.dtype}; pass real and imaginary part as channels")
+
+
+def check_roi_size(roi_size: Any, inputs: torch.Tensor) -> tuple[int, ...]:
+    """Spatial size of a window, with the size of the input where ``roi_size`` gives none."""
+    dims = inputs.dim() - 2
+    given = ensure_tuple(roi_size)
+    if len(given) != dims and (isinstance(roi_size, Sequence) or len(given) != 1):
+        raise ValueError(
+            f"roi_size={roi_size} has {len(given)} dimension(s) but inputs of shape {tuple(inputs.shape)} have {dims} "
+            f"spatial dimension(s) behind batch and channel. Data with the channel last must be brought to "
+            f"(B, C, *spatial) first, with monai.transforms.EnsureChannelFirst or EnsureChannelFirstd."
+        )
+    try:
+        return tuple(operator.index(r) for r in fall_back_tuple(roi_size, inputs.shape[2:]))
+    except TypeError:
+        raise TypeError(f"roi_size={roi_size} must be an int, or ints (or None) for each spatial dimension") from None
+
+
+def check_sw_batch_size(sw_batch_size: Any) -> int:
+    return _at_least_one("sw_batch_size", sw_batch_size)
+
+
+def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
+    values = _per_dimension("overlap", overlap, dims)
+    if not all(0 <= o < 1 for o in values):
+        raise ValueError(f"overlap={overlap} must be at least 0 and less than 1 in every dimension")
+    return values
+
+
+def check_sigma_scale(sigma_scale: Any, dims: int, mode: Any) -> None:
+    """Only the gaussian importance map uses it."""
+    if mode != BlendMode.GAUSSIAN:
+        return
+    if not all(s > 0 for s in _per_dimension("sigma_scale", sigma_scale, dims)):
+        raise ValueError(f"sigma_scale={sigma_scale} must be more than 0 in every dimension")
+
+
+def check_mode(mode: Any) -> str:
+    return _choice("mode", mode, [m.value for m in BlendMode])
+
+
+def check_padding_mode(padding_mode: Any) -> str:
+    return _choice("padding_mode", padding_mode, [m.value for m in PytorchPadMode])
+
+
+def check_output(output: Any) -> str:
+    return _choice("output", output, ("auto", "device", "cpu", "disk"))
+
+
+def check_buffer(buffer_steps: int | None, buffer_dim: Any, dims: int) -> None:
+    if buffer_steps is not None and buffer_steps > 0 and not -dims <= buffer_dim < dims:
+        raise ValueError(f"buffer_dim={buffer_dim} must be at least {-dims} and less than {dims}")
+
+
+def check_chunk_size(chunk_size: Any, dims: int) -> tuple[int, ...] | None:
+    if chunk_size is None:
+        return None
+    return tuple(_at_least_one("chunk_size", c, chunk_size) for c in _per_dimension("chunk_size", chunk_size, dims))
+
+
+def check_condition(condition: Any, inputs: torch.Tensor) -> None:
+    """Its windows are those of the input; the number of channels may be another."""
+    if condition is not None and condition.shape[:1] + condition.shape[2:] != inputs.shape[:1] + inputs.shape[2:]:
+        raise ValueError(
+            f"condition of shape {tuple(condition.shape)} does not match inputs of shape {tuple(inputs.shape)}; "
+            f"batch and spatial dimensions must be the same"
+        )
+
+
+def check_postprocessing(postprocessing: Any) -> None:
+    """``"argmax"``, a callable or ``None``, or a tuple or dict of these."""
+    if isinstance(postprocessing, dict):
+        parts = list(postprocessing.values())
+    else:
+        parts = list(postprocessing) if isinstance(postprocessing, (tuple, list)) else [postprocessing]
+    for part in parts:
+        if not (part is None or part == "argmax" or callable(part)):
+            raise ValueError(
+                f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
+            )
+
+
+def _choice(name: str, value: Any, accepted: Sequence[str]) -> str:
+    text = str(getattr(value, "value", value))
+    if text not in accepted:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}")
+    return text
+
+
+def _per_dimension(name: str, value: Any, dims: int) -> tuple[Any, ...]:
+    try:
+        return ensure_tuple_rep(value, dims)
+    except ValueError:
+        raise ValueError(f"{name}={value} must be one number, or one for each of {dims} spatial dimensions") from None
+
+
+def _at_least_one(name: str, value: Any, shown: Any = None) -> int:
+    shown = value if shown is None else shown
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={shown!r} must be made of integers, not {type(value).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{name}={shown!r} must be at least 1")
+    return number

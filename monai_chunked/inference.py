@@ -1,0 +1,230 @@
+"""
+The loop: predict a batch of windows, add the predictions to open chunks, finish chunks, write them.
+
+Where windows and chunks lie is the business of ``plan``, how predictions come about that of ``predictions``, how sums
+are kept that of ``chunks``, and where finished chunks go that of ``outputs``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data.meta_tensor import MetaTensor
+from monai.utils import BlendMode, PytorchPadMode, convert_data_type, convert_to_dst_type
+from tqdm import tqdm
+
+from monai_chunked import checks
+from monai_chunked.chunks import OpenChunks
+from monai_chunked.memory import format_bytes
+from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
+from monai_chunked.plan import Window, chunk_grid, padding, window_grid
+from monai_chunked.postprocessing import match_postprocessing
+from monai_chunked.predictions import Prediction, Predictor, importance_map, pack
+from monai_chunked.stitching import Stitching
+
+__all__ = ["chunked_sliding_window_inference"]
+
+
+def chunked_sliding_window_inference(
+    inputs: torch.Tensor | MetaTensor,
+    roi_size: Sequence[int] | int,
+    sw_batch_size: int,
+    predictor: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+    overlap: Sequence[float] | float = 0.25,
+    mode: BlendMode | str = BlendMode.CONSTANT,
+    sigma_scale: Sequence[float] | float = 0.125,
+    padding_mode: PytorchPadMode | str = PytorchPadMode.CONSTANT,
+    cval: float = 0.0,
+    sw_device: torch.device | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    roi_weight_map: torch.Tensor | None = None,
+    process_fn: Callable | None = None,
+    buffer_steps: int | None = None,
+    buffer_dim: int = -1,
+    with_coord: bool = False,
+    *args: Any,
+    chunk_size: Sequence[int] | int | None = None,
+    postprocessing: Any = None,
+    output: str = "auto",
+    output_dir: str | os.PathLike[str] | None = None,
+    **kwargs: Any,
+) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
+    """
+    Sliding window inference that never holds the scores of the whole volume.
+
+    MONAI's ``sliding_window_inference`` with the same windows in the same order and batches, the same blending and,
+    for float32 and float64 inputs on a CPU, the same bits. Predictions are added to chunks of the output; a chunk is
+    finished (divided by the sum of weights, postprocessed, handed to the output) as soon as its last window is in.
+
+    Args:
+        inputs: ``(B, C, *spatial)``. Never written to.
+        roi_size, sw_batch_size, predictor, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
+            roi_weight_map, process_fn, with_coord, args, kwargs: as in ``monai.inferers.sliding_window_inference``.
+            Chunks are kept on ``sw_device`` while they are open.
+        buffer_steps: if positive, windows advance along ``buffer_dim`` last, and a chunk is so many scan steps long in
+            it. Unlike MONAI's buffered mode this returns every output of the predictor.
+        buffer_dim: a spatial dimension.
+        chunk_size: spatial size of a chunk in output voxels. By default chunks end where windows start or end.
+        postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: any MONAI array transform
+            that treats each voxel by itself, or ``"argmax"`` for one channel of the smallest unsigned integer type
+            that holds the labels. The memory of the chunk is used again after the call. With several outputs of the
+            predictor: one for all, or a tuple or dict to match. Inference runs without gradients then.
+        output: where finished chunks go. ``"device"``: a tensor on ``device``. ``"cpu"``: a tensor in memory.
+            ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
+            gradients then. ``"auto"``: the first of these that has room, with a warning for each step down.
+        output_dir: the folder for ``"disk"``; by default a temporary one, removed when the tensor is gone.
+
+    Raises:
+        ValueError: when a parameter does not fit, before the first window; when predictions do not fit the windows or
+            each other; when postprocessing changes the spatial size.
+        TypeError: when a parameter is of a wrong type, or the output cannot hold the dtype of the result.
+        OSError: when ``output_dir`` is missing, cannot be written to, or has too little space.
+
+    Returns:
+        ``(B, C', *spatial)`` for each output of the predictor, in the structure that it returns.
+
+    Example::
+
+        labels = chunked_sliding_window_inference(image, 96, 1, network, mode="gaussian", postprocessing="argmax")
+    """
+    condition = kwargs.pop("condition", None)
+    checks.check_inputs(inputs)
+    dims = inputs.dim() - 2
+    roi = checks.check_roi_size(roi_size, inputs)
+    sw_batch_size = checks.check_sw_batch_size(sw_batch_size)
+    chunk_size = checks.check_chunk_size(chunk_size, dims)
+    checks.check_buffer(buffer_steps, buffer_dim, dims)
+    mode, padding_mode = checks.check_mode(mode), checks.check_padding_mode(padding_mode)
+    checks.check_sigma_scale(sigma_scale, dims, mode)
+    checks.check_condition(condition, inputs)
+    checks.check_postprocessing(postprocessing)
+    grid = window_grid(inputs.shape[2:], roi, checks.check_overlap(overlap, dims), buffer_steps, buffer_dim)
+
+    network_device = _device(sw_device or inputs.device)
+    sum_dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+    result_dtype = _result_dtype(inputs)
+    target = _output(output, _device(device or inputs.device), output_dir)
+    least_dtype = result_dtype if postprocessing is None else torch.uint8
+    target.check(len(inputs) * inputs[0, 0].numel() * least_dtype.itemsize)
+
+    def start(prediction: Prediction) -> list[Stitching]:
+        open_chunks = []
+        for tensor, weights in zip(prediction.tensors, prediction.weights):
+            chunks = chunk_grid(grid, inputs.shape[2:], tuple(tensor.shape[2:]), chunk_size)
+            open_chunks.append(OpenChunks(chunks, tensor.shape[1], weights, sum_dtype, network_device))
+        target.reserve(network_device, sum(chunks.peak_bytes for chunks in open_chunks))
+        each = match_postprocessing(postprocessing, prediction.keys, len(open_chunks))
+        return [
+            Stitching(name, chunks, len(inputs), function, result_dtype, target)
+            for name, chunks, function in zip(prediction.names(), open_chunks, each)
+        ]
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and postprocessing is None and output != "disk"):
+        predict = Predictor(
+            predictor,
+            image=_pad(inputs, roi, padding_mode, cval),
+            condition=None if condition is None else _pad(condition, roi, padding_mode, cval),
+            importance=importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
+            process_fn=process_fn,
+            device=network_device,
+            gather=sw_batch_size > 1,
+            with_coord=with_coord,
+            args=args,
+            kwargs=kwargs,
+        )
+        with tqdm(total=len(inputs) * len(grid), unit="window", disable=not progress) as bar:
+            keys, results = _stitch(grid.batches(len(inputs), sw_batch_size), predict, start, bar)
+    return pack(keys, _with_metadata(results, inputs))
+
+
+def _stitch(
+    batches: Iterable[Sequence[Window]],
+    predict: Predictor,
+    start: Callable[[Prediction], list[Stitching]],
+    bar: tqdm,
+) -> tuple[list[Hashable] | None, list[torch.Tensor]]:
+    """Keys and results of all outputs of the network; all are complete, or nothing is left of any.
+
+    Args:
+        batches: the windows.
+        predict: runs the network on a batch.
+        start: makes what stitches each output, from the first prediction.
+        bar: shows progress.
+    """
+    stitchings: list[Stitching] = []
+    keys = None
+    try:
+        for batch in batches:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and all(s.in_memory for s in stitchings)):
+                prediction = predict(batch)
+            if not stitchings:
+                keys, stitchings = prediction.keys, start(prediction)
+            for stitching in reversed(stitchings):
+                stitching.add(batch, prediction.tensors.pop(), prediction.weights[stitchings.index(stitching)])
+            del prediction
+            bar.update(len(batch))
+            _show(bar, stitchings)
+        return keys, [stitching.finish() for stitching in stitchings]
+    except BaseException:
+        for stitching in stitchings:
+            stitching.abandon()
+        raise
+
+
+def _show(bar: tqdm, stitchings: Sequence[Stitching]) -> None:
+    if not bar.disable:
+        finished, total = sum(s.finished for s in stitchings), sum(s.total for s in stitchings)
+        open_bytes = sum(s.chunks.open_bytes for s in stitchings)
+        bar.set_postfix(chunks=f"{finished}/{total}", open=format_bytes(open_bytes), refresh=False)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """With its index, so that ``cuda`` equals ``cuda:0`` of the tensors on it."""
+    return torch.empty(0, device=device).device
+
+
+def _output(output: str, device: torch.device, output_dir: str | os.PathLike[str] | None) -> Output:
+    name = checks.check_output(output)
+    if name == "disk":
+        return NumpyOutput(output_dir)
+    if name == "auto":
+        return AutoOutput(device, output_dir)
+    return MemoryOutput(device if name == "device" else "cpu")
+
+
+def _result_dtype(inputs: torch.Tensor) -> torch.dtype:
+    """What MONAI returns; float32 for integer inputs, on which MONAI fails."""
+    if isinstance(inputs, MetaTensor):
+        return torch.get_default_dtype()
+    return inputs.dtype if inputs.is_floating_point() else torch.float32
+
+
+def _pad(tensor: torch.Tensor, roi_size: Sequence[int], padding_mode: str, cval: float) -> torch.Tensor:
+    """The tensor without metadata, padded where it is smaller than a window."""
+    tensor = convert_data_type(tensor, torch.Tensor)[0]
+    before_and_after = padding(tensor.shape[2:], roi_size)
+    if not any(map(any, before_and_after)):
+        return tensor
+    value = cval if padding_mode == "constant" else 0.0  # PyTorch refuses others, and so does MONAI
+    try:
+        return F.pad(tensor, [n for pair in reversed(before_and_after) for n in pair], mode=padding_mode, value=value)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"padding_mode={padding_mode!r} cannot pad {tuple(tensor.shape[2:])} voxels to windows of "
+            f"{tuple(roi_size)}: {error}"
+        ) from error
+
+
+def _with_metadata(results: Sequence[torch.Tensor], inputs: torch.Tensor) -> list[torch.Tensor]:
+    """MetaTensors for a MetaTensor. As in MONAI only a single result takes over the metadata of the input."""
+    if not isinstance(inputs, MetaTensor):
+        return list(results)
+    if len(results) > 1:
+        return [MetaTensor(result) for result in results]
+    metadata = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
+    return [convert_to_dst_type(result, metadata, dtype=result.dtype, device=result.device)[0] for result in results]

@@ -1,0 +1,70 @@
+"""How much memory a device has free, and sizes in words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+__all__ = ["available_memory", "format_bytes"]
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on a device without swapping; ``None`` where that cannot be told.
+
+    On a CPU it is what the operating system calls available, or what the limit of the container leaves if that is less.
+    On a CUDA device, what the driver has free and what PyTorch holds in reserve.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device.type != "cpu":
+        return None
+    known = [size for size in (_operating_system(), _container()) if size is not None]
+    return min(known, default=None)
+
+
+def _operating_system() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _container(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the memory limit of this control group (version 2, else version 1) leaves; its page cache can be freed."""
+    for limit, usage, cache in (
+        (root / "memory.max", root / "memory.current", "inactive_file"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = limit.read_text().strip()
+            if most == "max":
+                return None
+            statistics = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
+            return max(int(most) - int(usage.read_text()) + int(statistics.get(cache, 0)), 0)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def format_bytes(size: int) -> str:
+    """
+    >>> format_bytes(1536)
+    '1.5 KiB'
+    >>> format_bytes(110_100_480_000)
+    '102.5 GiB'
+    """
+    value, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"

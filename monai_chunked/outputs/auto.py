@@ -1,0 +1,55 @@
+"""Finished chunks wherever they fit."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from math import prod
+
+import torch
+
+from monai_chunked.memory import available_memory, format_bytes
+from monai_chunked.outputs.base import Output, OutputWriter
+from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.outputs.numpy import NumpyOutput
+
+__all__ = ["AutoOutput"]
+
+
+class AutoOutput(Output):
+    """A tensor on ``device`` if it fits in what is free there, else in CPU memory if it fits there, else on disk.
+
+    Unlike other outputs it is made for one run. Each step down is a warning.
+
+    Args:
+        device: the first choice.
+        output_dir: the folder for the last choice, as in :py:class:`NumpyOutput`.
+    """
+
+    def __init__(self, device: torch.device, output_dir: str | os.PathLike[str] | None = None) -> None:
+        cpu = torch.device("cpu")
+        self.devices = [cpu] if device.type == "cpu" else [device, cpu]
+        self.disk = NumpyOutput(output_dir)
+        self._taken: dict[torch.device, int] = {}
+
+    def reserve(self, device: torch.device, size: int) -> None:
+        self._taken[device] = self._taken.get(device, 0) + size
+
+    def check(self, least_bytes: int) -> None:
+        if self.disk.output_dir is not None:
+            self.disk.check(0)
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
+        size = prod(shape) * dtype.itemsize
+        for device, below in zip(self.devices, [*self.devices[1:], "disk"]):
+            available = available_memory(device)
+            free = None if available is None else max(available - self._taken.get(device, 0), 0)
+            if free is None or size <= free:
+                self.reserve(device, size)
+                return MemoryOutput(device).create(name, shape, dtype)
+            warnings.warn(
+                f"output='auto': the {name} takes {format_bytes(size)} but {format_bytes(free)} are free on {device} "
+                f"beside open chunks, so it goes to {below}",
+                stacklevel=2,
+            )
+        return self.disk.create(name, shape, dtype)

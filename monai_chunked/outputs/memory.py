@@ -1,0 +1,37 @@
+"""Finished chunks in a tensor, on any device."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_chunked.outputs.base import Output, OutputWriter
+from monai_chunked.plan import Box
+
+__all__ = ["MemoryOutput"]
+
+
+class MemoryOutput(Output):
+    """A tensor in memory.
+
+    Args:
+        device: of the tensor.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
+        return _MemoryWriter(torch.empty(shape, dtype=dtype, device=self.device))
+
+
+class _MemoryWriter(OutputWriter):
+    in_memory = True
+
+    def __init__(self, result: torch.Tensor) -> None:
+        self.result = result
+
+    def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
+        self.result[image][(slice(None), *box)] = chunk
+
+    def finish(self) -> torch.Tensor:
+        return self.result

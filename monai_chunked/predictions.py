@@ -1,0 +1,206 @@
+"""From a batch of windows to what the network says of them: predictions, and the weights to blend them with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data.utils import compute_importance_map
+from monai.utils import convert_data_type, ensure_tuple
+
+from monai_chunked.inputs import read_windows
+from monai_chunked.plan import Window
+
+__all__ = ["Prediction", "Predictor", "importance_map", "pack"]
+
+
+@dataclass
+class Prediction:
+    """What the network says of a batch of windows.
+
+    Attributes:
+        keys: of the outputs where the network returns a dict, sorted as MONAI sorts them.
+        tensors: the outputs, ``(windows, C, *prediction_size)`` each.
+        weights: of each output, ``(1, *prediction_size)``.
+    """
+
+    keys: list[Hashable] | None
+    tensors: list[torch.Tensor]
+    weights: list[torch.Tensor]
+
+    def names(self) -> list[str]:
+        """What to call each output in messages and file names."""
+        if len(self.tensors) == 1:
+            return ["prediction"]
+        return [f"prediction-{key}" for key in self.keys or range(len(self.tensors))]
+
+
+class Predictor:
+    """Reads windows, runs the network on them, and checks what it returns.
+
+    Args:
+        network: called as MONAI calls it.
+        image: ``(B, C, *spatial)``, padded.
+        condition: like ``image``, or ``None``.
+        importance: importance map, as MONAI hands it to ``process_fn``.
+        process_fn: as in MONAI.
+        device: where the network runs.
+        gather: whether windows are concatenated, as MONAI does it for ``sw_batch_size`` > 1.
+        with_coord: pass the position of the windows as second argument.
+        args, kwargs: further arguments of the network.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        image: torch.Tensor,
+        condition: torch.Tensor | None,
+        importance: torch.Tensor,
+        process_fn: Callable[..., Any] | None,
+        device: torch.device,
+        gather: bool,
+        with_coord: bool,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.network = network
+        self.image = image
+        self.condition = condition
+        self.importance = importance
+        self.process_fn = process_fn
+        self.device = device
+        self.gather = gather
+        self.with_coord = with_coord
+        self.args = args
+        self.kwargs = kwargs
+        self._expected: tuple[Any, ...] | None = None
+        self._weights: list[torch.Tensor] | None = None
+
+    def __call__(self, batch: Sequence[Window]) -> Prediction:
+        """Predict a batch of windows.
+
+        Raises:
+            ValueError: when the prediction does not fit the windows or the predictions before.
+        """
+        data = read_windows(self.image, batch, self.device, self.gather)
+        positional: list[Any] = [data]
+        if self.with_coord:
+            positional.append([[slice(w.image, w.image + 1), slice(None), *w.box] for w in batch])
+        named = dict(self.kwargs)
+        if self.condition is not None:
+            named["condition"] = read_windows(self.condition, batch, self.device, self.gather)
+        with _naming(batch):
+            keys, tensors = _flatten(self.network(*positional, *self.args, **named))
+        weights = self.importance
+        if self.process_fn is not None:
+            processed, weights = self.process_fn(tuple(tensors), data, weights)
+            tensors = list(ensure_tuple(processed))
+        self._check(batch, keys, tensors)
+        if self.process_fn is not None or self._weights is None:
+            self._weights = self._resample(weights, tuple(data.shape[2:]), [tuple(t.shape[2:]) for t in tensors])
+        return Prediction(keys, [t.to(self.device) for t in tensors], self._weights)
+
+    def _check(self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor]) -> None:
+        dims = self.image.dim() - 2
+        for tensor in tensors:
+            if not isinstance(tensor, torch.Tensor):
+                raise TypeError(f"the network must return tensors, got {type(tensor).__name__} for {_position(batch)}")
+            if tensor.dim() != dims + 2 or len(tensor) != len(batch) or 0 in tensor.shape:
+                raise ValueError(
+                    f"the network must return shape ({len(batch)}, C, {'*' * dims}) with {dims} spatial dimensions, "
+                    f"got {tuple(tensor.shape)} for {_position(batch)}"
+                )
+        found = (keys, *(tuple(t.shape[1:]) for t in tensors))
+        if not tensors:
+            raise ValueError(f"the network returned nothing for {_position(batch)}")
+        if self._expected is None:
+            self._expected = found
+        if found != self._expected:
+            raise ValueError(
+                f"the network must return the same channels and sizes for every window: "
+                f"{_outputs(self._expected)} before, {_outputs(found)} for {_position(batch)}"
+            )
+
+    def _resample(
+        self, weights: torch.Tensor, roi: tuple[int, ...], sizes: Sequence[tuple[int, ...]]
+    ) -> list[torch.Tensor]:
+        """The importance map at the resolution of each output.
+
+        As MONAI does it, each from the one before where an output has another size than a window.
+        """
+        try:
+            at_roi = current = weights.to(self.importance).expand((1, 1, *roi))[0]
+        except RuntimeError:
+            raise ValueError(
+                f"the importance map of shape {tuple(weights.shape)} does not fit windows of {roi} voxels"
+            ) from None
+        resampled = []
+        for size in sizes:
+            if size == roi:
+                resampled.append(at_roi)
+                continue
+            for d, (old, new) in enumerate(zip(current.shape[1:], size), start=1):
+                nearest = F.interpolate(torch.arange(float(old))[None, None], new, mode="nearest-exact")[0, 0].long()
+                current = current.index_select(d, nearest.to(self.device))
+            resampled.append(current)
+        return resampled
+
+
+def importance_map(
+    roi_weight_map: torch.Tensor | None,
+    roi_size: tuple[int, ...],
+    mode: str,
+    sigma_scale: Sequence[float] | float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """MONAI's importance map of a window: the one that was given, else computed."""
+    weights = roi_weight_map
+    if weights is None:
+        weights = compute_importance_map(roi_size, mode=mode, sigma_scale=sigma_scale, device=device, dtype=dtype)
+    return convert_data_type(weights, torch.Tensor, device=device, dtype=dtype)[0]
+
+
+def pack(keys: list[Hashable] | None, results: Sequence[torch.Tensor]) -> Any:
+    """The structure that MONAI returns: a dict, a tuple, or the only tensor."""
+    if keys is not None:
+        return dict(zip(keys, results))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _flatten(prediction: Any) -> tuple[list[Hashable] | None, list[torch.Tensor]]:
+    if isinstance(prediction, torch.Tensor):
+        return None, [prediction]
+    if isinstance(prediction, Mapping):
+        keys = sorted(prediction)
+        return keys, [prediction[key] for key in keys]
+    return None, list(ensure_tuple(prediction))
+
+
+@contextmanager
+def _naming(batch: Sequence[Window]) -> Iterator[None]:
+    """Adds the position of the windows to an error of the network, and leaves its type as it is."""
+    try:
+        yield
+    except Exception as error:
+        note = f"(while predicting {_position(batch)})"
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (f"{error.args[0]} {note}",)
+        elif hasattr(error, "add_note"):  # Python >= 3.11
+            error.add_note(note)
+        raise
+
+
+def _position(batch: Sequence[Window]) -> str:
+    windows = "; ".join(f"image {w.image} [{', '.join(f'{s.start}:{s.stop}' for s in w.box)}]" for w in batch)
+    return f"{'window' if len(batch) == 1 else 'windows'} {windows}"
+
+
+def _outputs(expected: tuple[Any, ...]) -> str:
+    keys, *shapes = expected
+    named = shapes if keys is None else [f"{key}: {shape}" for key, shape in zip(keys, shapes)]
+    return ", ".join(map(str, named))
