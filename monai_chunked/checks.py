@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import operator
+import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,6 +92,22 @@ def check_condition(condition: Any, inputs: torch.Tensor) -> None:
             f"condition of shape {tuple(condition.shape)} does not match inputs of shape {tuple(inputs.shape)}; "
             f"batch and spatial dimensions must be the same"
         )
+
+
+def check_folder(name: str, folder: Path, needed: int) -> None:
+    """It exists, can be written to, and its disk has room for ``needed`` bytes."""
+    if not folder.exists():
+        raise FileNotFoundError(errno.ENOENT, f"{name} does not exist; create it first", str(folder))
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{name} is not a folder", str(folder))
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = f"{name} cannot be written to ({error.strerror})"
+        raise PermissionError(error.errno, reason, str(folder)) from error
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed but {name} has {free:,} free", str(folder))
 
 
 def check_postprocessing(postprocessing: Any) -> None:

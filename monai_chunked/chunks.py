@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 
+from monai_chunked.placement import Placement
 from monai_chunked.plan import Box, ChunkGrid, Window
 
 __all__ = ["OpenChunks"]
@@ -25,40 +26,32 @@ class OpenChunks:
     of weights, added up in the same order.
 
     Args:
+        output: number of the output of the network.
         grid: where chunks are and which windows touch them.
         channels: number of channels of the output.
-        weights: importance map at the resolution of the output, ``(1, *prediction_size)``. MONAI divides by the sum
-            of the weights that came with the first batch, also if a ``process_fn`` changes them afterwards.
-        dtype: of the sums, float32 or float64.
-        device: where the sums are kept.
-        differentiable: keep what autograd needs, and reuse no memory.
-
-    Attributes:
-        open_bytes: bytes of the chunks that are open now.
-        peak_bytes: the most they will ever be.
+        weights: importance map at the resolution of the output, ``(1, *prediction_size)``, of the dtype of the sums.
+            MONAI divides by the sum of the weights that came with the first batch, also if a ``process_fn`` changes
+            them afterwards.
+        placement: the memory of chunks.
+        differentiable: keep what autograd needs.
     """
 
     def __init__(
         self,
+        output: int,
         grid: ChunkGrid,
         channels: int,
         weights: torch.Tensor,
-        dtype: torch.dtype,
-        device: torch.device,
+        placement: Placement,
         differentiable: bool = False,
     ) -> None:
+        self.output = output
         self.grid = grid
         self.channels = channels
-        self.weights = weights
-        self.dtype = dtype
-        self.device = device
+        self.weights = {weights.device.type: weights}
+        self.placement = placement
         self.differentiable = differentiable
-        self.peak_bytes = grid.peak_voxels() * channels * dtype.itemsize
-        self.open_bytes = 0
-        self._open: dict[tuple[int, ...], torch.Tensor] = {}
-        self._free: dict[int, list[torch.Tensor]] = {}
-        self._free_bytes = 0
-        self._product = torch.empty(0, device=device)
+        self._product = torch.empty(0, device=weights.device)
 
     def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """Add one window.
@@ -66,31 +59,30 @@ class OpenChunks:
         Args:
             window: where.
             prediction: ``(channels, *prediction_size)``.
-            weights: ``(1, *prediction_size)``, of ``dtype``.
+            weights: ``(1, *prediction_size)``, of the dtype of the sums.
         """
-        pieces = list(self.grid.pieces(window.position))
-        for piece in pieces:
-            if piece.chunk not in self._open:
-                self._open[piece.chunk] = self._allocate(self.grid.box(piece.chunk))
+        targets = [
+            (self._chunk(chunk)[(slice(None), *in_chunk)], (slice(None), *in_window))
+            for chunk, in_window, in_chunk in self.grid.pieces(window.position)
+        ]
         for channels, product in self._multiply(prediction, weights):
-            for chunk, in_window, in_chunk in pieces:
-                self._open[chunk][(channels, *in_chunk)] += product[(slice(None), *in_window)]
+            for target, in_window in targets:
+                target[channels] += product[in_window].to(target.device)
 
     def finish(self, window: Window) -> Iterator[tuple[Box, torch.Tensor]]:
         """The output voxels and the blended prediction ``(channels, *chunk)`` of each chunk that ends with a window.
 
         A chunk's memory is used again when the next one is asked for.
         """
-        for index in self.grid.finished_by(window.position):
-            chunk = self._open.pop(index)
-            self.open_bytes -= chunk.nbytes
-            weights = self._sum_of_weights(index)
-            if self.differentiable:
-                yield self.grid.box(index), chunk / weights
-            else:
-                yield self.grid.box(index), chunk.div_(weights)
-                self._free.setdefault(chunk.numel(), []).append(chunk)
-                self._free_bytes += chunk.nbytes
+        for position in self.grid.finished_by(window.position):
+            chunk = self._chunk(position)
+            weights = self._sum_of_weights(position, chunk.device)
+            yield self.grid.box(position), chunk / weights if self.differentiable else chunk.div_(weights)
+            self.placement.release((self.output, position))
+
+    def _chunk(self, position: tuple[int, ...]) -> torch.Tensor:
+        sizes = (s.stop - s.start for s in self.grid.box(position))
+        return self.placement.get((self.output, position)).view(self.channels, *sizes)
 
     def _multiply(self, prediction: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """Prediction times weight, a few channels at a time so that the product stays in cache.
@@ -103,35 +95,22 @@ class OpenChunks:
             yield slice(None), (prediction * weights).to(dtype)
             return
         voxels = prod(prediction.shape[1:])
-        budget = PRODUCT_BYTES.get(self.device.type, DEFAULT_PRODUCT_BYTES)
+        budget = PRODUCT_BYTES.get(prediction.device.type, DEFAULT_PRODUCT_BYTES)
         step = min(max(1, budget // (voxels * dtype.itemsize)), self.channels)
         if self._product.numel() < step * voxels or self._product.dtype != dtype:
-            self._product = torch.empty(step * voxels, dtype=dtype, device=self.device)
+            self._product = torch.empty(step * voxels, dtype=dtype, device=prediction.device)
         for start in range(0, self.channels, step):
             channels = slice(start, min(start + step, self.channels))
             part = prediction[channels]
             yield channels, torch.mul(part, weights, out=self._product[: part.numel()].view(part.shape))
 
-    def _sum_of_weights(self, chunk: tuple[int, ...]) -> torch.Tensor:
+    def _sum_of_weights(self, chunk: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Of all windows over a chunk, ``(1, *chunk)``; it depends on geometry alone, so nobody needs to keep it."""
+        if device.type not in self.weights:
+            self.weights[device.type] = next(iter(self.weights.values())).to(device)
+        weights = self.weights[device.type]
         shape = (1, *(s.stop - s.start for s in self.grid.box(chunk)))
-        total = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        total = torch.zeros(shape, dtype=weights.dtype, device=device)
         for _, in_window, in_chunk in self.grid.windows_of(chunk):
-            total[(slice(None), *in_chunk)] += self.weights[(slice(None), *in_window)]
+            total[(slice(None), *in_chunk)] += weights[(slice(None), *in_window)]
         return total
-
-    def _allocate(self, box: Box) -> torch.Tensor:
-        """Zeros for a chunk, in the memory of a finished one of the same volume if there is any.
-
-        Finished chunks that are not used again are let go as soon as memory would exceed the planned peak.
-        """
-        shape = (self.channels, *(s.stop - s.start for s in box))
-        size = prod(shape) * self.dtype.itemsize
-        self.open_bytes += size
-        if same_volume := self._free.get(prod(shape)):
-            self._free_bytes -= size
-            return same_volume.pop().view(shape).zero_()
-        if self.open_bytes + self._free_bytes > self.peak_bytes:
-            self._free.clear()
-            self._free_bytes = 0
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)

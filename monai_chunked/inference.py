@@ -18,13 +18,11 @@ from monai.utils import BlendMode, PytorchPadMode, convert_data_type, convert_to
 from tqdm import tqdm
 
 from monai_chunked import checks
-from monai_chunked.chunks import OpenChunks
-from monai_chunked.memory import format_bytes
+from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
-from monai_chunked.plan import Window, chunk_grid, padding, window_grid
-from monai_chunked.postprocessing import match_postprocessing
-from monai_chunked.predictions import Prediction, Predictor, importance_map, pack
-from monai_chunked.stitching import Stitching
+from monai_chunked.plan import Window, padding, window_grid
+from monai_chunked.predictions import Predictor, importance_map, pack
+from monai_chunked.stitching import Stitcher
 
 __all__ = ["chunked_sliding_window_inference"]
 
@@ -52,6 +50,9 @@ def chunked_sliding_window_inference(
     postprocessing: Any = None,
     output: str = "auto",
     output_dir: str | os.PathLike[str] | None = None,
+    device_memory: int | str | None = None,
+    cpu_memory: int | str | None = None,
+    scratch_dir: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
     """
@@ -65,7 +66,7 @@ def chunked_sliding_window_inference(
         inputs: ``(B, C, *spatial)``. Never written to.
         roi_size, sw_batch_size, predictor, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             roi_weight_map, process_fn, with_coord, args, kwargs: as in ``monai.inferers.sliding_window_inference``.
-            Chunks are kept on ``sw_device`` while they are open.
+            Open chunks are on ``sw_device``.
         buffer_steps: if positive, windows advance along ``buffer_dim`` last, and a chunk is so many scan steps long in
             it. Unlike MONAI's buffered mode this returns every output of the predictor.
         buffer_dim: a spatial dimension.
@@ -78,12 +79,20 @@ def chunked_sliding_window_inference(
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
             gradients then. ``"auto"``: the first of these that has room, with a warning for each step down.
         output_dir: the folder for ``"disk"``; by default a temporary one, removed when the tensor is gone.
+        device_memory: the most that open chunks may take on ``sw_device`` if that is an accelerator, in bytes or as in
+            ``"512MB"`` or ``"2GiB"``. ``None``: what is free after the first batch, less a margin. 0: none. Chunks that
+            do not fit are kept in CPU memory. With this or the next limit inference runs without gradients.
+        cpu_memory: the most that open chunks may take in CPU memory. ``None``: what is available, less a margin. Chunks
+            that do not fit go to a scratch file.
+        scratch_dir: the folder of the scratch file, which has no name and vanishes with the process; by default the one
+            for temporary files.
 
     Raises:
-        ValueError: when a parameter does not fit, before the first window; when predictions do not fit the windows or
-            each other; when postprocessing changes the spatial size.
+        ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
+            that one window touches, which the first batch shows; when predictions do not fit the windows or each
+            other; when postprocessing changes the spatial size.
         TypeError: when a parameter is of a wrong type, or the output cannot hold the dtype of the result.
-        OSError: when ``output_dir`` is missing, cannot be written to, or has too little space.
+        OSError: when ``output_dir`` or ``scratch_dir`` is missing, cannot be written to, or has too little space.
 
     Returns:
         ``(B, C', *spatial)`` for each output of the predictor, in the structure that it returns.
@@ -103,84 +112,67 @@ def chunked_sliding_window_inference(
     checks.check_sigma_scale(sigma_scale, dims, mode)
     checks.check_condition(condition, inputs)
     checks.check_postprocessing(postprocessing)
-    grid = window_grid(inputs.shape[2:], roi, checks.check_overlap(overlap, dims), buffer_steps, buffer_dim)
+    limits = parse_bytes("device_memory", device_memory), parse_bytes("cpu_memory", cpu_memory)
+    windows = window_grid(inputs.shape[2:], roi, checks.check_overlap(overlap, dims), buffer_steps, buffer_dim)
 
     network_device = _device(sw_device or inputs.device)
     sum_dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
     result_dtype = _result_dtype(inputs)
     target = _output(output, _device(device or inputs.device), output_dir)
-    least_dtype = result_dtype if postprocessing is None else torch.uint8
-    target.check(len(inputs) * inputs[0, 0].numel() * least_dtype.itemsize)
-
-    def start(prediction: Prediction) -> list[Stitching]:
-        open_chunks = []
-        for tensor, weights in zip(prediction.tensors, prediction.weights):
-            chunks = chunk_grid(grid, inputs.shape[2:], tuple(tensor.shape[2:]), chunk_size)
-            open_chunks.append(OpenChunks(chunks, tensor.shape[1], weights, sum_dtype, network_device))
-        target.reserve(network_device, sum(chunks.peak_bytes for chunks in open_chunks))
-        each = match_postprocessing(postprocessing, prediction.keys, len(open_chunks))
-        return [
-            Stitching(name, chunks, len(inputs), function, result_dtype, target)
-            for name, chunks, function in zip(prediction.names(), open_chunks, each)
-        ]
-
-    with torch.set_grad_enabled(torch.is_grad_enabled() and postprocessing is None and output != "disk"):
+    least_itemsize = result_dtype.itemsize if postprocessing is None else 1
+    target.check(len(inputs) * inputs[0, 0].numel() * least_itemsize)
+    stitcher = Stitcher(
+        windows,
+        len(inputs),
+        tuple(inputs.shape[2:]),
+        chunk_size,
+        network_device,
+        sum_dtype,
+        result_dtype,
+        postprocessing,
+        target,
+        *limits,
+        scratch_dir,
+    )
+    differentiable = postprocessing is None and output != "disk" and limits == (None, None)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
         predict = Predictor(
             predictor,
-            image=_pad(inputs, roi, padding_mode, cval),
-            condition=None if condition is None else _pad(condition, roi, padding_mode, cval),
-            importance=importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
-            process_fn=process_fn,
-            device=network_device,
-            gather=sw_batch_size > 1,
-            with_coord=with_coord,
-            args=args,
-            kwargs=kwargs,
+            _pad(inputs, roi, padding_mode, cval),
+            None if condition is None else _pad(condition, roi, padding_mode, cval),
+            importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
+            process_fn,
+            network_device,
+            sw_batch_size > 1,
+            with_coord,
+            args,
+            kwargs,
         )
-        with tqdm(total=len(inputs) * len(grid), unit="window", disable=not progress) as bar:
-            keys, results = _stitch(grid.batches(len(inputs), sw_batch_size), predict, start, bar)
+        with tqdm(total=len(inputs) * len(windows), unit="window", disable=not progress) as bar:
+            keys, results = _run(windows.batches(len(inputs), sw_batch_size), predict, stitcher, bar)
     return pack(keys, _with_metadata(results, inputs))
 
 
-def _stitch(
-    batches: Iterable[Sequence[Window]],
-    predict: Predictor,
-    start: Callable[[Prediction], list[Stitching]],
-    bar: tqdm,
+def _run(
+    batches: Iterable[Sequence[Window]], predict: Predictor, stitcher: Stitcher, bar: tqdm
 ) -> tuple[list[Hashable] | None, list[torch.Tensor]]:
-    """Keys and results of all outputs of the network; all are complete, or nothing is left of any.
-
-    Args:
-        batches: the windows.
-        predict: runs the network on a batch.
-        start: makes what stitches each output, from the first prediction.
-        bar: shows progress.
-    """
-    stitchings: list[Stitching] = []
+    """Keys and results of all outputs of the network; all are complete, or nothing is left of any."""
     keys = None
     try:
         for batch in batches:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and all(s.in_memory for s in stitchings)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and stitcher.in_memory):
                 prediction = predict(batch)
-            if not stitchings:
-                keys, stitchings = prediction.keys, start(prediction)
-            for stitching in reversed(stitchings):
-                stitching.add(batch, prediction.tensors.pop(), prediction.weights[stitchings.index(stitching)])
-            del prediction
+                stitcher.add(batch, prediction)
+            keys = prediction.keys
+            del prediction  # the network must not find it in memory when it predicts the next one
             bar.update(len(batch))
-            _show(bar, stitchings)
-        return keys, [stitching.finish() for stitching in stitchings]
+            if not bar.disable:
+                finished, total = stitcher.chunks
+                bar.set_postfix(chunks=f"{finished}/{total}", open=format_bytes(stitcher.open_bytes), refresh=False)
+        return keys, stitcher.finish()
     except BaseException:
-        for stitching in stitchings:
-            stitching.abandon()
+        stitcher.abandon()
         raise
-
-
-def _show(bar: tqdm, stitchings: Sequence[Stitching]) -> None:
-    if not bar.disable:
-        finished, total = sum(s.finished for s in stitchings), sum(s.total for s in stitchings)
-        open_bytes = sum(s.chunks.open_bytes for s in stitchings)
-        bar.set_postfix(chunks=f"{finished}/{total}", open=format_bytes(open_bytes), refresh=False)
 
 
 def _device(device: torch.device | str) -> torch.device:

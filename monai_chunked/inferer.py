@@ -25,7 +25,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
     Args:
         roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             cache_roi_weight_map, cpu_thresh, with_coord: as in ``monai.inferers.SlidingWindowInferer``.
-        buffer_steps, buffer_dim, chunk_size, postprocessing, output, output_dir: as in
+        buffer_steps, buffer_dim, chunk_size, postprocessing, output, output_dir, device_memory, cpu_memory,
+            scratch_dir: as in
             :py:func:`chunked_sliding_window_inference`.
 
     Raises:
@@ -59,6 +60,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         postprocessing: Any = None,
         output: str = "auto",
         output_dir: str | os.PathLike[str] | None = None,
+        device_memory: int | str | None = None,
+        cpu_memory: int | str | None = None,
+        scratch_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             roi_size,
@@ -81,6 +85,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.postprocessing = postprocessing
         self.output = output
         self.output_dir = output_dir
+        self.device_memory = device_memory
+        self.cpu_memory = cpu_memory
+        self.scratch_dir = scratch_dir
 
     def __call__(
         self,
@@ -153,6 +160,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             postprocessing=self.postprocessing,
             output=self.output,
             output_dir=self.output_dir,
+            device_memory=self.device_memory,
+            cpu_memory=self.cpu_memory,
+            scratch_dir=self.scratch_dir,
             **condition,
         )
 

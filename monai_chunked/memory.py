@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
 
-__all__ = ["available_memory", "format_bytes"]
+__all__ = ["available_memory", "format_bytes", "parse_bytes"]
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -68,3 +69,19 @@ def format_bytes(size: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def parse_bytes(name: str, size: int | str | None) -> int | None:
+    """A size in bytes, or in words; ``None`` stays ``None``.
+
+    >>> parse_bytes("cpu_memory", "512MB"), parse_bytes("cpu_memory", "1.5 GiB"), parse_bytes("cpu_memory", 0)
+    (512000000, 1610612736, 0)
+    """
+    if size is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?\s*", str(size).upper())
+    if match is None:
+        raise ValueError(f"{name}={size!r} must be a number of bytes, or a string such as '512MB' or '2GiB'")
+    number, prefix, binary = match.groups()
+    power = 1 + "KMGT".index(prefix) if prefix else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)

@@ -23,13 +23,10 @@ import numpy as np
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
-__all__ = ["Box", "ChunkGrid", "Piece", "Window", "WindowGrid", "chunk_grid", "padding", "window_grid"]
+__all__ = ["Box", "ChunkGrid", "Piece", "Window", "WindowGrid", "chunk_grids", "padding", "window_grid"]
 
 MAX_CUTS_PER_WINDOW = 8
 """Upper limit of the automatic cuts that a window meets along one dimension."""
-
-UNCUT_GAIN = 0.8
-"""The fastest dimension is cut if that brings the peak of open voxels below this fraction of leaving it uncut."""
 
 Box = tuple[slice, ...]
 """One slice for each spatial dimension."""
@@ -89,8 +86,8 @@ class WindowGrid:
     def __len__(self) -> int:
         return prod(self.shape)
 
-    def windows(self) -> Iterator[tuple[int, ...]]:
-        """Grid indices of all windows of one image in scan order."""
+    def positions(self) -> Iterator[tuple[int, ...]]:
+        """Positions of all windows of one image in scan order."""
         inverse = np.argsort(self.order).tolist()
         for index in itertools.product(*(range(self.shape[d]) for d in self.order)):
             yield tuple(index[k] for k in inverse)
@@ -101,9 +98,11 @@ class WindowGrid:
         As in MONAI a batch runs over from one image to the next, except when buffered, where it ends with the buffer.
         """
         windows = (
-            Window(image, index, tuple(slice(s[i], s[i] + r) for s, i, r in zip(self.starts, index, self.roi_size)))
+            Window(
+                image, position, tuple(slice(s[i], s[i] + r) for s, i, r in zip(self.starts, position, self.roi_size))
+            )
             for image in range(images)
-            for index in self.windows()
+            for position in self.positions()
         )
         slowest = self.order[0]
         runs = itertools.groupby(
@@ -229,9 +228,17 @@ class ChunkGrid:
             finished.append(by_window)
         return finished
 
+    def voxels(self, chunk: tuple[int, ...]) -> int:
+        """Number of output voxels of a chunk."""
+        return prod(c[k + 1] - c[k] for c, k in zip(self.cuts, chunk))
+
+    def touched_by(self, window: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """The chunks that a window touches."""
+        return itertools.product(*(t[w] for t, w in zip(self._touched, window)))
+
     def pieces(self, window: tuple[int, ...]) -> Iterator[Piece]:
         """What a window shares with each chunk that it touches."""
-        for chunk in itertools.product(*(t[w] for t, w in zip(self._touched, window))):
+        for chunk in self.touched_by(window):
             yield self._piece(window, chunk)
 
     def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Piece]:
@@ -245,6 +252,20 @@ class ChunkGrid:
         """The chunks for which this window is the last one."""
         return itertools.product(*(f[w] for f, w in zip(self._finished, window)))
 
+    def next_window(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> int | None:
+        """The number, in scan order, of the window that touches a chunk next after another one has; ``None``: none."""
+        number, stride, following = 0, 1, None
+        for d in reversed(self.windows.order):
+            around = self._touching[d][chunk[d]]
+            if following is None and window[d] < around[-1]:
+                following = number + (window[d] + 1) * stride
+            elif following is None:
+                number += around[0] * stride
+            else:
+                following += window[d] * stride
+            stride *= self.windows.shape[d]
+        return following
+
     def _piece(self, window: tuple[int, ...], chunk: tuple[int, ...]) -> Piece:
         in_window, in_chunk = [], []
         for spans, cuts, w, c in zip(self.spans, self.cuts, window, chunk):
@@ -254,8 +275,9 @@ class ChunkGrid:
             in_chunk.append(slice(low - start, high - start))
         return Piece(chunk, tuple(in_window), tuple(in_chunk))
 
-    def open_voxels(self) -> np.ndarray:
-        """Voxels of the chunks that are open while each window is added: int64, one number a window, in scan order."""
+    @cached_property
+    def _events(self) -> tuple[np.ndarray, np.ndarray]:
+        """Voxels of the chunks that each window opens, and of those that it finishes, in scan order."""
         opened, closed = np.ones(1, np.int64), np.ones(1, np.int64)
         for d in self.windows.order:
             sizes = np.diff(self.cuts[d])
@@ -263,28 +285,45 @@ class ChunkGrid:
             np.add.at(opening, [t[0] for t in self._touching[d]], sizes)
             np.add.at(closing, [t[-1] for t in self._touching[d]], sizes)
             opened, closed = np.outer(opened, opening).ravel(), np.outer(closed, closing).ravel()
+        return opened, closed
+
+    def open_voxels(self) -> np.ndarray:
+        """Voxels of the chunks that are open while each window is added: int64, one number a window, in scan order."""
+        opened, closed = self._events
         return np.cumsum(opened) - np.cumsum(closed) + closed
+
+    def kept_voxels(self) -> np.ndarray:
+        """Voxels of the chunks that are still open when each window has finished what it finishes."""
+        opened, closed = self._events
+        return np.cumsum(opened) - np.cumsum(closed)
 
     def peak_voxels(self) -> int:
         """The most voxels that are open at one time."""
         return int(self.open_voxels().max())
 
+    def window_voxels(self) -> int:
+        """The most voxels of chunks that one window touches."""
+        return prod(
+            max(cuts[chunks[-1] + 1] - cuts[chunks[0]] for chunks in touched)
+            for cuts, touched in zip(self.cuts, self._touched)
+        )
 
-def chunk_grid(
+
+def chunk_grids(
     windows: WindowGrid,
     image_size: Sequence[int],
     prediction_size: Sequence[int] | None = None,
     chunk_size: Sequence[int] | None = None,
-) -> ChunkGrid:
-    """Cut one output of the network into chunks.
+) -> list[ChunkGrid]:
+    """The ways to cut one output of the network into chunks, from few pieces of each window to many.
 
     Args:
         windows: the windows.
         image_size: spatial size of the image in voxels, before padding.
         prediction_size: spatial size of the network's output for one window in voxels, ``roi_size`` by default.
-        chunk_size: spatial size of a chunk in output voxels. By default chunks end where windows start or end, which
-            is where voxels become complete; along the dimension in which windows advance first there are no cuts if
-            they would save little memory.
+        chunk_size: spatial size of a chunk in output voxels; there is one way then. By default chunks end where windows
+            start or end, which is where voxels become complete: with no cuts along the dimension in which windows
+            advance first, or with cuts there too.
 
     Raises:
         ValueError: when a window does not predict a whole number of output voxels.
@@ -314,7 +353,7 @@ def chunk_grid(
 
     if chunk_size is not None:
         regular = tuple(tuple(range(0, size, chunk)) + (size,) for size, chunk in zip(sizes, chunk_size))
-        return ChunkGrid(windows, tuple(spans), regular)
+        return [ChunkGrid(windows, tuple(spans), regular)]
 
     cuts = [_automatic_cuts(s, size) for s, size in zip(spans, sizes)]
     slowest = windows.order[0]
@@ -324,10 +363,9 @@ def chunk_grid(
     cut = ChunkGrid(windows, tuple(spans), tuple(cuts))
     fastest = windows.order[-1]
     if windows.steps_per_buffer and fastest == slowest:
-        return cut
+        return [cut]
     cuts[fastest] = (0, sizes[fastest])
-    uncut = ChunkGrid(windows, tuple(spans), tuple(cuts))
-    return cut if cut.peak_voxels() < UNCUT_GAIN * uncut.peak_voxels() else uncut
+    return [ChunkGrid(windows, tuple(spans), tuple(cuts)), cut]
 
 
 def _automatic_cuts(spans: tuple[tuple[int, int], ...], size: int) -> tuple[int, ...]:

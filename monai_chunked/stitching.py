@@ -1,21 +1,138 @@
-"""One output of the network on its way: predictions go into open chunks, finished chunks to the output."""
+"""From predictions to results: predictions go into open chunks, finished chunks to the output."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_chunked.chunks import OpenChunks
+from monai_chunked.memory import available_memory
 from monai_chunked.outputs import Output, OutputWriter
-from monai_chunked.plan import Box, Window
-from monai_chunked.postprocessing import Postprocessing, argmax, label_dtype
+from monai_chunked.placement import Placement
+from monai_chunked.plan import Box, Window, WindowGrid
+from monai_chunked.planning import Layout, lay_out
+from monai_chunked.postprocessing import Postprocessing, argmax, label_dtype, match_postprocessing
+from monai_chunked.predictions import Prediction
 
-__all__ = ["Stitching"]
+__all__ = ["Stitcher"]
+
+MARGIN = 0.9
+"""Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
 
 
-class Stitching:
+@dataclass
+class Stitcher:
+    """Stitches all outputs of the network.
+
+    Args:
+        windows: the windows.
+        images: number of images in the input batch.
+        image_size: spatial size of an image in voxels.
+        chunk_size: spatial size of a chunk in voxels, or ``None``.
+        device: where predictions are.
+        sum_dtype: float32 or float64.
+        result_dtype: of what is not postprocessed.
+        postprocessing: as the user gave it.
+        output: where finished chunks go.
+        device_memory, cpu_memory: the most bytes that open chunks may take there; ``None``: what is free.
+        scratch_dir: the folder of the scratch file.
+    """
+
+    windows: WindowGrid
+    images: int
+    image_size: tuple[int, ...]
+    chunk_size: tuple[int, ...] | None
+    device: torch.device
+    sum_dtype: torch.dtype
+    result_dtype: torch.dtype
+    postprocessing: Any
+    output: Output
+    device_memory: int | None
+    cpu_memory: int | None
+    scratch_dir: str | os.PathLike[str] | None
+
+    def __post_init__(self) -> None:
+        self._placement: Placement | None = None
+        self._outputs: list[_Stitching] = []
+
+    def add(self, batch: Sequence[Window], prediction: Prediction) -> None:
+        """Add the predictions of a batch of windows, and write the chunks that they finish."""
+        placement = self._placement or self._start(prediction)
+        for window, *tensors in zip(batch, *prediction.tensors):
+            for stitching, tensor, weights in zip(self._outputs, tensors, prediction.weights):
+                placement.wait()
+                stitching.add(window, tensor, weights)
+                placement.prepare()
+
+    def finish(self) -> list[torch.Tensor]:
+        """The results, when all windows are in."""
+        results = [stitching.finish() for stitching in self._outputs]
+        self._close()
+        return results
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing behind."""
+        self._close()
+        for stitching in self._outputs:
+            stitching.abandon()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all results stay in memory, so that they can be differentiated."""
+        return all(stitching.in_memory for stitching in self._outputs)
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """How many chunks are finished, and how many there are in all."""
+        total = self.images * sum(len(stitching.chunks.grid) for stitching in self._outputs)
+        return sum(stitching.finished for stitching in self._outputs), total
+
+    @property
+    def open_bytes(self) -> int:
+        """Bytes of open chunks, on all levels."""
+        return sum(self._placement.open_bytes) if self._placement else 0
+
+    def _start(self, prediction: Prediction) -> Placement:
+        layout = self._lay_out(prediction)
+        for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
+            self.output.reserve(device, peak)
+        differentiable = torch.is_grad_enabled()
+        placement = Placement(layout, self.images, self.device, self.sum_dtype, not differentiable, self.scratch_dir)
+        self._placement = placement
+        functions = match_postprocessing(self.postprocessing, prediction.keys, len(prediction.tensors))
+        for k, (name, function) in enumerate(zip(prediction.names(), functions)):
+            channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
+            chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, differentiable)
+            self._outputs.append(_Stitching(name, chunks, self.images, function, self.result_dtype, self.output))
+        placement.prepare()
+        return placement
+
+    def _lay_out(self, prediction: Prediction) -> Layout:
+        """Within the limits that the user set, and within what is free where there is none."""
+        outputs = [(tensor.shape[1], tuple(tensor.shape[2:])) for tensor in prediction.tensors]
+        sizes = (self.windows, self.image_size, outputs, self.sum_dtype.itemsize, self.chunk_size)
+        limits = [0 if self.device.type == "cpu" else self.device_memory, self.cpu_memory]
+        layout = lay_out(*sizes, *limits)
+        for level, device in enumerate((self.device, torch.device("cpu"))):
+            if torch.is_grad_enabled():
+                break  # a chunk that moves is cut off from what autograd knows
+            free = available_memory(device)
+            if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
+                limits[level] = int(MARGIN * free)
+                layout = lay_out(*sizes, *limits)
+        return layout
+
+    def _close(self) -> None:
+        if self._placement is not None:
+            self._placement.close()
+
+
+class _Stitching:
     """Stitches one output of the network.
 
     Args:
@@ -47,34 +164,28 @@ class Stitching:
         self.output = output
         self.finished = 0
         self._writer: OutputWriter | None = None
-        # what a callable returns is known when the first chunk is finished; everything else is created, or refused, now
+        self._result: tuple[int, torch.dtype] | None = None
+        # what a callable returns is known when the first chunk is finished; all else is created, or refused, now
         if postprocessing is None:
             self._create(chunks.channels, dtype)
         elif postprocessing is argmax:
             self._create(1, label_dtype(chunks.channels))
-        self.chunks.differentiable = torch.is_grad_enabled() and self.in_memory
 
     @property
     def in_memory(self) -> bool:
         """Whether finished chunks stay in memory, so that the result can be differentiated."""
         return self._writer is not None and self._writer.in_memory
 
-    @property
-    def total(self) -> int:
-        """Number of chunks in all."""
-        return self.images * len(self.chunks.grid)
-
-    def add(self, batch: Sequence[Window], predictions: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add the predictions of a batch of windows, and write the chunks that they finish."""
-        for window, prediction in zip(batch, predictions):
-            self.chunks.add(window, prediction, weights)
-            for box, chunk in self.chunks.finish(window):
-                self._write(window.image, box, chunk)
+    def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add the prediction of a window, and write the chunks that it finishes."""
+        self.chunks.add(window, prediction, weights)
+        for box, chunk in self.chunks.finish(window):
+            self._write(window.image, box, chunk)
 
     def finish(self) -> torch.Tensor:
         """The result, ``(B, C', *spatial)``, when all windows are in."""
         assert self._writer is not None
-        assert self.finished == self.total
+        assert self.finished == self.images * len(self.chunks.grid)
         return self._writer.finish()
 
     def abandon(self) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
-from monai_chunked import ChunkedSlidingWindowInferer, chunked_sliding_window_inference
-from monai_chunked.chunks import OpenChunks
-from monai_chunked.plan import ChunkGrid, WindowGrid, chunk_grid, window_grid
+from monai_chunked import chunked_sliding_window_inference
+from monai_chunked.plan import ChunkGrid, WindowGrid, window_grid
+from monai_chunked.planning import lay_out
 
 CASES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -34,6 +34,10 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
         "buffer_dim": draw(st.integers(-dims, dims - 1)),
         "chunk_size": draw(st.none() | sizes),
     }
+
+
+def chunk_grid(windows: WindowGrid, image_size: Any, chunk_size: Any = None) -> ChunkGrid:
+    return lay_out(windows, image_size, [(1, windows.roi_size)], 4, chunk_size).grids[0]
 
 
 def grids(geometry: dict[str, Any]) -> tuple[WindowGrid, ChunkGrid]:
@@ -87,7 +91,7 @@ def test_pieces_and_finishing_agree_with_looking_at_all_pairs(geometry: dict[str
     voxels = np.arange(np.prod(size)).reshape(size)
     last_seen: dict[tuple[int, ...], tuple[int, ...]] = {}
     touching: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for position in windows.windows():
+    for position in windows.positions():
         spans = [s[p] for s, p in zip(chunks.spans, position)]
         inside = voxels[tuple(slice(max(a, 0), min(b, n)) for (a, b), n in zip(spans, size))]
         pieces = list(chunks.pieces(position))
@@ -102,10 +106,13 @@ def test_pieces_and_finishing_agree_with_looking_at_all_pairs(geometry: dict[str
             assert start == [b.start + s.start for b, s in zip(box, piece.in_chunk)]
             last_seen[piece.chunk] = position
             touching.setdefault(piece.chunk, []).append(position)
-    finished = {c: position for position in windows.windows() for c in chunks.finished_by(position)}
+    finished = {c: position for position in windows.positions() for c in chunks.finished_by(position)}
     assert finished == last_seen
+    order = list(windows.positions())
     for chunk, positions in touching.items():
         assert len(list(chunks.windows_of(chunk))) == len(positions)
+        following = [order.index(position) for position in positions[1:]] + [None]
+        assert [chunks.next_window(chunk, position) for position in positions] == following
 
 
 @CASES
@@ -113,38 +120,19 @@ def test_pieces_and_finishing_agree_with_looking_at_all_pairs(geometry: dict[str
 def test_open_voxels_agree_with_counting_chunk_by_chunk(geometry: dict[str, Any]) -> None:
     windows, chunks = grids(geometry)
     opened: set[tuple[int, ...]] = set()
-    counts = []
-    for position in windows.windows():
+    counts, left = [], []
+    for position in windows.positions():
         opened |= {piece.chunk for piece in chunks.pieces(position)}
-        counts.append(sum(int(np.prod([s.stop - s.start for s in chunks.box(c)])) for c in opened))
+        counts.append(sum(map(chunks.voxels, opened)))
         opened -= set(chunks.finished_by(position))
+        left.append(sum(map(chunks.voxels, opened)))
     assert not opened
     assert chunks.open_voxels().tolist() == counts
+    assert chunks.kept_voxels().tolist() == left
     assert chunks.peak_voxels() == max(counts)
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(geometries(), st.integers(1, 3), st.integers(1, 2))
-def test_a_run_holds_the_bytes_that_the_schedule_says(geometry: dict[str, Any], classes: int, images: int) -> None:
-    held: list[int] = []
-    allocated: list[int] = []
-    add = OpenChunks.add
-
-    def recording(self: OpenChunks, *args: Any) -> None:
-        add(self, *args)
-        held.append(sum(chunk.nbytes for chunk in self._open.values()))
-        free = [chunk for same_volume in self._free.values() for chunk in same_volume]
-        allocated.append(held[-1] + sum(chunk.nbytes for chunk in free))
-        assert self.open_bytes == held[-1]
-
-    names = ("roi_size", "overlap", "buffer_steps", "buffer_dim", "chunk_size")
-    inferer = ChunkedSlidingWindowInferer(sw_batch_size=2, postprocessing="argmax", **{k: geometry[k] for k in names})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OpenChunks, "add", recording)
-        inferer(torch.rand(images, 1, *geometry["image_size"]), lambda x: x.repeat_interleave(classes, 1))
-    _, chunks = grids(geometry)
-    assert held == (chunks.open_voxels() * classes * 4).tolist() * images
-    assert max(allocated) <= chunks.peak_voxels() * classes * 4
+    assert chunks.window_voxels() >= max(
+        sum(map(chunks.voxels, chunks.touched_by(position))) for position in windows.positions()
+    )
 
 
 def test_a_million_windows_are_planned_in_no_time_that_grows_with_chunks() -> None:

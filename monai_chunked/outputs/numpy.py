@@ -7,7 +7,6 @@ process for as long as they stay resident, and a full disk ends it with a bus er
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import os
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
+from monai_chunked.checks import check_folder
 from monai_chunked.outputs.base import Output, OutputWriter
 from monai_chunked.plan import Box
 
@@ -51,20 +51,7 @@ class NumpyOutput(Output):
 
     def check(self, least_bytes: int) -> None:
         folder = Path(tempfile.gettempdir() if self.output_dir is None else self.output_dir)
-        if not folder.exists():
-            raise FileNotFoundError(errno.ENOENT, "output_dir does not exist; create it first", str(folder))
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "output_dir is not a folder", str(folder))
-        try:
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            reason = f"output_dir cannot be written to ({error.strerror})"
-            raise PermissionError(error.errno, reason, str(folder)) from error
-        free = shutil.disk_usage(folder).free
-        if free < least_bytes:
-            raise OSError(
-                errno.ENOSPC, f"the output needs {least_bytes:,} bytes but output_dir has {free:,} free", str(folder)
-            )
+        check_folder("output_dir", folder, least_bytes)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
         if dtype == torch.bfloat16:

@@ -1,0 +1,233 @@
+"""The memory of open chunks: on the device, in CPU memory, in a scratch file; moved as the schedule says."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_chunked.checks import check_folder
+from monai_chunked.memory import format_bytes
+from monai_chunked.planning import Layout
+from monai_chunked.schedule import CPU, DEVICE, SCRATCH, Key, Move
+
+__all__ = ["Placement", "ScratchFile"]
+
+
+class Placement:
+    """Open chunks, each where the schedule has it.
+
+    What a window needs is brought up by a thread while the network predicts it.
+
+    Args:
+        layout: the chunks, and what the run will hold and move.
+        images: number of images.
+        device: where predictions are.
+        dtype: of the sums.
+        reuse: whether the memory of a finished chunk may be used again.
+        scratch_dir: the folder of the scratch file.
+
+    Attributes:
+        open_bytes: bytes of open chunks on each level.
+        written, read: bytes to and from scratch so far.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        images: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        reuse: bool = True,
+        scratch_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.open_bytes = [0, 0, 0]
+        self.written = self.read = 0
+        forecast = layout.forecast
+        self._schedule = schedule = layout.schedule()
+        self._steps = (moves for _ in range(images) for moves in schedule.steps())
+        self._dtype = dtype
+        pinned = device.type == "cuda"
+        self._pools = (
+            _Pool(device, dtype, forecast.peak[DEVICE], reuse),
+            _Pool(torch.device("cpu"), dtype, forecast.peak[CPU], reuse, pinned),
+        )
+        self._chunks: dict[Key, torch.Tensor] = {}
+        self._scratch = ScratchFile(forecast.scratch_file, scratch_dir) if forecast.scratch_file else None
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._mover = ThreadPoolExecutor(1, "monai_chunked-move") if forecast.moved else None
+        self._pending: Future[None] | None = None
+        self._moves: list[Move] = []
+
+    def prepare(self) -> None:
+        """Begin to bring up what the next window touches. Call it first, and when a window is added and finished."""
+        self._moves = next(self._steps, [])
+        if self._mover is not None:
+            self._pending = self._mover.submit(self._make, self._moves)
+
+    def wait(self) -> None:
+        """Return when the next window can be added."""
+        if self._pending is None:
+            self._make(self._moves)
+        else:
+            self._pending.result()
+
+    def get(self, key: Key) -> torch.Tensor:
+        """An open chunk that the window touches, flat; zeros if it has just been opened."""
+        return self._chunks[key]
+
+    def release(self, key: Key) -> None:
+        """A chunk is finished; its memory is used again."""
+        self._leave(self._chunks.pop(key))
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+        if self._mover is not None:
+            self._mover.shutdown(wait=True, cancel_futures=True)
+        if self._scratch is not None:
+            self._scratch.close()
+
+    def _make(self, moves: list[Move]) -> None:
+        with torch.no_grad(), nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            displaced = [move.key for move in moves if not self._move(move)]
+            for key in displaced:
+                for move in self._schedule.displace(key):
+                    self._move(move)
+
+    def _move(self, move: Move) -> bool:
+        """Make a move; ``False`` if the device had no room and the chunk went to CPU memory."""
+        key, source, target, slot = move
+        size = self._schedule.size(key)
+        before = None if source in (None, SCRATCH) else self._chunks.pop(key)
+        if target == SCRATCH:
+            assert before is not None
+            assert self._scratch is not None
+            self._scratch.write(slot, before.cpu())
+            self.written += size
+            self.open_bytes[SCRATCH] += size
+            self._leave(before)
+            return True
+        after = self._enter(target, size)
+        if source == SCRATCH:
+            host = after if after.device.type == "cpu" else torch.empty(after.shape, dtype=after.dtype)
+            assert self._scratch is not None
+            self._scratch.read(slot, host)
+            self.read += size
+            self.open_bytes[SCRATCH] -= size
+            before = host
+        if before is None:
+            after.zero_()
+        elif before is not after:
+            after.copy_(before)
+            if source != SCRATCH:
+                self._leave(before)
+        self._chunks[key] = after
+        return self._level(after) == target
+
+    def _enter(self, target: int, size: int) -> torch.Tensor:
+        """Memory for a chunk on a level, or in CPU memory where a device turns out to have none."""
+        elements = size // self._dtype.itemsize
+        try:
+            chunk = self._pools[target].allocate(elements)
+        except torch.OutOfMemoryError:
+            if target != DEVICE:
+                raise
+            warnings.warn(
+                f"the device has no room for open chunks beyond {format_bytes(self.open_bytes[DEVICE])}; "
+                f"they go to CPU memory from now on (device_memory sets a limit beforehand)",
+                stacklevel=2,
+            )
+            chunk = self._pools[CPU].allocate(elements)
+        self.open_bytes[self._level(chunk)] += size
+        return chunk
+
+    def _leave(self, chunk: torch.Tensor) -> None:
+        level = self._level(chunk)
+        self.open_bytes[level] -= chunk.nbytes
+        self._pools[level].free(chunk)
+
+    def _level(self, chunk: torch.Tensor) -> int:
+        return CPU if chunk.device.type == "cpu" else DEVICE
+
+
+class _Pool:
+    """Memory of finished chunks, used again for others of the same volume.
+
+    What is used and what is kept never add to more than ``most`` bytes.
+    """
+
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, most: int, reuse: bool = True, pinned: bool = False
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.most = most
+        self.reuse = reuse
+        self.pinned = pinned
+        self._used = self._kept = 0
+        self._free: dict[int, list[torch.Tensor]] = {}
+
+    def allocate(self, elements: int) -> torch.Tensor:
+        size = elements * self.dtype.itemsize
+        if same_volume := self._free.get(elements):
+            self._kept -= size
+            self._used += size
+            return same_volume.pop()
+        if self._used + self._kept + size > self.most:
+            self._free.clear()
+            self._kept = 0
+        chunk = torch.empty(elements, dtype=self.dtype, device=self.device, pin_memory=self.pinned)
+        self._used += size
+        return chunk
+
+    def free(self, chunk: torch.Tensor) -> None:
+        self._used -= chunk.nbytes
+        if self.reuse:
+            self._kept += chunk.nbytes
+            self._free.setdefault(chunk.numel(), []).append(chunk)
+
+
+class ScratchFile:
+    """One preallocated file without a name, so that nothing is left of it whatever ends the process.
+
+    Args:
+        size: of the file in bytes.
+        folder: where it is; the folder for temporary files by default.
+
+    Raises:
+        OSError: when the folder is missing, cannot be written to, or has less free space than ``size``.
+    """
+
+    def __init__(self, size: int, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(tempfile.gettempdir() if folder is None else folder)
+        check_folder("scratch_dir", self.folder, size)
+        self._file: Any = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
+        self._file.truncate(size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file.fileno(), 0, size)
+
+    def write(self, slot: int, chunk: torch.Tensor) -> None:
+        self._file.seek(slot)
+        data = chunk.numpy().view(np.uint8).data
+        while data:
+            data = data[self._file.write(data) :]
+
+    def read(self, slot: int, chunk: torch.Tensor) -> None:
+        self._file.seek(slot)
+        data = chunk.numpy().view(np.uint8).data
+        while data:
+            count = self._file.readinto(data)
+            if not count:
+                raise OSError(errno.EIO, "the scratch file ends too early", str(self.folder))
+            data = data[count:]
+
+    def close(self) -> None:
+        self._file.close()

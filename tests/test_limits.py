@@ -1,0 +1,252 @@
+"""Limits in bytes: kept, forecast to the byte, and without any effect on the answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from monai.inferers import SlidingWindowInferer
+
+from monai_chunked import ChunkedSlidingWindowInferer
+from monai_chunked.memory import parse_bytes
+from monai_chunked.placement import Placement, ScratchFile
+from monai_chunked.plan import chunk_grids, window_grid
+from monai_chunked.planning import lay_out
+from monai_chunked.schedule import CPU, DEVICE, SCRATCH, LimitError, Schedule
+
+CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> dict[str, Any]:
+    dims = draw(st.integers(1, 3))
+    most = {1: 60, 2: 24, 3: 14}[dims]
+    sizes = st.lists(st.integers(1, most), min_size=dims, max_size=dims)
+    return {
+        "image_size": draw(sizes),
+        "roi_size": draw(st.lists(st.integers(1, most // 2), min_size=dims, max_size=dims)),
+        "overlap": draw(st.lists(st.sampled_from([0, 0.25, 0.5, 0.8]), min_size=dims, max_size=dims)),
+        "chunk_size": draw(st.none() | sizes),
+        "outputs": draw(st.lists(st.integers(1, 4), min_size=1, max_size=2)),
+        "images": draw(st.integers(1, 2)),
+        "sw_batch_size": draw(st.integers(1, 3)),
+        "limit": draw(st.none() | st.floats(0, 1)),
+    }
+
+
+def network_with(outputs: list[int]) -> Any:
+    def network(x: torch.Tensor) -> Any:
+        return tuple(torch.sigmoid(x).repeat_interleave(channels, 1) * k for k, channels in enumerate(outputs, 1))
+
+    return network
+
+
+def layout_of(run: dict[str, Any], limit: int | None) -> Any:
+    windows = window_grid(run["image_size"], run["roi_size"], run["overlap"])
+    outputs = [(channels, windows.roi_size) for channels in run["outputs"]]
+    return lay_out(windows, run["image_size"], outputs, 4, run["chunk_size"], 0, limit)
+
+
+@CASES
+@given(runs())
+def test_a_limited_run_has_the_same_bits_and_holds_and_moves_what_the_forecast_says(run: dict[str, Any]) -> None:
+    unlimited = layout_of(run, None)
+    smallest = max(g.window_voxels() * b for g, b in zip(unlimited.grids, unlimited.voxel_bytes))
+    most = unlimited.forecast.peak[CPU]
+    limit = None if run["limit"] is None else int(smallest + run["limit"] * (most - smallest))
+    forecast = layout_of(run, limit).forecast
+    held: list[tuple[int, ...]] = []
+    placements: list[Placement] = []
+    wait = Placement.wait
+
+    def recording(self: Placement) -> None:
+        wait(self)
+        in_memory = sum(chunk.nbytes for chunk in self._chunks.values())
+        assert self.open_bytes[CPU] == in_memory
+        kept = sum(chunk.nbytes for same_volume in self._pools[CPU]._free.values() for chunk in same_volume)
+        assert in_memory + kept <= (most if limit is None else limit)
+        held.append(tuple(self.open_bytes))
+        placements[:] = [self]
+
+    x = torch.rand(run["images"], 1, *run["image_size"])
+    parameters = {key: run[key] for key in ("roi_size", "sw_batch_size", "overlap")}
+    network = network_with(run["outputs"])
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(Placement, "wait", recording)
+        inferer = ChunkedSlidingWindowInferer(
+            **parameters, mode="gaussian", chunk_size=run["chunk_size"], cpu_memory=limit
+        )
+        ours = inferer(x, network)
+        reference = SlidingWindowInferer(**parameters, mode="gaussian")(x, network)
+    for one, other in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (ours, reference))):
+        assert torch.equal(one, other)
+    assert held == [tuple(step) for step in forecast.curve.tolist()] * run["images"]
+    (placement,) = placements
+    assert placement.written == forecast.written * run["images"]
+    assert placement.read == forecast.read * run["images"]
+
+
+@CASES
+@given(runs(), st.floats(0, 1))
+def test_the_schedule_keeps_limits_on_device_and_cpu(run: dict[str, Any], share: float) -> None:
+    unlimited = layout_of(run, None)
+    smallest = max(g.window_voxels() * b for g, b in zip(unlimited.grids, unlimited.voxel_bytes))
+    peak = unlimited.forecast.peak[CPU]
+    device_limit = int(share * peak)
+    cpu_limit = int(smallest + (run["limit"] or 0) * (peak - smallest))
+    schedule = Schedule(unlimited.grids, unlimited.voxel_bytes, device_limit, cpu_limit)
+    level: dict[Any, int] = {}
+    slots: dict[int, Any] = {}
+    steps = iter(schedule.steps())
+    for position in unlimited.grids[0].windows.positions():
+        for output, grid in enumerate(unlimited.grids):
+            for key, source, target, slot in next(steps):
+                assert level.get(key) == source
+                if source == SCRATCH:
+                    assert slots.pop(slot) == key
+                if target == SCRATCH:
+                    assert slot not in slots
+                    slots[slot] = key
+                level[key] = target
+            assert schedule.used[DEVICE] <= device_limit
+            assert schedule.used[CPU] <= cpu_limit
+            assert all(level[output, chunk] in (DEVICE, CPU) for chunk in grid.touched_by(position))
+            for chunk in grid.finished_by(position):
+                del level[output, chunk]
+    assert next(steps, None) is None
+    assert not level
+
+
+def test_the_schedule_moves_no_more_than_any_other_order_of_choices() -> None:
+    """Belady's rule is optimal for chunks of one size: compared with trying every choice."""
+    windows = window_grid((8, 8), (4, 4), (0.5, 0.5))
+    grid = chunk_grids(windows, (8, 8), chunk_size=(2, 2))[0]
+    order = [frozenset(grid.touched_by(p)) for p in windows.positions()]
+    finished = [frozenset(grid.finished_by(p)) for p in windows.positions()]
+
+    def fewest(step: int, inside: frozenset[Any], outside: frozenset[Any]) -> int:
+        if step == len(order):
+            return 0
+        needed = order[step]
+        others = inside - needed
+        room = 5 - len(needed)
+        out = outside - needed
+        best = 10**9
+        for kept in combinations(sorted(others), min(room, len(others))):
+            evicted = others - set(kept)
+            now = (needed | set(kept)) - finished[step]
+            best = min(best, len(evicted) + fewest(step + 1, frozenset(now), frozenset(out | evicted)))
+        return best
+
+    forecast = Schedule([grid], [4], 0, 5 * 4 * 4).forecast()
+    assert forecast.written // (4 * 4) == fewest(0, frozenset(), frozenset())
+
+
+def test_when_the_device_has_less_room_than_it_said_chunks_go_to_cpu_memory() -> None:
+    windows = window_grid((40, 40), (8, 8), (0.5, 0.5))
+    grid = chunk_grids(windows, (40, 40))[1]
+    schedule = Schedule([grid], [4], None, 4 * 400)
+    level: dict[Any, int] = {}
+    displaced = 0
+    for number, moves in enumerate(schedule.steps()):
+        for move in moves:
+            level[move.key] = move.target
+            if number >= 5 and move.target == DEVICE and displaced < 3:
+                displaced += 1
+                level[move.key] = CPU
+                for other in schedule.displace(move.key):
+                    assert level[other.key] == other.source
+                    level[other.key] = other.target
+        assert schedule.used[CPU] <= 4 * 400
+        assert all(level[key] == found for key, found in schedule._level.items())
+    assert displaced == 3
+
+
+@pytest.mark.parametrize("limit", ["64kB", 1000])
+def test_a_limit_too_small_for_one_window_is_refused_with_the_smallest_that_would_do(limit: int | str) -> None:
+    x, network = torch.rand(1, 1, 64, 64, 64), network_with([3])
+    calls = []
+    with pytest.raises(ValueError, match=r"cpu_memory=[0-9,]+ bytes cannot hold .* smallest .* is ([0-9,]+)") as error:
+        ChunkedSlidingWindowInferer(32, cpu_memory=limit)(x, lambda w: calls.append(1) or network(w))
+    assert len(calls) == 1
+    smallest = int(str(error.value).split("is ")[1].split(" ")[0].replace(",", ""))
+    assert smallest == 32**3 * 3 * 4
+    assert torch.equal(
+        ChunkedSlidingWindowInferer(32, cpu_memory=smallest)(x, network), SlidingWindowInferer(32)(x, network)
+    )
+    with pytest.raises(ValueError, match="cpu_memory"):
+        ChunkedSlidingWindowInferer(32, cpu_memory=smallest - 1)(x, network)
+
+
+@pytest.mark.parametrize("size", ["lots", "-3", -1, "5 XB", "1.2.3", True, ""])
+def test_sizes_that_are_none_are_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"device_memory=.* '512MB' or '2GiB'"):
+        ChunkedSlidingWindowInferer(4, device_memory=size)(torch.rand(1, 1, 8, 8), lambda x: x)
+
+
+def test_sizes_in_words() -> None:
+    words = {"512MB": 512 * 10**6, "2GiB": 2**31, "1.5 kB": 1500, "7": 7, "3 KiB": 3072, 12: 12, "0": 0, "1TB": 10**12}
+    assert {word: parse_bytes("x", word) for word in words} == words
+
+
+def test_scratch_needs_an_existing_folder_with_room(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, network = torch.rand(1, 1, 64, 64, 64), network_with([3])
+    inferer = ChunkedSlidingWindowInferer(32, overlap=0.5, cpu_memory="1MB", scratch_dir=tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=r"scratch_dir does not exist"):
+        inferer(x, network)
+    inferer.scratch_dir = tmp_path
+    monkeypatch.setattr("shutil.disk_usage", lambda _: os.statvfs_result and type("Usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match=r"bytes are needed but scratch_dir has 1,000 free"):
+        inferer(x, network)
+
+
+def test_scratch_leaves_nothing_behind_even_if_the_process_is_killed(tmp_path: Any) -> None:
+    code = f"""
+import os, signal, torch
+from monai_chunked import ChunkedSlidingWindowInferer
+calls = []
+def network(x):
+    calls.append(1)
+    if len(calls) == 20:
+        assert os.listdir({str(tmp_path)!r}) == []
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x.repeat(1, 3, 1, 1, 1)
+inferer = ChunkedSlidingWindowInferer(32, overlap=0.5, cpu_memory="1MB", scratch_dir={str(tmp_path)!r})
+inferer(torch.rand(1, 1, 64, 64, 64), network)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_is_closed_after_an_error(tmp_path: Any) -> None:
+    opened: list[ScratchFile] = []
+    calls = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 20:
+            raise RuntimeError("boom")
+        return x.repeat(1, 3, 1, 1, 1)
+
+    init = ScratchFile.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScratchFile, "__init__", lambda self, *args: (opened.append(self), init(self, *args))[1])
+        with pytest.raises(RuntimeError, match="boom"):
+            ChunkedSlidingWindowInferer(32, overlap=0.5, cpu_memory="1MB", scratch_dir=tmp_path)(
+                torch.rand(1, 1, 64, 64, 64), network
+            )
+    assert opened[0]._file.closed
+
+
+def test_limits_refuse_what_the_schedule_cannot_do() -> None:
+    windows = window_grid((16, 16), (8, 8), (0.5, 0.5))
+    with pytest.raises(LimitError):
+        Schedule(chunk_grids(windows, (16, 16))[:1], [4], 0, 8).forecast()
