@@ -1,8 +1,9 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
+from monai_chunked.chunk_plan import ChunkPlan
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
 
 __version__ = "0.1.0"
 
-__all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer", "chunked_sliding_window_inference"]
+__all__ = ["ChunkPlan", "ChunkedSliceInferer", "ChunkedSlidingWindowInferer", "chunked_sliding_window_inference"]

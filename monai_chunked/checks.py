@@ -27,24 +27,24 @@ def check_inputs(inputs: Any) -> None:
         raise TypeError(f"inputs must be real, got {inputs.dtype}; pass real and imaginary part as channels")
 
 
-def check_roi_size(roi_size: Any, inputs: torch.Tensor) -> tuple[int, ...]:
+def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
     """Spatial size of a window, with the size of the input where ``roi_size`` gives none."""
-    dims = inputs.dim() - 2
+    dims = len(shape) - 2
     given = ensure_tuple(roi_size)
     if len(given) != dims and (isinstance(roi_size, Sequence) or len(given) != 1):
         raise ValueError(
-            f"roi_size={roi_size} has {len(given)} dimension(s) but inputs of shape {tuple(inputs.shape)} have {dims} "
+            f"roi_size={roi_size} has {len(given)} dimension(s) but inputs of shape {tuple(shape)} have {dims} "
             f"spatial dimension(s) behind batch and channel. Data with the channel last must be brought to "
             f"(B, C, *spatial) first, with monai.transforms.EnsureChannelFirst or EnsureChannelFirstd."
         )
     try:
-        return tuple(operator.index(r) for r in fall_back_tuple(roi_size, inputs.shape[2:]))
+        return tuple(operator.index(r) for r in fall_back_tuple(roi_size, shape[2:]))
     except TypeError:
         raise TypeError(f"roi_size={roi_size} must be an int, or ints (or None) for each spatial dimension") from None
 
 
 def check_sw_batch_size(sw_batch_size: Any) -> int:
-    return _at_least_one("sw_batch_size", sw_batch_size)
+    return check_positive("sw_batch_size", sw_batch_size)
 
 
 def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
@@ -82,7 +82,7 @@ def check_buffer(buffer_steps: int | None, buffer_dim: Any, dims: int) -> None:
 def check_chunk_size(chunk_size: Any, dims: int) -> tuple[int, ...] | None:
     if chunk_size is None:
         return None
-    return tuple(_at_least_one("chunk_size", c, chunk_size) for c in _per_dimension("chunk_size", chunk_size, dims))
+    return tuple(check_positive("chunk_size", c, chunk_size) for c in _per_dimension("chunk_size", chunk_size, dims))
 
 
 def check_condition(condition: Any, inputs: torch.Tensor) -> None:
@@ -137,7 +137,7 @@ def _per_dimension(name: str, value: Any, dims: int) -> tuple[Any, ...]:
         raise ValueError(f"{name}={value} must be one number, or one for each of {dims} spatial dimensions") from None
 
 
-def _at_least_one(name: str, value: Any, shown: Any = None) -> int:
+def check_positive(name: str, value: Any, shown: Any = None) -> int:
     shown = value if shown is None else shown
     try:
         number = operator.index(value)

@@ -104,7 +104,7 @@ def chunked_sliding_window_inference(
     condition = kwargs.pop("condition", None)
     checks.check_inputs(inputs)
     dims = inputs.dim() - 2
-    roi = checks.check_roi_size(roi_size, inputs)
+    roi = checks.check_roi_size(roi_size, inputs.shape)
     sw_batch_size = checks.check_sw_batch_size(sw_batch_size)
     chunk_size = checks.check_chunk_size(chunk_size, dims)
     checks.check_buffer(buffer_steps, buffer_dim, dims)

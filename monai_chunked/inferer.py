@@ -11,6 +11,7 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple
 
 from monai_chunked.checks import check_mode
+from monai_chunked.chunk_plan import ChunkPlan, plan_inferer
 from monai_chunked.inference import chunked_sliding_window_inference
 
 __all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer"]
@@ -112,6 +113,25 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             ``(B, C', *spatial)`` for each output of the network, in the structure that it returns.
         """
         return self._infer(inputs, network, self.roi_size, self.roi_weight_map, args, kwargs)
+
+    def plan(
+        self, inputs_or_shape: Any, out_channels: int | Sequence[int], prediction_size: Sequence[int] | None = None
+    ) -> ChunkPlan:
+        """What a call would take, without a network, tensors or files.
+
+        Args:
+            inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
+            out_channels: number of channels that the network returns; one for each of its outputs if there are several.
+            prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+
+        Raises:
+            ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
+
+        Example::
+
+            print(inferer.plan((1, 1, 512, 512, 1000), out_channels=105))
+        """
+        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size)
 
     def _infer(
         self,

@@ -92,6 +92,15 @@ class WindowGrid:
         for index in itertools.product(*(range(self.shape[d]) for d in self.order)):
             yield tuple(index[k] for k in inverse)
 
+    def batch_count(self, images: int, sw_batch_size: int) -> int:
+        """Number of batches."""
+        if not self.steps_per_buffer:
+            return ceil(images * len(self) / sw_batch_size)
+        steps = self.shape[self.order[0]]
+        layer = len(self) // steps
+        lengths = (min(self.steps_per_buffer, steps - k) for k in range(0, steps, self.steps_per_buffer))
+        return images * sum(ceil(layer * length / sw_batch_size) for length in lengths)
+
     def batches(self, images: int, sw_batch_size: int) -> Iterator[list[Window]]:
         """Windows as the network gets them.
 
@@ -314,6 +323,7 @@ def chunk_grids(
     image_size: Sequence[int],
     prediction_size: Sequence[int] | None = None,
     chunk_size: Sequence[int] | None = None,
+    limited: bool = False,
 ) -> list[ChunkGrid]:
     """The ways to cut one output of the network into chunks, from few pieces of each window to many.
 
@@ -323,7 +333,8 @@ def chunk_grids(
         prediction_size: spatial size of the network's output for one window in voxels, ``roi_size`` by default.
         chunk_size: spatial size of a chunk in output voxels; there is one way then. By default chunks end where windows
             start or end, which is where voxels become complete: with no cuts along the dimension in which windows
-            advance first, or with cuts there too.
+            advance first, or with cuts there too. Buffered, a chunk is as long as a buffer in the buffer's dimension,
+        limited: unless memory is limited, when it may also end where any window does.
 
     Raises:
         ValueError: when a window does not predict a whole number of output voxels.
@@ -355,17 +366,17 @@ def chunk_grids(
         regular = tuple(tuple(range(0, size, chunk)) + (size,) for size, chunk in zip(sizes, chunk_size))
         return [ChunkGrid(windows, tuple(spans), regular)]
 
-    cuts = [_automatic_cuts(s, size) for s, size in zip(spans, sizes)]
-    slowest = windows.order[0]
+    fine = [_automatic_cuts(s, size) for s, size in zip(spans, sizes)]
+    slowest, fastest = windows.order[0], windows.order[-1]
+    coarse = list(fine)
     if windows.steps_per_buffer:
-        starts = [start for start, _ in spans[slowest][:: windows.steps_per_buffer]]
-        cuts[slowest] = tuple(sorted({0, *(s for s in starts if s > 0), sizes[slowest]}))
-    cut = ChunkGrid(windows, tuple(spans), tuple(cuts))
-    fastest = windows.order[-1]
-    if windows.steps_per_buffer and fastest == slowest:
-        return [cut]
-    cuts[fastest] = (0, sizes[fastest])
-    return [ChunkGrid(windows, tuple(spans), tuple(cuts)), cut]
+        starts = {start for start, _ in spans[slowest][:: windows.steps_per_buffer]}
+        coarse[slowest] = (0, *sorted(start for start in starts if 0 < start < sizes[slowest]), sizes[slowest])
+    uncut = list(coarse)
+    if slowest != fastest or not windows.steps_per_buffer:
+        uncut[fastest] = (0, sizes[fastest])
+    ways = [uncut, coarse, fine] if limited else [uncut, coarse]
+    return [ChunkGrid(windows, tuple(spans), tuple(cuts)) for cuts in ways]
 
 
 def _automatic_cuts(spans: tuple[tuple[int, int], ...], size: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from monai_chunked.memory import format_bytes
 from monai_chunked.plan import ChunkGrid, WindowGrid, chunk_grids
 from monai_chunked.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
 
-__all__ = ["Layout", "lay_out"]
+__all__ = ["Layout", "lay_out", "least_peak"]
 
 WORTHWHILE = 0.8
 """Without a limit, chunks are cut smaller where that brings the peak of open chunks below this fraction."""
@@ -65,7 +65,8 @@ def lay_out(
     Raises:
         ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
     """
-    ways = list(zip(*(chunk_grids(windows, image_size, size, chunk_size) for _, size in outputs)))
+    limited = device_limit not in (None, 0) or cpu_limit is not None
+    ways = _ways(windows, image_size, outputs, chunk_size, limited)
     voxel_bytes = [channels * itemsize for channels, _ in outputs]
     top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
     layouts = []
@@ -87,6 +88,27 @@ def lay_out(
     if limit is None and layouts[-1].forecast.peak[top] < WORTHWHILE * best.forecast.peak[top]:
         return layouts[-1]
     return best
+
+
+def least_peak(
+    windows: WindowGrid, image_size: Sequence[int], outputs: Sequence[tuple[int, tuple[int, ...]]], itemsize: int
+) -> int:
+    """The least memory in which all open chunks fit, in bytes, however they are cut."""
+    voxel_bytes = [channels * itemsize for channels, _ in outputs]
+    ways = _ways(windows, image_size, outputs, None, limited=True)
+    return min(_forecast_unlimited(grids, voxel_bytes, CPU).peak[CPU] for grids in ways)
+
+
+def _ways(
+    windows: WindowGrid,
+    image_size: Sequence[int],
+    outputs: Sequence[tuple[int, tuple[int, ...]]],
+    chunk_size: Sequence[int] | None,
+    limited: bool,
+) -> list[tuple[ChunkGrid, ...]]:
+    """The different ways to cut all outputs alike."""
+    each = (chunk_grids(windows, image_size, size, chunk_size, limited) for _, size in outputs)
+    return list(dict.fromkeys(zip(*each)))
 
 
 def _forecast_unlimited(grids: Sequence[ChunkGrid], voxel_bytes: Sequence[int], level: int) -> Forecast:

@@ -1,0 +1,208 @@
+"""What a run will take, before it runs: for people to read, print and draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from monai.utils import ensure_tuple
+
+from monai_chunked import checks
+from monai_chunked.memory import format_bytes, parse_bytes
+from monai_chunked.plan import window_grid
+from monai_chunked.planning import lay_out, least_peak
+from monai_chunked.postprocessing import label_dtype
+from monai_chunked.schedule import CPU, DEVICE, SCRATCH
+
+__all__ = ["ChunkPlan", "plan_inferer"]
+
+A_LOT = 0.75
+"""Scanning along another dimension is mentioned if it brings the peak of open chunks below this fraction."""
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """What a run will take. Sizes are in voxels and bytes; levels are the device, CPU memory and scratch.
+
+    Attributes:
+        image_size: spatial size of an image.
+        roi_size: spatial size of a window.
+        windows: number of windows in all.
+        batches: number of times the network is called.
+        chunks: number of chunks in all.
+        chunk_size: spatial size of the largest chunk; those that the plan cuts by itself are of several sizes.
+        scan_order: the dimensions, from the one along which windows advance last to the one along which they do first.
+        device_peak, cpu_peak, scratch_peak: the most that open chunks take on each level under the limits.
+        device_limit, cpu_limit: the limits; ``None``: none was set.
+        scratch_written, scratch_read: bytes to and from scratch.
+        output_bytes: of the finished output; ``None`` if that depends on what the postprocessing returns.
+        monai_bytes: of the scores and the count map of MONAI's ``SlidingWindowInferer``.
+        advice: what another scan order would save, if that is a lot.
+        curve: bytes on each level while each window is added to each output, for one image: ``(steps, 3)``.
+    """
+
+    image_size: tuple[int, ...]
+    roi_size: tuple[int, ...]
+    windows: int
+    batches: int
+    chunks: int
+    chunk_size: tuple[int, ...]
+    scan_order: tuple[int, ...]
+    device_peak: int
+    cpu_peak: int
+    scratch_peak: int
+    device_limit: int | None
+    cpu_limit: int | None
+    scratch_written: int
+    scratch_read: int
+    output_bytes: int | None
+    monai_bytes: int
+    advice: str | None
+    curve: np.ndarray = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        def size(voxels: Sequence[int]) -> str:
+            return " x ".join(map(str, voxels))
+
+        levels = {"the device": self.device_peak, "CPU": self.cpu_peak, "scratch": self.scratch_peak}
+        held = ", ".join(f"{format_bytes(peak)} on {level}" for level, peak in levels.items() if peak) or "nothing"
+        output = "depends on postprocessing" if self.output_bytes is None else format_bytes(self.output_bytes)
+        limits = [("device_memory", self.device_limit), ("cpu_memory", self.cpu_limit)]
+        rows = [
+            ("image", f"{size(self.image_size)} voxels"),
+            ("windows", f"{self.windows:,} of {size(self.roi_size)} voxels in {self.batches:,} batches"),
+            ("scan order", f"dimensions {', '.join(map(str, self.scan_order))}, the last one first"),
+            ("chunks", f"{self.chunks:,} of at most {size(self.chunk_size)} voxels"),
+            ("limits", ", ".join(f"{n}={format_bytes(v)}" for n, v in limits if v is not None) or "none"),
+            ("open chunks at most", held),
+            ("to scratch and back", f"{format_bytes(self.scratch_written)}, {format_bytes(self.scratch_read)}"),
+            ("output", output),
+            ("MONAI's scores", format_bytes(self.monai_bytes)),
+        ]
+        if self.advice:
+            rows.append(("to save memory", self.advice))
+        return "\n".join(f"{name:<20} {value}" for name, value in rows)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw open chunks over the run, each level a colour and each limit a line, into a file such as ``plan.png``.
+
+        Raises:
+            ImportError: when matplotlib is missing.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("drawing a plan needs matplotlib: pip install 'monai-chunked[demo]'") from None
+
+        unit = 2**30
+        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        axes = figure.subplots()
+        steps = np.linspace(0, len(self.curve) - 1, min(len(self.curve), 4000)).astype(int)
+        levels = [(DEVICE, "device", "#7a5195"), (CPU, "CPU memory", "#2a78b5"), (SCRATCH, "scratch", "#e08e2b")]
+        used = [level for level in levels if self.curve[:, level[0]].any()]
+        x = (steps + 1) * self.windows / len(self.curve)
+        y = [self.curve[steps, level] / unit for level, _, _ in used]
+        axes.stackplot(x, *y, labels=[name for _, name, _ in used], colors=[color for _, _, color in used])
+        for name, limit, color in (
+            ("device_memory", self.device_limit, "#4b2d63"),
+            ("cpu_memory", self.cpu_limit, "#123a5a"),
+        ):
+            if limit:
+                axes.axhline(limit / unit, color=color, linestyle="--", label=name)
+        axes.set_xlabel("windows")
+        axes.set_ylabel("open chunks in GiB")
+        axes.set_title(
+            f"{' x '.join(map(str, self.image_size))} voxels; MONAI's scores take {format_bytes(self.monai_bytes)}"
+        )
+        axes.set_xlim(0, self.windows)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper right")
+        figure.savefig(path, dpi=120)
+
+
+def plan_inferer(
+    inferer: SlidingWindowInferer,
+    inputs_or_shape: Any,
+    out_channels: int | Sequence[int],
+    prediction_size: Sequence[int] | None = None,
+) -> ChunkPlan:
+    """The plan of :py:class:`ChunkedSlidingWindowInferer`, or of what would take the place of one of MONAI's.
+
+    Args:
+        inferer: the inferer.
+        inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
+        out_channels: number of channels that the network returns; one for each of its outputs if there are several.
+        prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+
+    Raises:
+        ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
+    """
+    shape = tuple(int(n) for n in getattr(inputs_or_shape, "shape", inputs_or_shape))
+    if len(shape) < 3 or min(shape) < 1:
+        raise ValueError(f"inputs must have shape (B, C, *spatial), got {shape}")
+    images, _, *image_size = shape
+    dims = len(image_size)
+    roi_size = checks.check_roi_size(inferer.roi_size, shape)
+    sw_batch_size = checks.check_sw_batch_size(inferer.sw_batch_size)
+    overlap = checks.check_overlap(inferer.overlap, dims)
+    checks.check_buffer(inferer.buffer_steps, inferer.buffer_dim, dims)
+    chunk_size = checks.check_chunk_size(getattr(inferer, "chunk_size", None), dims)
+    device_limit = parse_bytes("device_memory", getattr(inferer, "device_memory", None))
+    cpu_limit = parse_bytes("cpu_memory", getattr(inferer, "cpu_memory", None))
+    device = (
+        inferer.sw_device or getattr(inputs_or_shape, "device", None) or ("cpu" if device_limit is None else "cuda")
+    )
+    double = getattr(inputs_or_shape, "dtype", None) == torch.float64
+    itemsize = 8 if double else 4
+    channels = [checks.check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
+
+    outputs = [(c, tuple(prediction_size or roi_size)) for c in channels]
+    on_cpu = torch.device(device).type == "cpu"
+    limits = (0 if on_cpu else device_limit, cpu_limit)
+    windows = window_grid(image_size, roi_size, overlap, inferer.buffer_steps, inferer.buffer_dim)
+    chosen = lay_out(windows, image_size, outputs, itemsize, chunk_size, *limits)
+    least = {
+        d: least_peak(window_grid(image_size, roi_size, overlap, 1, d), image_size, outputs, itemsize)
+        for d in range(dims)
+    }
+    best = min(least, key=lambda d: least[d])
+    advice = None
+    if least[best] < A_LOT * least[windows.order[0]]:
+        advice = (
+            f"with buffer_steps=1 and buffer_dim={best} open chunks fit in {format_bytes(least[best])} instead of "
+            f"{format_bytes(least[windows.order[0]])}, if that is the limit (other order than MONAI's, other last bits)"
+        )
+    postprocessing = getattr(inferer, "postprocessing", None)
+    voxels = [images * prod(grid.size) for grid in chosen.grids]
+    output_bytes: int | None = None
+    if postprocessing is None:
+        output_bytes = sum(v * c * itemsize for v, c in zip(voxels, channels))
+    elif postprocessing == "argmax":
+        output_bytes = sum(v * label_dtype(c).itemsize for v, c in zip(voxels, channels))
+    forecast = chosen.forecast
+    return ChunkPlan(
+        image_size=tuple(image_size),
+        roi_size=windows.roi_size,
+        windows=images * len(windows),
+        batches=windows.batch_count(images, sw_batch_size),
+        chunks=images * sum(map(len, chosen.grids)),
+        chunk_size=tuple(max(int(np.diff(g.cuts[d]).max()) for g in chosen.grids) for d in range(dims)),
+        scan_order=windows.order,
+        device_peak=forecast.peak[DEVICE],
+        cpu_peak=forecast.peak[CPU],
+        scratch_peak=forecast.peak[SCRATCH],
+        device_limit=None if on_cpu else device_limit,
+        cpu_limit=cpu_limit,
+        scratch_written=images * forecast.written,
+        scratch_read=images * forecast.read,
+        output_bytes=output_bytes,
+        monai_bytes=sum((images * c + 1) * prod(windows.image_size) * itemsize for c in channels),
+        advice=advice,
+        curve=forecast.curve,
+    )
