@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import numbers
 import operator
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, ensure_tuple_rep, fall_back_tuple
 
@@ -31,7 +33,7 @@ def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
     """Spatial size of a window, with the size of the input where ``roi_size`` gives none."""
     dims = len(shape) - 2
     given = ensure_tuple(roi_size)
-    if len(given) != dims and (isinstance(roi_size, Sequence) or len(given) != 1):
+    if len(given) != dims and np.ndim(roi_size) > 0:
         raise ValueError(
             f"roi_size={roi_size} has {len(given)} dimension(s) but inputs of shape {tuple(shape)} have {dims} "
             f"spatial dimension(s) behind batch and channel. Data with the channel last must be brought to "
@@ -48,7 +50,7 @@ def check_sw_batch_size(sw_batch_size: Any) -> int:
 
 
 def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
-    values = _per_dimension("overlap", overlap, dims)
+    values = _numbers("overlap", overlap, dims)
     if not all(0 <= o < 1 for o in values):
         raise ValueError(f"overlap={overlap} must be at least 0 and less than 1 in every dimension")
     return values
@@ -58,7 +60,7 @@ def check_sigma_scale(sigma_scale: Any, dims: int, mode: Any) -> None:
     """Only the gaussian importance map uses it."""
     if mode != BlendMode.GAUSSIAN:
         return
-    if not all(s > 0 for s in _per_dimension("sigma_scale", sigma_scale, dims)):
+    if not all(s > 0 for s in _numbers("sigma_scale", sigma_scale, dims)):
         raise ValueError(f"sigma_scale={sigma_scale} must be more than 0 in every dimension")
 
 
@@ -94,8 +96,18 @@ def check_condition(condition: Any, inputs: torch.Tensor) -> None:
         )
 
 
-def check_folder(name: str, folder: Path, needed: int) -> None:
-    """It exists, can be written to, and its disk has room for ``needed`` bytes."""
+def check_folder(name: str, path: Any, needed: int) -> None:
+    """It exists, can be written to, and its disk has room; ``None`` is the folder for temporary files.
+
+    Args:
+        name: of the parameter.
+        path: its value.
+        needed: number of bytes.
+    """
+    try:
+        folder = Path(tempfile.gettempdir() if path is None else path)
+    except TypeError:
+        raise TypeError(f"{name}={path!r} must be a path") from None
     if not folder.exists():
         raise FileNotFoundError(errno.ENOENT, f"{name} does not exist; create it first", str(folder))
     if not folder.is_dir():
@@ -107,7 +119,8 @@ def check_folder(name: str, folder: Path, needed: int) -> None:
         raise PermissionError(error.errno, reason, str(folder)) from error
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed but {name} has {free:,} free", str(folder))
+        what = {"output_dir": "the output", "scratch_dir": "scratch"}[name]
+        raise OSError(errno.ENOSPC, f"{what} needs {needed:,} bytes but {name} has {free:,} free", str(folder))
 
 
 def check_postprocessing(postprocessing: Any) -> None:
@@ -135,6 +148,13 @@ def _per_dimension(name: str, value: Any, dims: int) -> tuple[Any, ...]:
         return ensure_tuple_rep(value, dims)
     except ValueError:
         raise ValueError(f"{name}={value} must be one number, or one for each of {dims} spatial dimensions") from None
+
+
+def _numbers(name: str, value: Any, dims: int) -> tuple[float, ...]:
+    values = _per_dimension(name, value, dims)
+    if not all(isinstance(v, numbers.Real) for v in values):
+        raise TypeError(f"{name}={value!r} must be made of numbers")
+    return values
 
 
 def check_positive(name: str, value: Any, shown: Any = None) -> int:

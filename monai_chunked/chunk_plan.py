@@ -109,12 +109,14 @@ class ChunkPlan:
         x = (steps + 1) * self.windows / len(self.curve)
         y = [self.curve[steps, level] / unit for level, _, _ in used]
         axes.stackplot(x, *y, labels=[name for _, name, _ in used], colors=[color for _, _, color in used])
-        for name, limit, color in (
-            ("device_memory", self.device_limit, "#4b2d63"),
-            ("cpu_memory", self.cpu_limit, "#123a5a"),
+        stacked = 0
+        for name, limit, (_, _, color) in zip(
+            ("device_memory", "cpu_memory"), (self.device_limit, self.cpu_limit), levels
         ):
             if limit:
-                axes.axhline(limit / unit, color=color, linestyle="--", label=name)
+                stacked += limit
+                label = name if stacked == limit else f"device_memory + {name}"
+                axes.axhline(stacked / unit, color=color, linestyle="--", linewidth=2, label=label)
         axes.set_xlabel("windows")
         axes.set_ylabel("open chunks in GiB")
         axes.set_title(
@@ -122,7 +124,7 @@ class ChunkPlan:
         )
         axes.set_xlim(0, self.windows)
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside right upper")
         figure.savefig(path, dpi=120)
 
 

@@ -48,10 +48,11 @@ class OpenChunks:
         self.output = output
         self.grid = grid
         self.channels = channels
+        self.device = weights.device
         self.weights = {weights.device.type: weights}
         self.placement = placement
         self.differentiable = differentiable
-        self._product = torch.empty(0, device=weights.device)
+        self._product = torch.empty(0, device=self.device)
 
     def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """Add one window.
@@ -67,18 +68,18 @@ class OpenChunks:
         ]
         for channels, product in self._multiply(prediction, weights):
             for target, in_window in targets:
-                target[channels] += product[in_window].to(target.device)
+                target[channels].add_(product[in_window].to(target.device))
 
     def finish(self, window: Window) -> Iterator[tuple[Box, torch.Tensor]]:
         """The output voxels and the blended prediction ``(channels, *chunk)`` of each chunk that ends with a window.
 
-        A chunk's memory is used again when the next one is asked for.
+        Whoever takes a chunk recycles its memory when it is not needed any more.
         """
         for position in self.grid.finished_by(window.position):
             chunk = self._chunk(position)
             weights = self._sum_of_weights(position, chunk.device)
-            yield self.grid.box(position), chunk / weights if self.differentiable else chunk.div_(weights)
             self.placement.release((self.output, position))
+            yield self.grid.box(position), chunk / weights if self.differentiable else chunk.div_(weights)
 
     def _chunk(self, position: tuple[int, ...]) -> torch.Tensor:
         sizes = (s.stop - s.start for s in self.grid.box(position))
@@ -95,10 +96,10 @@ class OpenChunks:
             yield slice(None), (prediction * weights).to(dtype)
             return
         voxels = prod(prediction.shape[1:])
-        budget = PRODUCT_BYTES.get(prediction.device.type, DEFAULT_PRODUCT_BYTES)
+        budget = PRODUCT_BYTES.get(self.device.type, DEFAULT_PRODUCT_BYTES)
         step = min(max(1, budget // (voxels * dtype.itemsize)), self.channels)
         if self._product.numel() < step * voxels or self._product.dtype != dtype:
-            self._product = torch.empty(step * voxels, dtype=dtype, device=prediction.device)
+            self._product = torch.empty(step * voxels, dtype=dtype, device=self.device)
         for start in range(0, self.channels, step):
             channels = slice(start, min(start + step, self.channels))
             part = prediction[channels]
@@ -107,10 +108,10 @@ class OpenChunks:
     def _sum_of_weights(self, chunk: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Of all windows over a chunk, ``(1, *chunk)``; it depends on geometry alone, so nobody needs to keep it."""
         if device.type not in self.weights:
-            self.weights[device.type] = next(iter(self.weights.values())).to(device)
+            self.weights[device.type] = self.weights[self.device.type].to(device)
         weights = self.weights[device.type]
         shape = (1, *(s.stop - s.start for s in self.grid.box(chunk)))
         total = torch.zeros(shape, dtype=weights.dtype, device=device)
         for _, in_window, in_chunk in self.grid.windows_of(chunk):
-            total[(slice(None), *in_chunk)] += weights[(slice(None), *in_window)]
+            total[(slice(None), *in_chunk)].add_(weights[(slice(None), *in_window)])
         return total

@@ -120,7 +120,8 @@ def chunked_sliding_window_inference(
     result_dtype = _result_dtype(inputs)
     target = _output(output, _device(device or inputs.device), output_dir)
     least_itemsize = result_dtype.itemsize if postprocessing is None else 1
-    target.check(len(inputs) * inputs[0, 0].numel() * least_itemsize)
+    known_dtype = result_dtype if postprocessing is None else None
+    target.check(len(inputs) * inputs[0, 0].numel() * least_itemsize, known_dtype)
     stitcher = Stitcher(
         windows,
         len(inputs),

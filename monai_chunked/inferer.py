@@ -145,12 +145,11 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         device = kwargs.pop("device", self.device)
         buffer_steps = kwargs.pop("buffer_steps", self.buffer_steps)
         buffer_dim = kwargs.pop("buffer_dim", self.buffer_dim)
-        condition = {"condition": kwargs.pop("condition")} if kwargs.get("condition") is not None else {}
-        for given in condition.values():
-            if given.shape != inputs.shape:
-                raise ValueError(
-                    f"condition of shape {tuple(given.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
-                )
+        condition = kwargs.pop("condition", None)
+        if condition is not None and condition.shape != inputs.shape:
+            raise ValueError(
+                f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
+            )
         if device is None and self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh:
             device = "cpu"
 
@@ -183,7 +182,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             device_memory=self.device_memory,
             cpu_memory=self.cpu_memory,
             scratch_dir=self.scratch_dir,
-            **condition,
+            condition=condition,
         )
 
 

@@ -84,9 +84,17 @@ class Placement:
         """An open chunk that the window touches, flat; zeros if it has just been opened."""
         return self._chunks[key]
 
-    def release(self, key: Key) -> None:
-        """A chunk is finished; its memory is used again."""
-        self._leave(self._chunks.pop(key))
+    def release(self, key: Key) -> torch.Tensor:
+        """A chunk is finished, and open no more. It belongs to the caller until it is recycled."""
+        chunk = self._chunks.pop(key)
+        level = self._level(chunk)
+        self.open_bytes[level] -= chunk.nbytes
+        self._pools[level].lend(chunk)
+        return chunk
+
+    def recycle(self, chunk: torch.Tensor) -> None:
+        """The memory of a released chunk can be used again."""
+        self._pools[self._level(chunk)].keep(chunk)
 
     def close(self) -> None:
         """The run is over, well or not."""
@@ -152,7 +160,8 @@ class Placement:
     def _leave(self, chunk: torch.Tensor) -> None:
         level = self._level(chunk)
         self.open_bytes[level] -= chunk.nbytes
-        self._pools[level].free(chunk)
+        self._pools[level].lend(chunk)
+        self._pools[level].keep(chunk)
 
     def _level(self, chunk: torch.Tensor) -> int:
         return CPU if chunk.device.type == "cpu" else DEVICE
@@ -188,11 +197,14 @@ class _Pool:
         self._used += size
         return chunk
 
-    def free(self, chunk: torch.Tensor) -> None:
+    def lend(self, chunk: torch.Tensor) -> None:
+        """What was allocated is not used any more; it may still be kept."""
         self._used -= chunk.nbytes
-        if self.reuse:
+
+    def keep(self, chunk: torch.Tensor) -> None:
+        if self.reuse and self._used + self._kept + chunk.nbytes <= self.most:
             self._kept += chunk.nbytes
-            self._free.setdefault(chunk.numel(), []).append(chunk)
+            self._free.setdefault(chunk.numel(), []).append(chunk.flatten())
 
 
 class ScratchFile:
@@ -207,8 +219,8 @@ class ScratchFile:
     """
 
     def __init__(self, size: int, folder: str | os.PathLike[str] | None = None) -> None:
+        check_folder("scratch_dir", folder, size)
         self.folder = Path(tempfile.gettempdir() if folder is None else folder)
-        check_folder("scratch_dir", self.folder, size)
         self._file: Any = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
         self._file.truncate(size)
         if hasattr(os, "posix_fallocate"):

@@ -99,6 +99,8 @@ class Predictor:
         if self.process_fn is not None:
             processed, weights = self.process_fn(tuple(tensors), data, weights)
             tensors = list(ensure_tuple(processed))
+            if keys is not None:  # as in MONAI
+                keys, tensors = keys[: len(tensors)], tensors[: len(keys)]
         self._check(batch, keys, tensors)
         if self.process_fn is not None or self._weights is None:
             self._weights = self._resample(weights, tuple(data.shape[2:]), [tuple(t.shape[2:]) for t in tensors])
@@ -132,12 +134,7 @@ class Predictor:
 
         As MONAI does it, each from the one before where an output has another size than a window.
         """
-        try:
-            at_roi = current = weights.to(self.importance).expand((1, 1, *roi))[0]
-        except RuntimeError:
-            raise ValueError(
-                f"the importance map of shape {tuple(weights.shape)} does not fit windows of {roi} voxels"
-            ) from None
+        at_roi = current = _at_roi(weights.to(self.importance), roi)
         resampled = []
         for size in sizes:
             if size == roi:
@@ -162,7 +159,20 @@ def importance_map(
     weights = roi_weight_map
     if weights is None:
         weights = compute_importance_map(roi_size, mode=mode, sigma_scale=sigma_scale, device=device, dtype=dtype)
+    else:
+        _at_roi(weights, roi_size)
     return convert_data_type(weights, torch.Tensor, device=device, dtype=dtype)[0]
+
+
+def _at_roi(weights: torch.Tensor, roi: tuple[int, ...]) -> torch.Tensor:
+    """An importance map as ``(1, *roi)``; dimensions that are missing or of size one are filled."""
+    try:
+        return weights.expand((1, 1, *roi))[0]
+    except RuntimeError:
+        raise ValueError(
+            f"roi_weight_map of shape {tuple(weights.shape)} does not fit windows of {roi} voxels; it must have that "
+            f"shape, or (1, 1) before it"
+        ) from None
 
 
 def pack(keys: list[Hashable] | None, results: Sequence[torch.Tensor]) -> Any:
@@ -188,9 +198,9 @@ def _naming(batch: Sequence[Window]) -> Iterator[None]:
         yield
     except Exception as error:
         note = f"(while predicting {_position(batch)})"
-        if len(error.args) == 1 and isinstance(error.args[0], str):
-            error.args = (f"{error.args[0]} {note}",)
-        elif hasattr(error, "add_note"):  # Python >= 3.11
+        if len(error.args) == 1 and error.args[0] == str(error):
+            error.args = (f"{error} {note}",)
+        elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message
             error.add_note(note)
         raise
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_chunked.chunks import OpenChunks
 from monai_chunked.memory import available_memory
-from monai_chunked.outputs import Output, OutputWriter
+from monai_chunked.outputs import Output
+from monai_chunked.outputs.behind import WriteBehind
 from monai_chunked.placement import Placement
-from monai_chunked.plan import Box, Window, WindowGrid
+from monai_chunked.plan import Box, ChunkGrid, Window, WindowGrid
 from monai_chunked.planning import Layout, lay_out
 from monai_chunked.postprocessing import Postprocessing, argmax, label_dtype, match_postprocessing
 from monai_chunked.predictions import Prediction
@@ -83,8 +87,8 @@ class Stitcher:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all results stay in memory, so that they can be differentiated."""
-        return all(stitching.in_memory for stitching in self._outputs)
+        """Whether a result stays in memory, so that it can be differentiated."""
+        return not self._outputs or any(stitching.in_memory for stitching in self._outputs)
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -105,12 +109,18 @@ class Stitcher:
         placement = Placement(layout, self.images, self.device, self.sum_dtype, not differentiable, self.scratch_dir)
         self._placement = placement
         functions = match_postprocessing(self.postprocessing, prediction.keys, len(prediction.tensors))
+        self.output.check(sum(map(self._known_bytes, layout.grids, prediction.tensors, functions)))
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
             chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, differentiable)
             self._outputs.append(_Stitching(name, chunks, self.images, function, self.result_dtype, self.output))
         placement.prepare()
         return placement
+
+    def _known_bytes(self, grid: ChunkGrid, prediction: torch.Tensor, function: Postprocessing | None) -> int:
+        """Of one result; 0 if only the first finished chunk will tell."""
+        known = _known_result(prediction.shape[1], self.result_dtype, function)
+        return 0 if known is None else self.images * prod(grid.size) * known[0] * known[1].itemsize
 
     def _lay_out(self, prediction: Prediction) -> Layout:
         """Within the limits that the user set, and within what is free where there is none."""
@@ -163,21 +173,21 @@ class _Stitching:
         self.dtype = dtype
         self.output = output
         self.finished = 0
-        self._writer: OutputWriter | None = None
+        self._writer: WriteBehind | None = None
         self._result: tuple[int, torch.dtype] | None = None
         # what a callable returns is known when the first chunk is finished; all else is created, or refused, now
-        if postprocessing is None:
-            self._create(chunks.channels, dtype)
-        elif postprocessing is argmax:
-            self._create(1, label_dtype(chunks.channels))
+        if known := _known_result(chunks.channels, dtype, postprocessing):
+            self._create(*known)
 
     @property
     def in_memory(self) -> bool:
         """Whether finished chunks stay in memory, so that the result can be differentiated."""
-        return self._writer is not None and self._writer.in_memory
+        return self._writer is not None and self._writer.writer.in_memory
 
     def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """Add the prediction of a window, and write the chunks that it finishes."""
+        if self._writer is not None:
+            self._writer.poll()
         self.chunks.add(window, prediction, weights)
         for box, chunk in self.chunks.finish(window):
             self._write(window.image, box, chunk)
@@ -193,9 +203,12 @@ class _Stitching:
         if self._writer is not None:
             self._writer.abandon()
 
-    def _create(self, channels: int, dtype: torch.dtype) -> OutputWriter:
+    def _create(self, channels: int, dtype: torch.dtype) -> WriteBehind:
         shape = (self.images, channels, *self.chunks.grid.size)
-        self._writer = self.output.create(self.name, shape, dtype)
+        writer = self.output.create(self.name, shape, dtype)
+        on_accelerator = self.chunks.device.type != "cpu"
+        threaded = (on_accelerator or not writer.in_memory) and not self.chunks.differentiable
+        self._writer = WriteBehind(writer, threaded)
         self._result = (channels, dtype)
         return self._writer
 
@@ -207,13 +220,24 @@ class _Stitching:
                 f"postprocessing must return the same channels and dtype for every chunk: {self._result} before, "
                 f"{(result.shape[0], result.dtype)} for the {self.name} at {_voxels(box)}"
             )
-        writer.write(image, box, result)
         self.finished += 1
+        recycle = partial(self.chunks.placement.recycle, chunk)
+        if result.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr():
+            writer.put(image, box, result, recycle)
+        else:
+            recycle()
+            writer.put(image, box, result, lambda: None)
 
     def _postprocess(self, chunk: torch.Tensor, box: Box) -> torch.Tensor:
         assert self.postprocessing is not None
         shape = tuple(chunk.shape)
-        result = torch.as_tensor(self.postprocessing(chunk))
+        result = self.postprocessing(chunk)
+        if not isinstance(result, (torch.Tensor, np.ndarray)):
+            raise TypeError(
+                f"postprocessing must return a tensor, got {type(result).__name__} for the {self.name} at "
+                f"{_voxels(box)}"
+            )
+        result = torch.as_tensor(result)
         if isinstance(result, MetaTensor):
             result = result.as_tensor()
         if result.dim() != len(shape) or tuple(result.shape[1:]) != shape[1:]:
@@ -222,6 +246,15 @@ class _Stitching:
                 f"{tuple(result.shape)} for the {self.name} at {_voxels(box)}"
             )
         return result
+
+
+def _known_result(
+    channels: int, dtype: torch.dtype, postprocessing: Postprocessing | None
+) -> tuple[int, torch.dtype] | None:
+    """Channels and dtype of a result where they are known before a chunk is finished."""
+    if postprocessing is None:
+        return channels, dtype
+    return (1, label_dtype(channels)) if postprocessing is argmax else None
 
 
 def _voxels(box: Box) -> str:

@@ -35,7 +35,7 @@ class AutoOutput(Output):
     def reserve(self, device: torch.device, size: int) -> None:
         self._taken[device] = self._taken.get(device, 0) + size
 
-    def check(self, least_bytes: int) -> None:
+    def check(self, least_bytes: int, dtype: torch.dtype | None = None) -> None:
         if self.disk.output_dir is not None:
             self.disk.check(0)
 

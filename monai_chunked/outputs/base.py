@@ -38,11 +38,13 @@ class OutputWriter(ABC):
 class Output(ABC):
     """Where finished chunks go."""
 
-    def check(self, least_bytes: int) -> None:  # noqa: B027
-        """Raise before the network runs if it is known already that an output of this size is not possible.
+    def check(self, least_bytes: int, dtype: torch.dtype | None = None) -> None:  # noqa: B027
+        """Raise if it is known already that the outputs of a run are not possible.
 
         Args:
-            least_bytes: a lower limit of the size; the number of channels is known only after the first batch.
+            least_bytes: a lower limit of their size. It is asked before the network runs, when the number of channels
+                is not known, and again after the first batch.
+            dtype: of the result, where that is known.
         """
 
     def reserve(self, device: torch.device, size: int) -> None:  # noqa: B027

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -49,14 +50,13 @@ class NumpyOutput(Output):
     def __init__(self, output_dir: str | os.PathLike[str] | None = None) -> None:
         self.output_dir = output_dir
 
-    def check(self, least_bytes: int) -> None:
-        folder = Path(tempfile.gettempdir() if self.output_dir is None else self.output_dir)
-        check_folder("output_dir", folder, least_bytes)
-
-    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
+    def check(self, least_bytes: int, dtype: torch.dtype | None = None) -> None:
         if dtype == torch.bfloat16:
             raise TypeError("a .npy file cannot hold torch.bfloat16; pass float32 inputs, or choose output='cpu'")
-        self.check(prod(shape) * dtype.itemsize)
+        check_folder("output_dir", self.output_dir, least_bytes)
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
+        self.check(prod(shape) * dtype.itemsize, dtype)
         if self.output_dir is not None:
             return _NumpyWriter(Path(self.output_dir), name, shape, dtype)
         folder = tempfile.mkdtemp(prefix="monai_chunked-")
@@ -79,6 +79,9 @@ class _NumpyWriter(OutputWriter):
             npy.write_array_header_2_0(self.file, header)
             self.start = self.file.tell()
             self.file.truncate(self.start + prod(shape) * self.dtype.itemsize)
+        except OSError as error:
+            self.abandon()
+            raise self._told(error) from error
         except BaseException:
             self.abandon()
             raise
@@ -103,10 +106,11 @@ class _NumpyWriter(OutputWriter):
             try:
                 data = data[self.file.write(data) :]
             except OSError as error:
-                size = prod(self.shape) * self.dtype.itemsize
-                raise OSError(
-                    error.errno, f"{error.strerror}; the whole output is {size:,} bytes", str(self.partial)
-                ) from error
+                raise self._told(error) from error
+
+    def _told(self, error: OSError) -> OSError:
+        size = prod(self.shape) * self.dtype.itemsize
+        return OSError(error.errno, f"{error.strerror}; the whole output is {size:,} bytes", str(self.partial))
 
     def finish(self) -> torch.Tensor:
         self.file.close()
@@ -129,6 +133,7 @@ def _partial(path: Path) -> Path:
 
 def _reserve(folder: Path, name: str) -> tuple[Path, FileIO]:
     """Open the file of a new output under a name that no other run takes, also in another thread or process."""
+    name = re.sub(r"[^\w.-]+", "_", name)[:100]
     for number in itertools.count(1):
         path = folder / f"{name}-{number:04d}.npy"
         try:
