@@ -1,0 +1,1 @@
+"""Runnable examples for monai-chunked, and the data they run on."""
