@@ -12,8 +12,9 @@ from monai_chunked.plan import Box, ChunkGrid, Window
 
 __all__ = ["OpenChunks"]
 
-PRODUCT_BYTES = {"cpu": 2**21}
-"""How much of a prediction is multiplied at a time, by device type: on a CPU as much as stays in its cache."""
+PRODUCT_BYTES = {"cpu": 2**24}
+"""How much of a prediction is multiplied at a time, by device type: on a CPU as much as its cache may hold, but not so
+little that threads spend their time waiting for each other."""
 
 DEFAULT_PRODUCT_BYTES = 2**26
 

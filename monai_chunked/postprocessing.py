@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["Postprocessing", "argmax", "label_dtype", "match_postprocessing"]
 
 Postprocessing = Callable[[torch.Tensor], torch.Tensor]
 
-ROW_VOXELS = 2**18
-"""Voxels whose argmax is taken at a time: PyTorch gives it as int64, eight times the size of the labels."""
+ROW_VOXELS = 2**17
+"""Voxels whose argmax is taken at a time, so that what it needs on the way stays small and in cache."""
 
 
 def label_dtype(classes: int) -> torch.dtype:
@@ -25,14 +26,36 @@ def label_dtype(classes: int) -> torch.dtype:
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:
-    """The class with the highest score, the first one if there are several: ``(C, *chunk)`` to ``(1, *chunk)``."""
-    labels = torch.empty((1, *scores.shape[1:]), dtype=label_dtype(scores.shape[0]), device=scores.device)
-    step = max(1, ROW_VOXELS // max(scores[0, :1].numel(), 1))
+    """The class with the highest score, the first one if there are several: ``(C, *chunk)`` to ``(1, *chunk)``.
+
+    NaN counts as the highest, as in ``torch.argmax``.
+    """
+    classes = scores.shape[0]
+    labels = torch.empty((1, *scores.shape[1:]), dtype=label_dtype(classes), device=scores.device)
+    step = max(1, ROW_VOXELS // scores[0, :1].numel())
     for start in range(0, scores.shape[1], step):
-        rows = slice(start, start + step)
-        # torch.max is about twice as fast as torch.argmax along the first dimension on a CPU, and breaks ties alike
-        labels[0, rows] = torch.max(scores[:, rows], dim=0).indices
+        rows, target = scores[:, start : start + step], labels[0, start : start + step]
+        on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8
+        if not (on_cpu and _argmax_by_class(rows.numpy(), target.numpy())):
+            target.copy_(torch.max(rows, dim=0).indices)
     return labels
+
+
+def _argmax_by_class(scores: np.ndarray, labels: np.ndarray) -> bool:
+    """Class after class, which vectorises where ``torch.max`` does not; ``False`` if NaN is in the way.
+
+    With NumPy, because one thread is enough for rows that stay in its cache, and none has to wait for another.
+    """
+    highest = scores[0].copy()
+    higher = np.empty(labels.shape, bool)
+    candidate = np.empty_like(labels)
+    labels.fill(0)
+    for label in range(1, scores.shape[0]):
+        np.greater(scores[label], highest, out=higher)
+        np.multiply(higher.view(np.uint8), np.uint8(label), out=candidate)
+        np.maximum(labels, candidate, out=labels)
+        np.maximum(highest, scores[label], out=highest)
+    return not np.isnan(highest).any()
 
 
 def match_postprocessing(postprocessing: Any, keys: list[Hashable] | None, outputs: int) -> list[Postprocessing | None]:

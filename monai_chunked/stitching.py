@@ -222,6 +222,8 @@ class _Stitching:
             )
         self.finished += 1
         recycle = partial(self.chunks.placement.recycle, chunk)
+        if writer.threaded and self.postprocessing not in (None, argmax):
+            result = result.clone()  # a callable may return the same memory every time
         if result.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr():
             writer.put(image, box, result, recycle)
         else:

@@ -29,6 +29,7 @@ class WriteBehind:
 
     def __init__(self, writer: OutputWriter, threaded: bool) -> None:
         self.writer = writer
+        self.threaded = threaded
         self._thread = ThreadPoolExecutor(1, "monai_chunked-write") if threaded else None
         self._waiting: deque[tuple[Future[None], Callable[[], None]]] = deque()
         self._stream: torch.cuda.Stream | None = None

@@ -133,7 +133,7 @@ def _partial(path: Path) -> Path:
 
 def _reserve(folder: Path, name: str) -> tuple[Path, FileIO]:
     """Open the file of a new output under a name that no other run takes, also in another thread or process."""
-    name = re.sub(r"[^\w.-]+", "_", name)[:100]
+    name = re.sub(r"[^\w.-]+", "_", name)[:50]
     for number in itertools.count(1):
         path = folder / f"{name}-{number:04d}.npy"
         try:
