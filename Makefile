@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 
-.PHONY: demo test lint setup oldest clean
+.PHONY: demo test bench bench-gpu lint setup oldest clean
 
 demo: setup
 	$(BIN)/python -m tutorials.demo
 
 test: setup
 	$(BIN)/python -m pytest
+
+# every peer in a process of its own, in turn; results go to benchmarks/results
+bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu
 
 lint: setup
 	$(BIN)/ruff check .

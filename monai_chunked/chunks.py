@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import numpy as np
 import torch
 
 from monai_chunked.placement import Placement
@@ -12,11 +14,15 @@ from monai_chunked.plan import Box, ChunkGrid, Window
 
 __all__ = ["OpenChunks"]
 
-PRODUCT_BYTES = {"cpu": 2**24}
-"""How much of a prediction is multiplied at a time, by device type: on a CPU as much as its cache may hold, but not so
-little that threads spend their time waiting for each other."""
+PRODUCT_BYTES = 2**26
+"""How much of a prediction is multiplied at a time on an accelerator."""
 
-DEFAULT_PRODUCT_BYTES = 2**26
+
+THREAD_BYTES = 2**19
+"""A prediction is worth one thread for each so many bytes."""
+
+Piece = tuple[torch.Tensor, Box]
+"""What a window and a chunk have in common: in the chunk, ``(channels, *piece)``, and where in the window."""
 
 
 class OpenChunks:
@@ -34,6 +40,7 @@ class OpenChunks:
             MONAI divides by the sum of the weights that came with the first batch, also if a ``process_fn`` changes
             them afterwards.
         placement: the memory of chunks.
+        workers: threads for CPU memory.
         differentiable: keep what autograd needs.
     """
 
@@ -44,6 +51,7 @@ class OpenChunks:
         channels: int,
         weights: torch.Tensor,
         placement: Placement,
+        workers: ThreadPoolExecutor,
         differentiable: bool = False,
     ) -> None:
         self.output = output
@@ -52,6 +60,7 @@ class OpenChunks:
         self.device = weights.device
         self.weights = {weights.device.type: weights}
         self.placement = placement
+        self.workers = workers
         self.differentiable = differentiable
         self._product = torch.empty(0, device=self.device)
 
@@ -63,13 +72,21 @@ class OpenChunks:
             prediction: ``(channels, *prediction_size)``.
             weights: ``(1, *prediction_size)``, of the dtype of the sums.
         """
-        targets = [
-            (self._chunk(chunk)[(slice(None), *in_chunk)], (slice(None), *in_window))
+        # the product has the dtype of the prediction, as in MONAI, but is never rounded to half precision
+        if prediction.dtype not in (torch.float32, torch.float64):
+            prediction = prediction.to(torch.result_type(prediction, weights))
+        pieces = [
+            (self._chunk(chunk)[(slice(None), *in_chunk)], in_window)
             for chunk, in_window, in_chunk in self.grid.pieces(window.position)
         ]
-        for channels, product in self._multiply(prediction, weights):
-            for target, in_window in targets:
-                target[channels].add_(product[in_window].to(target.device))
+        if self.differentiable:
+            product = (prediction * weights).to(prediction.dtype)
+            for target, in_window in pieces:
+                target.add_(product[(slice(None), *in_window)])
+        elif self.device.type == "cpu":
+            self._add_on_cpu(pieces, prediction.numpy(), weights.numpy())
+        else:
+            self._add_on_accelerator(pieces, prediction, weights)
 
     def finish(self, window: Window) -> Iterator[tuple[Box, torch.Tensor]]:
         """The output voxels and the blended prediction ``(channels, *chunk)`` of each chunk that ends with a window.
@@ -86,25 +103,41 @@ class OpenChunks:
         sizes = (s.stop - s.start for s in self.grid.box(position))
         return self.placement.get((self.output, position)).view(self.channels, *sizes)
 
-    def _multiply(self, prediction: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Prediction times weight, a few channels at a time so that the product stays in cache.
+    def _add_on_cpu(self, pieces: list[Piece], prediction: np.ndarray, weights: np.ndarray) -> None:
+        """Each piece of each channel by itself, so that the product stays in cache, spread over threads.
 
-        The product has the dtype of the prediction, as in MONAI, but is never rounded to half precision.
+        With NumPy: its operations run in the thread that calls them, so that threads wait for each other once a window
+        and not once an operation, which costs dearly when the processor has other things to do.
         """
-        exact = prediction.dtype in (torch.float32, torch.float64)
-        dtype = prediction.dtype if exact else torch.result_type(prediction, weights)
-        if self.differentiable:
-            yield slice(None), (prediction * weights).to(dtype)
-            return
-        voxels = prod(prediction.shape[1:])
-        budget = PRODUCT_BYTES.get(self.device.type, DEFAULT_PRODUCT_BYTES)
-        step = min(max(1, budget // (voxels * dtype.itemsize)), self.channels)
-        if self._product.numel() < step * voxels or self._product.dtype != dtype:
-            self._product = torch.empty(step * voxels, dtype=dtype, device=self.device)
+        parts = [(target.numpy(), in_window, c) for c in range(self.channels) for target, in_window in pieces]
+        largest = max(target[0].numel() for target, _ in pieces)
+
+        def add(first: int, step: int) -> None:
+            memory = np.empty(largest, prediction.dtype)
+            with np.errstate(all="ignore"):
+                for target, in_window, c in parts[first::step]:
+                    part, sums = prediction[c][in_window], target[c]
+                    product = memory[: part.size].reshape(part.shape)
+                    np.multiply(part, weights[0][in_window], out=product, casting="same_kind")
+                    np.add(sums, product, out=sums, casting="same_kind")
+
+        threads = min(torch.get_num_threads(), len(parts), 1 + prediction.nbytes // THREAD_BYTES)
+        if threads == 1:
+            add(0, 1)
+        else:
+            list(self.workers.map(partial(add, step=threads), range(threads)))
+
+    def _add_on_accelerator(self, pieces: list[Piece], prediction: torch.Tensor, weights: torch.Tensor) -> None:
+        """A few channels at a time, to chunks on the device and in CPU memory."""
+        voxels = weights.numel()
+        step = min(max(1, PRODUCT_BYTES // (voxels * prediction.element_size())), self.channels)
+        if self._product.numel() < step * voxels or self._product.dtype != prediction.dtype:
+            self._product = torch.empty(step * voxels, dtype=prediction.dtype, device=self.device)
         for start in range(0, self.channels, step):
-            channels = slice(start, min(start + step, self.channels))
-            part = prediction[channels]
-            yield channels, torch.mul(part, weights, out=self._product[: part.numel()].view(part.shape))
+            part = prediction[start : start + step]
+            product = torch.mul(part, weights, out=self._product[: part.numel()].view(part.shape))
+            for target, in_window in pieces:
+                target[start : start + step].add_(product[(slice(None), *in_window)].to(target.device))
 
     def _sum_of_weights(self, chunk: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Of all windows over a chunk, ``(1, *chunk)``; it depends on geometry alone, so nobody needs to keep it."""

@@ -123,31 +123,32 @@ def chunked_sliding_window_inference(
     known_dtype = result_dtype if postprocessing is None else None
     target.check(len(inputs) * inputs[0, 0].numel() * least_itemsize, known_dtype)
     stitcher = Stitcher(
-        windows,
-        len(inputs),
-        tuple(inputs.shape[2:]),
-        chunk_size,
-        network_device,
-        sum_dtype,
-        result_dtype,
-        postprocessing,
-        target,
-        *limits,
-        scratch_dir,
+        windows=windows,
+        images=len(inputs),
+        image_size=tuple(inputs.shape[2:]),
+        chunk_size=chunk_size,
+        device=network_device,
+        sum_dtype=sum_dtype,
+        result_dtype=result_dtype,
+        postprocessing=postprocessing,
+        output=target,
+        device_memory=limits[0],
+        cpu_memory=limits[1],
+        scratch_dir=scratch_dir,
     )
     differentiable = postprocessing is None and output != "disk" and limits == (None, None)
     with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
         predict = Predictor(
             predictor,
-            _pad(inputs, roi, padding_mode, cval),
-            None if condition is None else _pad(condition, roi, padding_mode, cval),
-            importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
-            process_fn,
-            network_device,
-            sw_batch_size > 1,
-            with_coord,
-            args,
-            kwargs,
+            image=_pad(inputs, roi, padding_mode, cval),
+            condition=None if condition is None else _pad(condition, roi, padding_mode, cval),
+            importance=importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
+            process_fn=process_fn,
+            device=network_device,
+            gather=sw_batch_size > 1,
+            with_coord=with_coord,
+            args=args,
+            kwargs=kwargs,
         )
         with tqdm(total=len(inputs) * len(windows), unit="window", disable=not progress) as bar:
             keys, results = _run(windows.batches(len(inputs), sw_batch_size), predict, stitcher, bar)

@@ -39,13 +39,16 @@ def _copy_with_layout(view: torch.Tensor) -> torch.Tensor:
     alignment; the distance between rows, most of which belongs to voxels outside the window, does not.
     """
     strides = [0] * view.dim()
-    extent = packed = 1  # elements spanned by the dimensions inside the current one, in the view and in the copy
-    for d in sorted(range(view.dim()), key=lambda d: (view.stride(d), -d)):
-        stride = view.stride(d)
+    borders = [(1, 1)]  # where dimensions begin and end, in the view and in the copy
+    for d in sorted(range(view.dim()), key=lambda d: (view.stride(d), view.shape[d] == 1, -d)):
+        stride, size = view.stride(d), view.shape[d]
         if stride == 0:  # an expanded dimension: copied once, expanded again
             continue
-        strides[d] = packed if stride == extent else packed + 1 + (stride - packed - 1) % ALIGNMENT
-        extent, packed = stride * view.shape[d], strides[d] * view.shape[d]
+        if size > 1 and stride < max(borders)[0]:  # one element is several voxels, as after unfold
+            return view.clone()
+        before, packed = max(border for border in borders if border[0] <= stride)
+        strides[d] = packed if stride == before else packed + 1 + (stride - packed - 1) % ALIGNMENT
+        borders += [(stride, strides[d]), (stride * size, strides[d] * size)]
     shape = [1 if stride == 0 else size for size, stride in zip(view.shape, strides)]
     span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))
     memory = view.new_empty(span + ALIGNMENT)

@@ -61,7 +61,10 @@ class Placement:
             _Pool(torch.device("cpu"), dtype, forecast.peak[CPU], reuse, pinned),
         )
         self._chunks: dict[Key, torch.Tensor] = {}
-        self._scratch = ScratchFile(forecast.scratch_file, scratch_dir) if forecast.scratch_file else None
+        self._scratch_dir = scratch_dir
+        self._scratch: ScratchFile | None = None
+        if forecast.scratch_file:
+            self._scratch = ScratchFile(forecast.scratch_file, scratch_dir)
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._mover = ThreadPoolExecutor(1, "monai_chunked-move") if forecast.moved else None
         self._pending: Future[None] | None = None
@@ -117,7 +120,8 @@ class Placement:
         before = None if source in (None, SCRATCH) else self._chunks.pop(key)
         if target == SCRATCH:
             assert before is not None
-            assert self._scratch is not None
+            if self._scratch is None:  # not foreseen: the device turned out to have less room than it said
+                self._scratch = ScratchFile(self._schedule.scratch_file, self._scratch_dir)
             self._scratch.write(slot, before.cpu())
             self.written += size
             self.open_bytes[SCRATCH] += size

@@ -168,7 +168,7 @@ class Schedule:
         while self.used[level] + size > self.limits[level]:
             victim = self._pop_latest(level)
             if victim is None:
-                raise LimitError
+                raise LimitError("the limits cannot hold the chunks that one window touches")
             target = SCRATCH
             if level == DEVICE and self._size[victim] <= self.limits[CPU]:
                 target = CPU

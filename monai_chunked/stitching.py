@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -62,6 +63,7 @@ class Stitcher:
 
     def __post_init__(self) -> None:
         self._placement: Placement | None = None
+        self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._outputs: list[_Stitching] = []
 
     def add(self, batch: Sequence[Window], prediction: Prediction) -> None:
@@ -112,7 +114,7 @@ class Stitcher:
         self.output.check(sum(map(self._known_bytes, layout.grids, prediction.tensors, functions)))
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
-            chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, differentiable)
+            chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, self._workers, differentiable)
             self._outputs.append(_Stitching(name, chunks, self.images, function, self.result_dtype, self.output))
         placement.prepare()
         return placement
@@ -138,6 +140,7 @@ class Stitcher:
         return layout
 
     def _close(self) -> None:
+        self._workers.shutdown()
         if self._placement is not None:
             self._placement.close()
 

@@ -1,0 +1,9 @@
+"""
+How fast and how small: one script for each question, every peer in a process of its own.
+
+    python -m benchmarks                        # questions 1 to 5, under 20 minutes on 2 cores
+    python -m benchmarks.stitching --rounds 5   # one of them
+    python -m benchmarks.gpu                    # question 6, on a machine with a CUDA device
+
+`harness` runs peers, `peers` is what runs, `report` writes `results/<question>.md`, `.json` and `.png`.
+"""
