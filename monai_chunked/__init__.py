@@ -3,7 +3,18 @@
 from monai_chunked.chunk_plan import ChunkPlan
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
+from monai_chunked.outputs import MemoryOutput, NumpyOutput, Output, OutputWriter, Result
 
 __version__ = "0.1.0"
 
-__all__ = ["ChunkPlan", "ChunkedSliceInferer", "ChunkedSlidingWindowInferer", "chunked_sliding_window_inference"]
+__all__ = [
+    "ChunkPlan",
+    "ChunkedSliceInferer",
+    "ChunkedSlidingWindowInferer",
+    "MemoryOutput",
+    "NumpyOutput",
+    "Output",
+    "OutputWriter",
+    "Result",
+    "chunked_sliding_window_inference",
+]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from monai_chunked import checks
 from monai_chunked.memory import format_bytes, parse_bytes
-from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
+from monai_chunked.outputs import AutoOutput, MemoryOutput, Metadata, NumpyOutput, Output
 from monai_chunked.plan import Window, padding, window_grid
 from monai_chunked.predictions import Predictor, importance_map, pack
 from monai_chunked.stitching import Stitcher
@@ -48,7 +48,7 @@ def chunked_sliding_window_inference(
     *args: Any,
     chunk_size: Sequence[int] | int | None = None,
     postprocessing: Any = None,
-    output: str = "auto",
+    output: str | Output = "auto",
     output_dir: str | os.PathLike[str] | None = None,
     device_memory: int | str | None = None,
     cpu_memory: int | str | None = None,
@@ -75,7 +75,8 @@ def chunked_sliding_window_inference(
             that treats each voxel by itself, or ``"argmax"`` for one channel of the smallest unsigned integer type
             that holds the labels. The memory of the chunk is used again after the call. With several outputs of the
             predictor: one for all, or a tuple or dict to match. Inference runs without gradients then.
-        output: where finished chunks go. ``"device"``: a tensor on ``device``. ``"cpu"``: a tensor in memory.
+        output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
+            ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
             gradients then. ``"auto"``: the first of these that has room, with a warning for each step down.
         output_dir: the folder for ``"disk"``; by default a temporary one, removed when the tensor is gone.
@@ -124,8 +125,8 @@ def chunked_sliding_window_inference(
     target.check(len(inputs) * inputs[0, 0].numel() * least_itemsize, known_dtype)
     stitcher = Stitcher(
         windows=windows,
-        images=len(inputs),
         image_size=tuple(inputs.shape[2:]),
+        metadata=_metadata(inputs),
         chunk_size=chunk_size,
         device=network_device,
         sum_dtype=sum_dtype,
@@ -136,7 +137,7 @@ def chunked_sliding_window_inference(
         cpu_memory=limits[1],
         scratch_dir=scratch_dir,
     )
-    differentiable = postprocessing is None and output != "disk" and limits == (None, None)
+    differentiable = postprocessing is None and target.in_memory and limits == (None, None)
     with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
         predict = Predictor(
             predictor,
@@ -182,13 +183,22 @@ def _device(device: torch.device | str) -> torch.device:
     return torch.empty(0, device=device).device
 
 
-def _output(output: str, device: torch.device, output_dir: str | os.PathLike[str] | None) -> Output:
+def _output(output: str | Output, device: torch.device, output_dir: str | os.PathLike[str] | None) -> Output:
+    if isinstance(output, Output):
+        return output
     name = checks.check_output(output)
     if name == "disk":
         return NumpyOutput(output_dir)
     if name == "auto":
         return AutoOutput(device, output_dir)
     return MemoryOutput(device if name == "device" else "cpu")
+
+
+def _metadata(inputs: torch.Tensor) -> tuple[Metadata, ...]:
+    """Of each image."""
+    if not isinstance(inputs, MetaTensor):
+        return tuple({} for _ in inputs)
+    return tuple(dict(image.meta) for image in inputs[:, :1])
 
 
 def _result_dtype(inputs: torch.Tensor) -> torch.dtype:
@@ -216,7 +226,7 @@ def _pad(tensor: torch.Tensor, roi_size: Sequence[int], padding_mode: str, cval:
 
 def _with_metadata(results: Sequence[torch.Tensor], inputs: torch.Tensor) -> list[torch.Tensor]:
     """MetaTensors for a MetaTensor. As in MONAI only a single result takes over the metadata of the input."""
-    if not isinstance(inputs, MetaTensor):
+    if not isinstance(inputs, MetaTensor) or not all(isinstance(result, torch.Tensor) for result in results):
         return list(results)
     if len(results) > 1:
         return [MetaTensor(result) for result in results]

@@ -13,6 +13,7 @@ from monai.utils import BlendMode, PytorchPadMode, ensure_tuple
 from monai_chunked.checks import check_mode
 from monai_chunked.chunk_plan import ChunkPlan, plan_inferer
 from monai_chunked.inference import chunked_sliding_window_inference
+from monai_chunked.outputs import Output
 
 __all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer"]
 
@@ -59,7 +60,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         *,
         chunk_size: Sequence[int] | int | None = None,
         postprocessing: Any = None,
-        output: str = "auto",
+        output: str | Output = "auto",
         output_dir: str | os.PathLike[str] | None = None,
         device_memory: int | str | None = None,
         cpu_memory: int | str | None = None,

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from monai.transforms.utils import scale_affine
 
 from monai_chunked.chunks import OpenChunks
 from monai_chunked.memory import available_memory
-from monai_chunked.outputs import Output
+from monai_chunked.outputs import Metadata, Output, Result
 from monai_chunked.outputs.behind import WriteBehind
 from monai_chunked.placement import Placement
 from monai_chunked.plan import Box, ChunkGrid, Window, WindowGrid
@@ -36,8 +37,8 @@ class Stitcher:
 
     Args:
         windows: the windows.
-        images: number of images in the input batch.
         image_size: spatial size of an image in voxels.
+        metadata: of each image in the input batch.
         chunk_size: spatial size of a chunk in voxels, or ``None``.
         device: where predictions are.
         sum_dtype: float32 or float64.
@@ -49,8 +50,8 @@ class Stitcher:
     """
 
     windows: WindowGrid
-    images: int
     image_size: tuple[int, ...]
+    metadata: tuple[Metadata, ...]
     chunk_size: tuple[int, ...] | None
     device: torch.device
     sum_dtype: torch.dtype
@@ -62,6 +63,7 @@ class Stitcher:
     scratch_dir: str | os.PathLike[str] | None
 
     def __post_init__(self) -> None:
+        self.images = len(self.metadata)
         self._placement: Placement | None = None
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._outputs: list[_Stitching] = []
@@ -75,7 +77,7 @@ class Stitcher:
                 stitching.add(window, tensor, weights)
                 placement.prepare()
 
-    def finish(self) -> list[torch.Tensor]:
+    def finish(self) -> list[Any]:
         """The results, when all windows are in."""
         results = [stitching.finish() for stitching in self._outputs]
         self._close()
@@ -115,7 +117,8 @@ class Stitcher:
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
             chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, self._workers, differentiable)
-            self._outputs.append(_Stitching(name, chunks, self.images, function, self.result_dtype, self.output))
+            metadata = tuple(_at_resolution(each, self.image_size, chunks.grid.size) for each in self.metadata)
+            self._outputs.append(_Stitching(name, chunks, metadata, function, self.result_dtype, self.output))
         placement.prepare()
         return placement
 
@@ -151,7 +154,7 @@ class _Stitching:
     Args:
         name: of the output in messages and file names.
         chunks: the open chunks, none so far.
-        images: number of images in the input batch.
+        metadata: of each image in the input batch.
         postprocessing: applied to finished chunks, or ``None``.
         dtype: of the result if there is no postprocessing.
         output: where finished chunks go.
@@ -164,14 +167,14 @@ class _Stitching:
         self,
         name: str,
         chunks: OpenChunks,
-        images: int,
+        metadata: tuple[Metadata, ...],
         postprocessing: Postprocessing | None,
         dtype: torch.dtype,
         output: Output,
     ) -> None:
         self.name = name
         self.chunks = chunks
-        self.images = images
+        self.metadata = metadata
         self.postprocessing = postprocessing
         self.dtype = dtype
         self.output = output
@@ -195,10 +198,10 @@ class _Stitching:
         for box, chunk in self.chunks.finish(window):
             self._write(window.image, box, chunk)
 
-    def finish(self) -> torch.Tensor:
+    def finish(self) -> Any:
         """The result, ``(B, C', *spatial)``, when all windows are in."""
         assert self._writer is not None
-        assert self.finished == self.images * len(self.chunks.grid)
+        assert self.finished == len(self.metadata) * len(self.chunks.grid)
         return self._writer.finish()
 
     def abandon(self) -> None:
@@ -207,8 +210,8 @@ class _Stitching:
             self._writer.abandon()
 
     def _create(self, channels: int, dtype: torch.dtype) -> WriteBehind:
-        shape = (self.images, channels, *self.chunks.grid.size)
-        writer = self.output.create(self.name, shape, dtype)
+        shape = (len(self.metadata), channels, *self.chunks.grid.size)
+        writer = self.output.create(Result(self.name, shape, dtype, self.chunks.grid.cuts, self.metadata))
         on_accelerator = self.chunks.device.type != "cpu"
         threaded = (on_accelerator or not writer.in_memory) and not self.chunks.differentiable
         self._writer = WriteBehind(writer, threaded)
@@ -260,6 +263,17 @@ def _known_result(
     if postprocessing is None:
         return channels, dtype
     return (1, label_dtype(channels)) if postprocessing is argmax else None
+
+
+def _at_resolution(metadata: Metadata, image_size: tuple[int, ...], size: tuple[int, ...]) -> Metadata:
+    """Of a result: where the network changes the resolution its voxels lie elsewhere, over the same volume."""
+    affine = metadata.get("affine")
+    if affine is None or size == image_size:
+        return metadata
+    affine = torch.as_tensor(affine, dtype=torch.float64)
+    dims = affine.shape[-1] - 1
+    scale = scale_affine((*image_size, *[1] * dims)[:dims], (*size, *[1] * dims)[:dims])
+    return {**metadata, "affine": affine @ torch.as_tensor(scale, dtype=torch.float64)}
 
 
 def _voxels(box: Box) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from math import prod
 
 import torch
 
 from monai_chunked.memory import available_memory, format_bytes
-from monai_chunked.outputs.base import Output, OutputWriter
+from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 
@@ -26,6 +27,8 @@ class AutoOutput(Output):
         output_dir: the folder for the last choice, as in :py:class:`NumpyOutput`.
     """
 
+    in_memory = True
+
     def __init__(self, device: torch.device, output_dir: str | os.PathLike[str] | None = None) -> None:
         cpu = torch.device("cpu")
         self.devices = [cpu] if device.type == "cpu" else [device, cpu]
@@ -35,21 +38,27 @@ class AutoOutput(Output):
     def reserve(self, device: torch.device, size: int) -> None:
         self._taken[device] = self._taken.get(device, 0) + size
 
-    def check(self, least_bytes: int, dtype: torch.dtype | None = None) -> None:
+    def check(
+        self,
+        least_bytes: int,
+        dtype: torch.dtype | None = None,
+        metadata: Sequence[Metadata] = (),
+        overwrite: bool = True,
+    ) -> None:
         if self.disk.output_dir is not None:
             self.disk.check(0)
 
-    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
-        size = prod(shape) * dtype.itemsize
+    def create(self, result: Result) -> OutputWriter:
+        size = prod(result.shape) * result.dtype.itemsize
         for device, below in zip(self.devices, [*self.devices[1:], "disk"]):
             available = available_memory(device)
             free = None if available is None else max(available - self._taken.get(device, 0), 0)
             if free is None or size <= free:
                 self.reserve(device, size)
-                return MemoryOutput(device).create(name, shape, dtype)
+                return MemoryOutput(device).create(result)
             warnings.warn(
-                f"output='auto': the {name} takes {format_bytes(size)} but {format_bytes(free)} are free on {device} "
-                f"beside open chunks, so it goes to {below}",
+                f"output='auto': the {result.name} takes {format_bytes(size)} but {format_bytes(free)} are free on "
+                f"{device} beside open chunks, so it goes to {below}",
                 stacklevel=2,
             )
-        return self.disk.create(name, shape, dtype)
+        return self.disk.create(result)

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from monai_chunked.plan import Box
 
-__all__ = ["Output", "OutputWriter"]
+__all__ = ["Metadata", "Output", "OutputWriter", "Result"]
+
+Metadata = Mapping[str, Any]
+"""Of one image, as in ``MetaTensor.meta``: ``affine``, ``filename_or_obj``, ``space``, ... ; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one output of the network becomes, known before its first chunk is written.
+
+    Attributes:
+        name: of the output of the network: ``"prediction"``, or with the key or position if there are several.
+        shape: ``(B, C, *spatial)``.
+        dtype: of every chunk.
+        cuts: for each spatial dimension, where chunks begin, and the size; ascending from 0.
+        metadata: of each image; ``affine`` is that of the result, also where the network changes the resolution.
+        overwrite: whether results that exist already may be replaced.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    cuts: tuple[tuple[int, ...], ...]
+    metadata: tuple[Metadata, ...]
+    overwrite: bool = False
 
 
 class OutputWriter(ABC):
-    """One output of one run. Chunks arrive in any order; each voxel is written once."""
+    """One result of one run. Chunks arrive in any order, from one thread; each voxel is written once."""
 
-    in_memory: bool
+    in_memory = False
     """Whether the result can be part of an autograd graph."""
+
+    complete = False
+    """Whether a writer that was resumed found its result finished already."""
 
     @abstractmethod
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
@@ -24,38 +55,77 @@ class OutputWriter(ABC):
         Args:
             image: index in the input batch.
             box: the voxels of the chunk.
-            chunk: ``(C, *chunk)`` in the dtype of the output, on any device. Its memory is used again afterwards.
+            chunk: ``(C, *chunk)`` in the dtype of the result, on any device. Its memory is used again afterwards.
         """
 
     @abstractmethod
-    def finish(self) -> torch.Tensor:
-        """All chunks are written: the result, ``(B, C, *spatial)``."""
+    def finish(self) -> Any:
+        """All chunks are written: the result, usually a tensor ``(B, C, *spatial)``."""
 
     def abandon(self) -> None:  # noqa: B027
-        """The run failed: leave nothing behind that looks like a result. Safe to call at any time."""
+        """The run failed: leave nothing behind that looks like a result. Safe to call at any time.
+
+        An output whose runs can be resumed keeps what is written; others remove it.
+        """
+
+    def flush(self) -> None:  # noqa: B027
+        """Return when what has been written would survive a crash. Asked for only where runs can be resumed."""
+
+    def read(self, image: int, box: Box) -> torch.Tensor:
+        """A chunk that was written before a crash, ``(C, *chunk)``. Asked for only where runs can be resumed."""
+        raise NotImplementedError
 
 
 class Output(ABC):
-    """Where finished chunks go."""
+    """Where finished chunks go. Only :py:meth:`create` must be there.
 
-    def check(self, least_bytes: int, dtype: torch.dtype | None = None) -> None:  # noqa: B027
-        """Raise if it is known already that the outputs of a run are not possible.
+    An output whose runs can be resumed returns a path from :py:meth:`journal`, and has :py:meth:`resume` and
+    :py:meth:`load` too.
+    """
+
+    in_memory = False
+    """Whether results may stay in memory and be differentiated."""
+
+    def check(  # noqa: B027
+        self,
+        least_bytes: int,
+        dtype: torch.dtype | None = None,
+        metadata: Sequence[Metadata] = (),
+        overwrite: bool = True,
+    ) -> None:
+        """Raise if it is known already that the results of a run are not possible.
 
         Args:
             least_bytes: a lower limit of their size. It is asked before the network runs, when the number of channels
                 is not known, and again after the first batch.
-            dtype: of the result, where that is known.
+            dtype: of the results, where that is known.
+            metadata: of each image.
+            overwrite: whether results that exist already may be replaced.
         """
 
     def reserve(self, device: torch.device, size: int) -> None:  # noqa: B027
         """Told before anything is created how many bytes of a device open chunks will take."""
 
     @abstractmethod
-    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
-        """Start one output of a run.
+    def create(self, result: Result) -> OutputWriter:
+        """Start one result of a run afresh."""
 
-        Args:
-            name: of the output of the network: ``"prediction"``, or with the key or position if there are several.
-            shape: ``(B, C, *spatial)``.
-            dtype: of the result.
+    def journal(self, metadata: Sequence[Metadata]) -> Path | None:
+        """The file for the journal of a run over these images, beside its results; ``None``: it cannot be resumed."""
+        return None
+
+    def resume(self, result: Result) -> OutputWriter:
+        """Go on with a result that an earlier run left unfinished.
+
+        Raises:
+            OSError: when what it left is missing, or has another size.
         """
+        raise NotImplementedError
+
+    def load(self, result: Result) -> Any:
+        """A result that an earlier run finished, as its :py:meth:`OutputWriter.finish` returned it.
+
+        Raises:
+            OSError: when it is missing, or has another size.
+        """
+        raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ class WriteBehind:
             future.result()
             written()
 
-    def finish(self) -> torch.Tensor:
+    def finish(self) -> Any:
         """The result, when everything is written."""
         self.poll(0)
         self._stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_chunked.outputs.base import Output, OutputWriter
+from monai_chunked.outputs.base import Output, OutputWriter, Result
 from monai_chunked.plan import Box
 
 __all__ = ["MemoryOutput"]
@@ -17,11 +17,13 @@ class MemoryOutput(Output):
         device: of the tensor.
     """
 
+    in_memory = True
+
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
-        return _MemoryWriter(torch.empty(shape, dtype=dtype, device=self.device))
+    def create(self, result: Result) -> OutputWriter:
+        return _MemoryWriter(torch.empty(result.shape, dtype=result.dtype, device=self.device))
 
 
 class _MemoryWriter(OutputWriter):

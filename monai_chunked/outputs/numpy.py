@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from numpy.lib import format as npy
 
 from monai_chunked.checks import check_folder
-from monai_chunked.outputs.base import Output, OutputWriter
+from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.plan import Box
 
 __all__ = ["NumpyOutput"]
@@ -50,12 +51,19 @@ class NumpyOutput(Output):
     def __init__(self, output_dir: str | os.PathLike[str] | None = None) -> None:
         self.output_dir = output_dir
 
-    def check(self, least_bytes: int, dtype: torch.dtype | None = None) -> None:
+    def check(
+        self,
+        least_bytes: int,
+        dtype: torch.dtype | None = None,
+        metadata: Sequence[Metadata] = (),
+        overwrite: bool = True,
+    ) -> None:
         if dtype == torch.bfloat16:
             raise TypeError("a .npy file cannot hold torch.bfloat16; pass float32 inputs, or choose output='cpu'")
         check_folder("output_dir", self.output_dir, least_bytes)
 
-    def create(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> OutputWriter:
+    def create(self, result: Result) -> OutputWriter:
+        name, shape, dtype = result.name, result.shape, result.dtype
         self.check(prod(shape) * dtype.itemsize, dtype)
         if self.output_dir is not None:
             return _NumpyWriter(Path(self.output_dir), name, shape, dtype)
@@ -64,8 +72,6 @@ class NumpyOutput(Output):
 
 
 class _NumpyWriter(OutputWriter):
-    in_memory = False
-
     def __init__(
         self, folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype, temporary: bool = False
     ) -> None:

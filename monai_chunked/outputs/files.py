@@ -1,0 +1,98 @@
+"""What outputs that write files have in common: a folder, and names for the files in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data.folder_layout import FolderLayout
+
+from monai_chunked.checks import check_folder
+from monai_chunked.outputs.base import Metadata, Output, Result
+
+__all__ = ["FileOutput", "make_folders", "partial_path"]
+
+
+class FileOutput(Output):
+    """Names files as MONAI's ``SaveImage`` does.
+
+    Args:
+        output_dir: an existing folder.
+        output_postfix: appended to the name of the image, with an underscore between.
+        separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
+        data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, PermissionError: when ``output_dir`` is not a folder for files.
+        FileExistsError: when a result exists and may not be replaced, or two images would have the same file.
+        OSError: when its disk has less free space than the results need.
+    """
+
+    extension: str
+    """With its dot."""
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        output_postfix: str = "trans",
+        separate_folder: bool = True,
+        data_root_dir: str | os.PathLike[str] = "",
+    ) -> None:
+        self.output_dir = output_dir
+        self.output_postfix = output_postfix
+        self.separate_folder = separate_folder
+        self.data_root_dir = data_root_dir
+
+    def check(
+        self,
+        least_bytes: int,
+        dtype: torch.dtype | None = None,
+        metadata: Sequence[Metadata] = (),
+        overwrite: bool = True,
+    ) -> None:
+        check_folder("output_dir", self.output_dir, least_bytes)
+        paths = self.paths(metadata)
+        for path in paths:
+            if paths.count(path) > 1:
+                raise FileExistsError(
+                    f"{paths.count(path)} images of the batch would be written to {path}; give them different names "
+                    f"(filename_or_obj), or set data_root_dir"
+                )
+            if path.exists() and not overwrite:
+                raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
+
+    def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
+        """The file of each image. Makes no folder."""
+        return [self._path(each, name, self.extension) for each in metadata]
+
+    def journal(self, metadata: Sequence[Metadata]) -> Path | None:
+        return self._path(metadata[0], "prediction", self.extension + ".journal")
+
+    def _path(self, metadata: Metadata, name: str, extension: str) -> Path:
+        # "prediction-key" of a network with several outputs becomes "<image>_<postfix>-key"
+        layout = FolderLayout(
+            self.output_dir,
+            postfix=self.output_postfix + name.removeprefix("prediction"),
+            extension=extension,
+            parent=self.separate_folder,
+            makedirs=False,
+            data_root_dir=self.data_root_dir,
+        )
+        subject: Any = metadata.get("filename_or_obj") or "image"
+        return Path(layout.filename(str(subject)))
+
+
+def partial_path(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.with_name(path.name + ".partial")
+
+
+def make_folders(result: Result, paths: Sequence[Path]) -> None:
+    """The folders of a result's files, which must not exist unless they may be replaced."""
+    for path in paths:
+        if path.exists() and not result.overwrite:
+            raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
+        path.parent.mkdir(parents=True, exist_ok=True)
