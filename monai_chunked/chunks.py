@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -104,28 +105,30 @@ class OpenChunks:
         return self.placement.get((self.output, position)).view(self.channels, *sizes)
 
     def _add_on_cpu(self, pieces: list[Piece], prediction: np.ndarray, weights: np.ndarray) -> None:
-        """Each piece of each channel by itself, so that the product stays in cache, spread over threads.
+        """Channel by channel, so that the product stays in cache, spread over threads.
 
         With NumPy: its operations run in the thread that calls them, so that threads wait for each other once a window
         and not once an operation, which costs dearly when the processor has other things to do.
         """
-        parts = [(target.numpy(), in_window, c) for c in range(self.channels) for target, in_window in pieces]
-        largest = max(target[0].numel() for target, _ in pieces)
+        slabs: dict[tuple[int, int], list[tuple[np.ndarray, Box]]] = {}
+        for target, (first, *others) in pieces:
+            slabs.setdefault((first.start, first.stop), []).append((target.numpy(), (slice(None), *others)))
 
-        def add(first: int, step: int) -> None:
-            memory = np.empty(largest, prediction.dtype)
+        def add(thread: int, threads: int) -> None:
+            memory = np.empty(prediction.shape[1:], prediction.dtype)
+            parts = itertools.product(range(thread, self.channels, threads), slabs.items())
             with np.errstate(all="ignore"):
-                for target, in_window, c in parts[first::step]:
-                    part, sums = prediction[c][in_window], target[c]
-                    product = memory[: part.size].reshape(part.shape)
-                    np.multiply(part, weights[0][in_window], out=product, casting="same_kind")
-                    np.add(sums, product, out=sums, casting="same_kind")
+                for c, ((start, stop), targets) in parts:
+                    product = memory[: stop - start]
+                    np.multiply(prediction[c, start:stop], weights[0, start:stop], out=product, casting="same_kind")
+                    for sums, in_slab in targets:
+                        np.add(sums[c], product[in_slab], out=sums[c], casting="same_kind")
 
-        threads = min(torch.get_num_threads(), len(parts), 1 + prediction.nbytes // THREAD_BYTES)
+        threads = min(torch.get_num_threads(), self.channels, 1 + prediction.nbytes // THREAD_BYTES)
         if threads == 1:
             add(0, 1)
         else:
-            list(self.workers.map(partial(add, step=threads), range(threads)))
+            list(self.workers.map(partial(add, threads=threads), range(threads)))
 
     def _add_on_accelerator(self, pieces: list[Piece], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """A few channels at a time, to chunks on the device and in CPU memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,20 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
     classes = scores.shape[0]
     labels = torch.empty((1, *scores.shape[1:]), dtype=label_dtype(classes), device=scores.device)
     step = max(1, ROW_VOXELS // scores[0, :1].numel())
-    for start in range(0, scores.shape[1], step):
+    on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8
+
+    def label(start: int) -> None:
         rows, target = scores[:, start : start + step], labels[0, start : start + step]
-        on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8
         if not (on_cpu and _argmax_by_class(rows.numpy(), target.numpy())):
             target.copy_(torch.max(rows, dim=0).indices)
+
+    starts = range(0, scores.shape[1], step)
+    if on_cpu and len(starts) > 1:
+        with ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-argmax") as threads:
+            list(threads.map(label, starts))
+    else:
+        for start in starts:
+            label(start)
     return labels
 
 
