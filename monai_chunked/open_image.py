@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from monai.data.image_reader import NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.io.array import switch_endianness
 from monai.transforms.utility.array import EnsureChannelFirst
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, optional_import
 from nibabel.volumeutils import apply_read_scaling
 
 __all__ = ["ImageArray", "open_image"]
@@ -164,7 +163,8 @@ class _Header(NibabelReader):
 
 
 def _open_nifti(path: str) -> ImageArray:
-    if path.lower().endswith(".gz") and find_spec("indexed_gzip") is None:
+    compressed = path.lower().endswith(".gz")
+    if compressed and not optional_import("indexed_gzip")[1]:
         raise ImportError("reading .nii.gz piece by piece needs indexed_gzip: pip install 'monai-chunked[lazy]'")
     reader = _Header(squeeze_non_spatial_dims=True)
     shown, header = reader.get_data(reader.read(path))
@@ -182,7 +182,7 @@ def _open_nifti(path: str) -> ImageArray:
         raise ValueError(f"{path} of shape {proxy.shape} has more than one dimension behind the spatial ones")
     axes = (None, behind[0] if behind else None, *range(dims))
     scaled = (proxy.slope, proxy.inter) != (1, 0)
-    if path.lower().endswith(".gz"):
+    if compressed:
         chunks = [n if axis < 2 else 1 for axis, n in enumerate(proxy.shape)]
         return ImageArray(proxy, axes, meta, chunks, scaled)
     mapped = proxy.get_unscaled()
