@@ -3,6 +3,7 @@
 from monai_chunked.chunk_plan import ChunkPlan
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
+from monai_chunked.open_image import ImageArray, open_image
 from monai_chunked.outputs import MemoryOutput, NumpyOutput, Output, OutputWriter, Result
 
 __version__ = "0.1.0"
@@ -11,10 +12,12 @@ __all__ = [
     "ChunkPlan",
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
+    "ImageArray",
     "MemoryOutput",
     "NumpyOutput",
     "Output",
     "OutputWriter",
     "Result",
     "chunked_sliding_window_inference",
+    "open_image",
 ]

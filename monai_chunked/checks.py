@@ -16,17 +16,28 @@ import torch
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, ensure_tuple_rep, fall_back_tuple
 
 
-def check_inputs(inputs: Any) -> None:
-    """A tensor ``(B, C, *spatial)`` of real numbers with at least one of everything."""
-    if not isinstance(inputs, torch.Tensor):
-        raise TypeError(f"inputs must be a torch.Tensor of shape (B, C, *spatial), got {type(inputs).__name__}")
-    if inputs.dim() < 3 or 0 in inputs.shape:
-        raise ValueError(
-            f"inputs must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
-            f"got {tuple(inputs.shape)}"
+def check_inputs(inputs: Any, name: str = "inputs") -> None:
+    """A tensor or array ``(B, C, *spatial)`` of real numbers with at least one of everything."""
+    shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
+    if shape is None or dtype is None or not hasattr(inputs, "__getitem__"):
+        raise TypeError(
+            f"{name} must be a torch.Tensor of shape (B, C, *spatial), or an array with shape, dtype and slicing, "
+            f"got {type(inputs).__name__}"
         )
-    if inputs.is_complex():
-        raise TypeError(f"inputs must be real, got {inputs.dtype}; pass real and imaginary part as channels")
+    if len(shape) < 3 or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape):
+        raise ValueError(
+            f"{name} must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
+            f"got {tuple(shape)}"
+        )
+    if isinstance(inputs, torch.Tensor):
+        is_complex, is_real = inputs.is_complex(), True
+    else:
+        kind = getattr(dtype, "kind", "")
+        is_complex, is_real = kind == "c", kind in "biuf" and kind != ""
+    if is_complex:
+        raise TypeError(f"{name} must be real, got {dtype}; pass real and imaginary part as channels")
+    if not is_real:
+        raise TypeError(f"{name} must be numbers, got dtype {dtype}; accepted are bool, integers and floats")
 
 
 def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
@@ -87,9 +98,13 @@ def check_chunk_size(chunk_size: Any, dims: int) -> tuple[int, ...] | None:
     return tuple(check_positive("chunk_size", c, chunk_size) for c in _per_dimension("chunk_size", chunk_size, dims))
 
 
-def check_condition(condition: Any, inputs: torch.Tensor) -> None:
+def check_condition(condition: Any, inputs: Any) -> None:
     """Its windows are those of the input; the number of channels may be another."""
-    if condition is not None and condition.shape[:1] + condition.shape[2:] != inputs.shape[:1] + inputs.shape[2:]:
+    if condition is None:
+        return
+    check_inputs(condition, "condition")
+    own, other = tuple(condition.shape), tuple(inputs.shape)
+    if own[:1] + own[2:] != other[:1] + other[2:]:
         raise ValueError(
             f"condition of shape {tuple(condition.shape)} does not match inputs of shape {tuple(inputs.shape)}; "
             f"batch and spatial dimensions must be the same"
@@ -121,6 +136,13 @@ def check_folder(name: str, path: Any, needed: int) -> None:
     if free < needed:
         what = {"output_dir": "the output", "scratch_dir": "scratch"}[name]
         raise OSError(errno.ENOSPC, f"{what} needs {needed:,} bytes but {name} has {free:,} free", str(folder))
+
+
+def check_preprocessing(preprocessing: Any) -> None:
+    if not (preprocessing is None or callable(preprocessing)):
+        raise TypeError(
+            f"preprocessing={preprocessing!r} must be a callable that maps (C, *window) to (C', *window), or None"
+        )
 
 
 def check_postprocessing(postprocessing: Any) -> None:

@@ -14,6 +14,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked import checks
+from monai_chunked.inputs import device_of, dtype_of, rows_of
 from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.plan import window_grid
 from monai_chunked.planning import lay_out, least_peak
@@ -45,6 +46,9 @@ class ChunkPlan:
         monai_bytes: of the scores and the count map of MONAI's ``SlidingWindowInferer``.
         advice: what another scan order would save, if that is a lot.
         curve: bytes on each level while each window is added to each output, for one image: ``(steps, 3)``.
+        input_bytes: of the rows of the input that are kept, so that each voxel is read once; 0 if it is in memory or
+            only its shape is known.
+        input_in_memory: whether they are kept in memory, or else in a file in ``scratch_dir``.
     """
 
     image_size: tuple[int, ...]
@@ -65,6 +69,8 @@ class ChunkPlan:
     monai_bytes: int
     advice: str | None
     curve: np.ndarray = field(repr=False, compare=False)
+    input_bytes: int = 0
+    input_in_memory: bool = True
 
     def __str__(self) -> str:
         def size(voxels: Sequence[int]) -> str:
@@ -85,6 +91,9 @@ class ChunkPlan:
             ("output", output),
             ("MONAI's scores", format_bytes(self.monai_bytes)),
         ]
+        if self.input_bytes:
+            place = "in memory" if self.input_in_memory else "on scratch"
+            rows.append(("input rows kept", f"{format_bytes(self.input_bytes)} {place}, each voxel read once"))
         if self.advice:
             rows.append(("to save memory", self.advice))
         return "\n".join(f"{name:<20} {value}" for name, value in rows)
@@ -157,11 +166,10 @@ def plan_inferer(
     chunk_size = checks.check_chunk_size(getattr(inferer, "chunk_size", None), dims)
     device_limit = parse_bytes("device_memory", getattr(inferer, "device_memory", None))
     cpu_limit = parse_bytes("cpu_memory", getattr(inferer, "cpu_memory", None))
-    device = (
-        inferer.sw_device or getattr(inputs_or_shape, "device", None) or ("cpu" if device_limit is None else "cuda")
-    )
-    double = getattr(inputs_or_shape, "dtype", None) == torch.float64
-    itemsize = 8 if double else 4
+    given = hasattr(inputs_or_shape, "dtype")
+    likely = "cpu" if device_limit is None else "cuda"
+    device = inferer.sw_device or (device_of(inputs_or_shape) if given else likely)
+    itemsize = 8 if given and dtype_of(inputs_or_shape) == torch.float64 else 4
     channels = [checks.check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
 
     outputs = [(c, tuple(prediction_size or roi_size)) for c in channels]
@@ -188,6 +196,7 @@ def plan_inferer(
     elif postprocessing == "argmax":
         output_bytes = sum(v * label_dtype(c).itemsize for v, c in zip(voxels, channels))
     forecast = chosen.forecast
+    kept = rows_of(inputs_or_shape, windows) if given else None
     return ChunkPlan(
         image_size=tuple(image_size),
         roi_size=windows.roi_size,
@@ -207,4 +216,6 @@ def plan_inferer(
         monai_bytes=sum((images * c + 1) * prod(windows.image_size) * itemsize for c in channels),
         advice=advice,
         curve=forecast.curve,
+        input_bytes=kept.nbytes if kept else 0,
+        input_in_memory=kept is None or kept.in_memory,
     )

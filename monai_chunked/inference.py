@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
-from monai.utils import BlendMode, PytorchPadMode, convert_data_type, convert_to_dst_type
+from monai.utils import BlendMode, PytorchPadMode, convert_to_dst_type
 from tqdm import tqdm
 
 from monai_chunked import checks
+from monai_chunked.inputs import device_of, dtype_of, image_of, metadata_of, template_of
 from monai_chunked.memory import format_bytes, parse_bytes
-from monai_chunked.outputs import AutoOutput, MemoryOutput, Metadata, NumpyOutput, Output
-from monai_chunked.plan import Window, padding, window_grid
+from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
+from monai_chunked.plan import Window, window_grid
 from monai_chunked.predictions import Predictor, importance_map, pack
 from monai_chunked.stitching import Stitcher
 
@@ -28,7 +30,7 @@ __all__ = ["chunked_sliding_window_inference"]
 
 
 def chunked_sliding_window_inference(
-    inputs: torch.Tensor | MetaTensor,
+    inputs: Any,
     roi_size: Sequence[int] | int,
     sw_batch_size: int,
     predictor: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
@@ -47,6 +49,7 @@ def chunked_sliding_window_inference(
     with_coord: bool = False,
     *args: Any,
     chunk_size: Sequence[int] | int | None = None,
+    preprocessing: Callable[..., Any] | None = None,
     postprocessing: Any = None,
     output: str | Output = "auto",
     output_dir: str | os.PathLike[str] | None = None,
@@ -63,7 +66,10 @@ def chunked_sliding_window_inference(
     finished (divided by the sum of weights, postprocessed, handed to the output) as soon as its last window is in.
 
     Args:
-        inputs: ``(B, C, *spatial)``. Never written to.
+        inputs: ``(B, C, *spatial)``, a tensor, or anything with ``shape``, ``dtype`` and slicing: ``numpy.memmap``,
+            ``zarr.Array``, ``h5py.Dataset``, ``dask.array``, what :py:func:`open_image` returns. An array is never read
+            as a whole: rows of it that the current windows need are kept, so that each voxel is read once. Integers
+            become float32. Never written to.
         roi_size, sw_batch_size, predictor, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             roi_weight_map, process_fn, with_coord, args, kwargs: as in ``monai.inferers.sliding_window_inference``.
             Open chunks are on ``sw_device``.
@@ -71,6 +77,9 @@ def chunked_sliding_window_inference(
             it. Unlike MONAI's buffered mode this returns every output of the predictor.
         buffer_dim: a spatial dimension.
         chunk_size: spatial size of a chunk in output voxels. By default chunks end where windows start or end.
+        preprocessing: applied to the data of each window, ``(C, *window)`` to ``(C', *window)``, before it is padded
+            and goes to the network: any MONAI array transform that treats each voxel by itself, such as
+            ``ScaleIntensityRange``. Where a window reaches over the border of the image it gets less than a window.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: any MONAI array transform
             that treats each voxel by itself, or ``"argmax"`` for one channel of the smallest unsigned integer type
             that holds the labels. The memory of the chunk is used again after the call. With several outputs of the
@@ -86,12 +95,12 @@ def chunked_sliding_window_inference(
         cpu_memory: the most that open chunks may take in CPU memory. ``None``: what is available, less a margin. Chunks
             that do not fit go to a scratch file.
         scratch_dir: the folder of the scratch file, which has no name and vanishes with the process; by default the one
-            for temporary files.
+            for temporary files. More than 1 GiB of rows of an array are kept there too.
 
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
             that one window touches, which the first batch shows; when predictions do not fit the windows or each
-            other; when postprocessing changes the spatial size.
+            other; when preprocessing or postprocessing changes the spatial size.
         TypeError: when a parameter is of a wrong type, or the output cannot hold the dtype of the result.
         OSError: when ``output_dir`` or ``scratch_dir`` is missing, cannot be written to, or has too little space.
 
@@ -104,7 +113,7 @@ def chunked_sliding_window_inference(
     """
     condition = kwargs.pop("condition", None)
     checks.check_inputs(inputs)
-    dims = inputs.dim() - 2
+    dims = len(inputs.shape) - 2
     roi = checks.check_roi_size(roi_size, inputs.shape)
     sw_batch_size = checks.check_sw_batch_size(sw_batch_size)
     chunk_size = checks.check_chunk_size(chunk_size, dims)
@@ -112,21 +121,22 @@ def chunked_sliding_window_inference(
     mode, padding_mode = checks.check_mode(mode), checks.check_padding_mode(padding_mode)
     checks.check_sigma_scale(sigma_scale, dims, mode)
     checks.check_condition(condition, inputs)
+    checks.check_preprocessing(preprocessing)
     checks.check_postprocessing(postprocessing)
     limits = parse_bytes("device_memory", device_memory), parse_bytes("cpu_memory", cpu_memory)
     windows = window_grid(inputs.shape[2:], roi, checks.check_overlap(overlap, dims), buffer_steps, buffer_dim)
 
-    network_device = _device(sw_device or inputs.device)
-    sum_dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+    network_device = _device(sw_device or device_of(inputs))
+    sum_dtype = torch.float64 if dtype_of(inputs) == torch.float64 else torch.float32
     result_dtype = _result_dtype(inputs)
-    target = _output(output, _device(device or inputs.device), output_dir)
+    target = _output(output, _device(device or device_of(inputs)), output_dir)
     least_itemsize = result_dtype.itemsize if postprocessing is None else 1
     known_dtype = result_dtype if postprocessing is None else None
-    target.check(len(inputs) * inputs[0, 0].numel() * least_itemsize, known_dtype)
+    target.check(inputs.shape[0] * prod(inputs.shape[2:]) * least_itemsize, known_dtype)
     stitcher = Stitcher(
         windows=windows,
         image_size=tuple(inputs.shape[2:]),
-        metadata=_metadata(inputs),
+        metadata=metadata_of(inputs),
         chunk_size=chunk_size,
         device=network_device,
         sum_dtype=sum_dtype,
@@ -139,20 +149,20 @@ def chunked_sliding_window_inference(
     )
     differentiable = postprocessing is None and target.in_memory and limits == (None, None)
     with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
+        read = partial(image_of, windows, padding_mode, cval, network_device, sw_batch_size > 1, scratch_dir)
         predict = Predictor(
             predictor,
-            image=_pad(inputs, roi, padding_mode, cval),
-            condition=None if condition is None else _pad(condition, roi, padding_mode, cval),
+            image=read(inputs, preprocessing),
+            condition=None if condition is None else read(condition),
             importance=importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
             process_fn=process_fn,
             device=network_device,
-            gather=sw_batch_size > 1,
             with_coord=with_coord,
             args=args,
             kwargs=kwargs,
         )
-        with tqdm(total=len(inputs) * len(windows), unit="window", disable=not progress) as bar:
-            keys, results = _run(windows.batches(len(inputs), sw_batch_size), predict, stitcher, bar)
+        with tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress) as bar:
+            keys, results = _run(windows.batches(inputs.shape[0], sw_batch_size), predict, stitcher, bar)
     return pack(keys, _with_metadata(results, inputs))
 
 
@@ -194,41 +204,19 @@ def _output(output: str | Output, device: torch.device, output_dir: str | os.Pat
     return MemoryOutput(device if name == "device" else "cpu")
 
 
-def _metadata(inputs: torch.Tensor) -> tuple[Metadata, ...]:
-    """Of each image."""
-    if not isinstance(inputs, MetaTensor):
-        return tuple({} for _ in inputs)
-    return tuple(dict(image.meta) for image in inputs[:, :1])
-
-
-def _result_dtype(inputs: torch.Tensor) -> torch.dtype:
+def _result_dtype(inputs: Any) -> torch.dtype:
     """What MONAI returns; float32 for integer inputs, on which MONAI fails."""
     if isinstance(inputs, MetaTensor):
         return torch.get_default_dtype()
-    return inputs.dtype if inputs.is_floating_point() else torch.float32
+    dtype = dtype_of(inputs)
+    return dtype if dtype.is_floating_point else torch.float32
 
 
-def _pad(tensor: torch.Tensor, roi_size: Sequence[int], padding_mode: str, cval: float) -> torch.Tensor:
-    """The tensor without metadata, padded where it is smaller than a window."""
-    tensor = convert_data_type(tensor, torch.Tensor)[0]
-    before_and_after = padding(tensor.shape[2:], roi_size)
-    if not any(map(any, before_and_after)):
-        return tensor
-    value = cval if padding_mode == "constant" else 0.0  # PyTorch refuses others, and so does MONAI
-    try:
-        return F.pad(tensor, [n for pair in reversed(before_and_after) for n in pair], mode=padding_mode, value=value)
-    except (RuntimeError, NotImplementedError) as error:
-        raise ValueError(
-            f"padding_mode={padding_mode!r} cannot pad {tuple(tensor.shape[2:])} voxels to windows of "
-            f"{tuple(roi_size)}: {error}"
-        ) from error
-
-
-def _with_metadata(results: Sequence[torch.Tensor], inputs: torch.Tensor) -> list[torch.Tensor]:
-    """MetaTensors for a MetaTensor. As in MONAI only a single result takes over the metadata of the input."""
-    if not isinstance(inputs, MetaTensor) or not all(isinstance(result, torch.Tensor) for result in results):
+def _with_metadata(results: Sequence[torch.Tensor], inputs: Any) -> list[torch.Tensor]:
+    """MetaTensors where the input has metadata. As in MONAI only a single result takes it over."""
+    metadata = template_of(inputs)
+    if metadata is None or not all(isinstance(result, torch.Tensor) for result in results):
         return list(results)
     if len(results) > 1:
         return [MetaTensor(result) for result in results]
-    metadata = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
     return [convert_to_dst_type(result, metadata, dtype=result.dtype, device=result.device)[0] for result in results]

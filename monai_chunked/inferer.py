@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple
 
-from monai_chunked.checks import check_mode
+from monai_chunked.checks import check_inputs, check_mode
 from monai_chunked.chunk_plan import ChunkPlan, plan_inferer
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.outputs import Output
@@ -27,8 +28,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
     Args:
         roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             cache_roi_weight_map, cpu_thresh, with_coord: as in ``monai.inferers.SlidingWindowInferer``.
-        buffer_steps, buffer_dim, chunk_size, postprocessing, output, output_dir, device_memory, cpu_memory,
-            scratch_dir: as in
+        buffer_steps, buffer_dim, chunk_size, preprocessing, postprocessing, output, output_dir, device_memory,
+            cpu_memory, scratch_dir: as in
             :py:func:`chunked_sliding_window_inference`.
 
     Raises:
@@ -59,6 +60,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         with_coord: bool = False,
         *,
         chunk_size: Sequence[int] | int | None = None,
+        preprocessing: Callable[..., Any] | None = None,
         postprocessing: Any = None,
         output: str | Output = "auto",
         output_dir: str | os.PathLike[str] | None = None,
@@ -84,6 +86,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             with_coord,
         )
         self.chunk_size = chunk_size
+        self.preprocessing = preprocessing
         self.postprocessing = postprocessing
         self.output = output
         self.output_dir = output_dir
@@ -93,18 +96,18 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
     def __call__(
         self,
-        inputs: torch.Tensor,
+        inputs: Any,
         network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
         """
         Args:
-            inputs: ``(B, C, *spatial)``.
+            inputs: ``(B, C, *spatial)``, a tensor or an array, see :py:func:`chunked_sliding_window_inference`.
             network: called with windows ``(windows, C, *roi_size)``.
             args: further arguments of the network.
             kwargs: further keyword arguments of the network, but for ``device``, ``buffer_steps`` and ``buffer_dim``,
-                which take the place of the inferer's, and ``condition``, a tensor of the shape of ``inputs`` whose
+                which take the place of the inferer's, and ``condition``, of the shape of ``inputs`` whose
                 windows go to the network along with those of the input.
 
         Raises:
@@ -136,7 +139,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
     def _infer(
         self,
-        inputs: torch.Tensor,
+        inputs: Any,
         network: Callable[..., Any],
         roi_size: Sequence[int] | int,
         roi_weight_map: torch.Tensor | None,
@@ -147,11 +150,14 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         buffer_steps = kwargs.pop("buffer_steps", self.buffer_steps)
         buffer_dim = kwargs.pop("buffer_dim", self.buffer_dim)
         condition = kwargs.pop("condition", None)
-        if condition is not None and condition.shape != inputs.shape:
-            raise ValueError(
-                f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
-            )
-        if device is None and self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh:
+        check_inputs(inputs)
+        if condition is not None:
+            check_inputs(condition, "condition")
+            if tuple(condition.shape) != tuple(inputs.shape):
+                raise ValueError(
+                    f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
+                )
+        if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             device = "cpu"
 
         def predictor(*windows: Any, **condition: Any) -> Any:
@@ -177,6 +183,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             buffer_dim,
             self.with_coord,
             chunk_size=self.chunk_size,
+            preprocessing=self.preprocessing,
             postprocessing=self.postprocessing,
             output=self.output,
             output_dir=self.output_dir,
@@ -205,7 +212,7 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
 
     def __call__(
         self,
-        inputs: torch.Tensor,
+        inputs: Any,
         network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
         *args: Any,
         **kwargs: Any,
@@ -219,8 +226,9 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
         Raises:
             ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match.
         """
+        check_inputs(inputs)
         roi_size = list(ensure_tuple(self.orig_roi_size))
-        if self.spatial_dim not in (0, 1, 2) or len(roi_size) != 2 or inputs.dim() != 5:
+        if self.spatial_dim not in (0, 1, 2) or len(roi_size) != 2 or len(inputs.shape) != 5:
             raise ValueError(
                 f"spatial_dim={self.spatial_dim} must be 0, 1 or 2, roi_size={tuple(roi_size)} must have 2 dimensions, "
                 f"and inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}"

@@ -1,17 +1,290 @@
-"""Reading windows from the input, without ever handing the network memory that belongs to the caller."""
+"""
+Reading windows from the input, without ever handing the network memory that belongs to the caller.
+
+The input is a tensor, or any array that is read piece by piece: nothing here ever asks for the whole of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import nibabel
+import numpy as np
 import torch
+import torch.nn.functional as F
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import collate_meta_tensor_fn
+from monai.utils import convert_data_type
 
-from monai_chunked.plan import Window
+from monai_chunked.kept_rows import KeptRows, RowsPlan, inside, plan_rows, read_array
+from monai_chunked.plan import Box, Window, WindowGrid, padding
 
-__all__ = ["read_windows"]
+__all__ = ["Image", "device_of", "dtype_of", "image_of", "metadata_of", "read_windows", "rows_of", "template_of"]
 
 ALIGNMENT = 64
 """Bytes (of addresses) and elements (of strides) to which the layout of a copy repeats that of the original."""
+
+
+class Image(ABC):
+    """What windows are read from."""
+
+    @abstractmethod
+    def read(self, batch: Sequence[Window]) -> torch.Tensor:
+        """A batch of windows as the network gets them, ``(windows, C, *roi_size)``."""
+
+
+class TensorImage(Image):
+    """A tensor in memory.
+
+    Args:
+        tensor: ``(B, C, *spatial)``, padded where it is smaller than a window.
+        device: where the network wants windows.
+        gather: whether MONAI would concatenate the windows (``sw_batch_size`` > 1) or pass a view of the image.
+    """
+
+    def __init__(self, tensor: torch.Tensor, device: torch.device, gather: bool) -> None:
+        self.tensor = tensor
+        self.device = device
+        self.gather = gather
+
+    def read(self, batch: Sequence[Window]) -> torch.Tensor:
+        return read_windows(self.tensor, batch, self.device, self.gather)
+
+
+class WindowedImage(Image):
+    """Windows that are read, preprocessed and padded one by one.
+
+    They are laid out in memory as MONAI would lay out those of a contiguous tensor with the same voxels.
+
+    Args:
+        read_box: called with the number of an image and a box in it; returns new memory, ``(C, *box)``.
+        windows: the windows over an image.
+        image_size: spatial size of an image in voxels.
+        images: how many there are.
+        padding_mode, cval: as in MONAI.
+        preprocessing: ``(C, *box)`` to ``(C', *box)``, or ``None``.
+        device, gather: as for :py:class:`TensorImage`.
+    """
+
+    def __init__(
+        self,
+        read_box: Callable[[int, Box], torch.Tensor],
+        windows: WindowGrid,
+        image_size: Sequence[int],
+        images: int,
+        padding_mode: str,
+        cval: float,
+        preprocessing: Callable[..., Any] | None,
+        device: torch.device,
+        gather: bool,
+    ) -> None:
+        self.read_box = read_box
+        self.windows = windows
+        self.image_size = tuple(image_size)
+        self.images = images
+        self.padding_mode = padding_mode
+        self.cval = cval
+        self.preprocessing = preprocessing
+        self.device = device
+        self.gather = gather
+        # what cannot be padded is refused before anything is read
+        pad(torch.empty((1, 1, *self.image_size), device="meta"), windows.roi_size, padding_mode, cval)
+
+    def read(self, batch: Sequence[Window]) -> torch.Tensor:
+        result = None
+        for k, window in enumerate(batch):
+            data = self._read(window)
+            if result is None:
+                if data.device != self.device:
+                    shape = (len(batch), *data.shape)
+                    result = torch.empty(shape, dtype=data.dtype, device=self.device)
+                else:
+                    result = self._memory(batch, data)
+            result[k : k + 1] = data[None]
+        assert result is not None
+        return result
+
+    def _read(self, window: Window) -> torch.Tensor:
+        box = tuple(map(inside, window.box, self.image_size, self.windows.roi_size))
+        data = self.read_box(window.image, box)
+        if self.preprocessing is not None:
+            size, processed = tuple(data.shape[1:]), self.preprocessing(data)
+            shape = tuple(getattr(processed, "shape", ()))
+            if len(shape) != 1 + len(size) or shape[1:] != size:
+                returned = f"shape {shape}" if shape else type(processed).__name__
+                raise ValueError(
+                    f"preprocessing={self.preprocessing!r} must keep the spatial size of the data {tuple(size)} and "
+                    f"return (C, *spatial), got {returned}"
+                )
+            data = convert_data_type(processed, torch.Tensor)[0]
+        return pad(data[None], self.windows.roi_size, self.padding_mode, self.cval)[0]
+
+    def _memory(self, batch: Sequence[Window], data: torch.Tensor) -> torch.Tensor:
+        """Empty, laid out as MONAI would hand these windows of the whole image to the network."""
+        shape = (self.images, len(data), *self.windows.image_size)
+        image = torch.empty(shape, dtype=data.dtype, device="meta")
+        views = _views(image, batch)
+        if self.gather:
+            gathered = torch.cat(views)
+            return torch.empty_strided(gathered.shape, gathered.stride(), dtype=data.dtype, device=data.device)
+        memory = _memory_like(views[0], int(views[0].storage_offset()) * data.element_size(), data.device)
+        assert memory is not None
+        return memory
+
+
+def image_of(
+    windows: WindowGrid,
+    padding_mode: str,
+    cval: float,
+    device: torch.device,
+    gather: bool,
+    scratch_dir: str | os.PathLike[str] | None,
+    inputs: Any,
+    preprocessing: Callable[..., Any] | None = None,
+) -> Image:
+    """What the windows of an input are read from.
+
+    Args:
+        windows: the windows over an image.
+        padding_mode, cval: as in MONAI.
+        device: where the network wants windows.
+        gather: whether MONAI would concatenate the windows (``sw_batch_size`` > 1) or pass a view of the image.
+        scratch_dir: the folder for rows of an array that are kept and do not fit in memory.
+        inputs: ``(B, C, *spatial)``, a tensor or an array.
+        preprocessing: ``(C, *box)`` to ``(C', *box)``, or ``None``.
+
+    Raises:
+        ValueError: when the image cannot be padded to the size of a window.
+        OSError: when rows do not fit in ``scratch_dir``.
+    """
+    if isinstance(inputs, torch.Tensor) and preprocessing is None:
+        return TensorImage(pad(inputs, windows.roi_size, padding_mode, cval), device, gather)
+    return WindowedImage(
+        _box_reader(inputs, windows, scratch_dir),
+        windows=windows,
+        image_size=inputs.shape[2:],
+        images=inputs.shape[0],
+        padding_mode=padding_mode,
+        cval=cval,
+        preprocessing=preprocessing,
+        device=device,
+        gather=gather,
+    )
+
+
+def _box_reader(
+    inputs: Any, windows: WindowGrid, scratch_dir: str | os.PathLike[str] | None
+) -> Callable[[int, Box], torch.Tensor]:
+    if isinstance(inputs, torch.Tensor):
+        tensor = convert_data_type(inputs, torch.Tensor)[0]
+        return lambda image, box: tensor[(slice(image, image + 1), slice(None), *box)][0].clone()
+    array, dtype = _unscaled_or_float(inputs), dtype_of(inputs)
+    rows = rows_of(inputs, windows)
+    if rows is not None:
+        kept = KeptRows(array, rows, scratch_dir)
+        return lambda image, box: _tensor(kept.read(image, box), dtype)
+
+    def read(image: int, box: Box) -> torch.Tensor:
+        index = (slice(image, image + 1), slice(0, inputs.shape[1]), *box)
+        return _tensor(read_array(array, index, np.dtype(array.dtype))[0], dtype)
+
+    return read
+
+
+def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """A copy in a dtype and byte order that PyTorch has."""
+    return torch.from_numpy(array.astype(torch.empty(0, dtype=dtype).numpy().dtype, order="C"))
+
+
+class _ScaledProxy:
+    """A ``dataobj`` of nibabel that scales what it reads; its own ``dtype`` is that of the file."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, proxy: Any) -> None:
+        self.proxy = proxy
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.asarray(self.proxy[index], self.dtype)
+
+
+def _unscaled_or_float(array: Any) -> Any:
+    if nibabel.is_proxy(array) and (array.slope, array.inter) != (1, 0):
+        return _ScaledProxy(array)
+    return array
+
+
+def rows_of(inputs: Any, windows: WindowGrid) -> RowsPlan | None:
+    """The rows of an array that are kept; ``None`` if it is in memory, or mapped to memory, anyway."""
+    if isinstance(inputs, (torch.Tensor, np.ndarray)) or getattr(inputs, "mapped", False):
+        return None
+    shape = tuple(map(int, inputs.shape))
+    return plan_rows(shape, np.dtype(_unscaled_or_float(inputs).dtype), getattr(inputs, "chunks", None), windows)
+
+
+def dtype_of(inputs: Any) -> torch.dtype:
+    """Of the windows before preprocessing: for an array float32, or what the array has if that is a float."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.dtype
+    dtype = np.dtype(_unscaled_or_float(inputs).dtype)
+    if dtype.kind != "f":
+        return torch.float32
+    return {2: torch.float16, 4: torch.float32}.get(dtype.itemsize, torch.float64)
+
+
+def device_of(inputs: Any) -> torch.device:
+    """Where the data is; an array is in CPU memory when it has been read."""
+    return inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")
+
+
+def metadata_of(inputs: Any) -> tuple[Mapping[str, Any], ...]:
+    """Of each image; empty where there is none.
+
+    Raises:
+        ValueError: when an array has metadata (``meta``) of another number of images.
+    """
+    if isinstance(inputs, MetaTensor):
+        return tuple(dict(image.meta) for image in inputs[:, :1])
+    images = inputs.shape[0]
+    meta = () if isinstance(inputs, torch.Tensor) else getattr(inputs, "meta", ())
+    each = (meta,) if isinstance(meta, Mapping) else tuple(meta) if isinstance(meta, (list, tuple)) else ()
+    if each and (len(each) != images or not all(isinstance(m, Mapping) for m in each)):
+        raise ValueError(f"inputs.meta must be a dict for each of {images} image(s), got {len(each)}")
+    return tuple(map(dict, each)) or tuple({} for _ in range(images))
+
+
+def template_of(inputs: Any) -> MetaTensor | None:
+    """A tensor without voxels that has the metadata of the input; ``None`` if there is none."""
+    if isinstance(inputs, MetaTensor):
+        return MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
+    each = metadata_of(inputs)
+    if not any(each):
+        return None
+    tensors = [MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in each]
+    return tensors[0] if len(tensors) == 1 else collate_meta_tensor_fn(tensors)
+
+
+def pad(tensor: torch.Tensor, roi_size: Sequence[int], padding_mode: str, cval: float) -> torch.Tensor:
+    """The tensor without metadata, padded where it is smaller than a window.
+
+    Raises:
+        ValueError: when the mode cannot pad that much, or in that many dimensions.
+    """
+    tensor = convert_data_type(tensor, torch.Tensor)[0]
+    before_and_after = padding(tensor.shape[2:], roi_size)
+    if not any(map(any, before_and_after)):
+        return tensor
+    value = cval if padding_mode == "constant" else 0.0  # PyTorch refuses others, and so does MONAI
+    try:
+        return F.pad(tensor, [n for pair in reversed(before_and_after) for n in pair], mode=padding_mode, value=value)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"padding_mode={padding_mode!r} cannot pad {tuple(tensor.shape[2:])} voxels to windows of "
+            f"{tuple(roi_size)}: {error}"
+        ) from error
 
 
 def read_windows(image: torch.Tensor, batch: Sequence[Window], device: torch.device, gather: bool) -> torch.Tensor:
@@ -23,20 +296,41 @@ def read_windows(image: torch.Tensor, batch: Sequence[Window], device: torch.dev
         device: where the network wants them.
         gather: whether MONAI would concatenate the windows (``sw_batch_size`` > 1) or pass a view of the image.
     """
-    views = [image[(slice(w.image, w.image + 1), slice(None), *w.box)] for w in batch]
+    views = _views(image, batch)
     if gather:
         return torch.cat(views).to(device)
     (view,) = views
     return _copy_with_layout(view) if view.device == device else view.to(device)
 
 
+def _views(image: torch.Tensor, batch: Sequence[Window]) -> list[torch.Tensor]:
+    return [image[(slice(w.image, w.image + 1), slice(None), *w.box)] for w in batch]
+
+
 def _copy_with_layout(view: torch.Tensor) -> torch.Tensor:
-    """A copy that every operator treats as it would treat the view, in little more memory than the window takes.
+    """A copy that every operator treats as it would treat the view."""
+    memory = _memory_like(view, view.data_ptr(), view.device)
+    if memory is None:
+        return view.clone()
+    memory.copy_(view[tuple(slice(size) for size in memory.shape)])
+    return memory.expand(view.shape)
+
+
+def _memory_like(view: torch.Tensor, address: int, device: torch.device) -> torch.Tensor | None:
+    """Memory that every operator treats as it would treat the view, little more of it than the window takes.
 
     MONAI passes a view of the image here, which a network may write to. A contiguous copy would be safe but not
     exact: how PyTorch vectorises and in which order it sums depends on strides, so that ``sigmoid`` or ``mean`` of a
     contiguous copy has other last bits. What matters is the order of strides, which dimensions can be merged, and
     alignment; the distance between rows, most of which belongs to voxels outside the window, does not.
+
+    Args:
+        view: of which only shape and strides are used.
+        address: of its first element, in bytes.
+        device: of the new memory.
+
+    Returns:
+        of the shape of the view, but for expanded dimensions, which are of size one; ``None`` where voxels overlap.
     """
     strides = [0] * view.dim()
     borders = [(1, 1)]  # where dimensions begin and end, in the view and in the copy
@@ -45,14 +339,12 @@ def _copy_with_layout(view: torch.Tensor) -> torch.Tensor:
         if stride == 0:  # an expanded dimension: copied once, expanded again
             continue
         if size > 1 and stride < max(borders)[0]:  # one element is several voxels, as after unfold
-            return view.clone()
+            return None
         before, packed = max(border for border in borders if border[0] <= stride)
         strides[d] = packed if stride == before else packed + 1 + (stride - packed - 1) % ALIGNMENT
         borders += [(stride, strides[d]), (stride * size, strides[d] * size)]
     shape = [1 if stride == 0 else size for size, stride in zip(view.shape, strides)]
     span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    memory = view.new_empty(span + ALIGNMENT)
-    offset = (view.data_ptr() - memory.data_ptr()) % ALIGNMENT // view.element_size()
-    copy = memory.as_strided(shape, strides, offset)
-    copy.copy_(view[tuple(slice(size) for size in shape)])
-    return copy.expand(view.shape)
+    memory = torch.empty(span + ALIGNMENT, dtype=view.dtype, device=device)
+    offset = (address - memory.data_ptr()) % ALIGNMENT // view.element_size()
+    return memory.as_strided(shape, strides, offset)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from monai.data.utils import compute_importance_map
 from monai.utils import convert_data_type, ensure_tuple
 
-from monai_chunked.inputs import read_windows
+from monai_chunked.inputs import Image
 from monai_chunked.plan import Window
 
 __all__ = ["Prediction", "Predictor", "importance_map", "pack"]
@@ -44,12 +44,11 @@ class Predictor:
 
     Args:
         network: called as MONAI calls it.
-        image: ``(B, C, *spatial)``, padded.
+        image: where windows are read from.
         condition: like ``image``, or ``None``.
         importance: importance map, as MONAI hands it to ``process_fn``.
         process_fn: as in MONAI.
         device: where the network runs.
-        gather: whether windows are concatenated, as MONAI does it for ``sw_batch_size`` > 1.
         with_coord: pass the position of the windows as second argument.
         args, kwargs: further arguments of the network.
     """
@@ -57,12 +56,11 @@ class Predictor:
     def __init__(
         self,
         network: Callable[..., Any],
-        image: torch.Tensor,
-        condition: torch.Tensor | None,
+        image: Image,
+        condition: Image | None,
         importance: torch.Tensor,
         process_fn: Callable[..., Any] | None,
         device: torch.device,
-        gather: bool,
         with_coord: bool,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
@@ -73,7 +71,6 @@ class Predictor:
         self.importance = importance
         self.process_fn = process_fn
         self.device = device
-        self.gather = gather
         self.with_coord = with_coord
         self.args = args
         self.kwargs = kwargs
@@ -86,14 +83,16 @@ class Predictor:
         Raises:
             ValueError: when the prediction does not fit the windows or the predictions before.
         """
-        data = read_windows(self.image, batch, self.device, self.gather)
+        with _naming(batch, "reading"):
+            data = self.image.read(batch)
+            condition = None if self.condition is None else self.condition.read(batch)
         positional: list[Any] = [data]
         if self.with_coord:
             positional.append([[slice(w.image, w.image + 1), slice(None), *w.box] for w in batch])
         named = dict(self.kwargs)
-        if self.condition is not None:
-            named["condition"] = read_windows(self.condition, batch, self.device, self.gather)
-        with _naming(batch):
+        if condition is not None:
+            named["condition"] = condition
+        with _naming(batch, "predicting"):
             keys, tensors = _flatten(self.network(*positional, *self.args, **named))
         weights = self.importance
         if self.process_fn is not None:
@@ -101,13 +100,14 @@ class Predictor:
             tensors = list(ensure_tuple(processed))
             if keys is not None:  # as in MONAI
                 keys, tensors = keys[: len(tensors)], tensors[: len(keys)]
-        self._check(batch, keys, tensors)
+        self._check(batch, keys, tensors, data.dim() - 2)
         if self.process_fn is not None or self._weights is None:
             self._weights = self._resample(weights, tuple(data.shape[2:]), [tuple(t.shape[2:]) for t in tensors])
         return Prediction(keys, [t.to(self.device) for t in tensors], self._weights)
 
-    def _check(self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor]) -> None:
-        dims = self.image.dim() - 2
+    def _check(
+        self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], dims: int
+    ) -> None:
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(f"the network must return tensors, got {type(tensor).__name__} for {_position(batch)}")
@@ -192,12 +192,12 @@ def _flatten(prediction: Any) -> tuple[list[Hashable] | None, list[torch.Tensor]
 
 
 @contextmanager
-def _naming(batch: Sequence[Window]) -> Iterator[None]:
-    """Adds the position of the windows to an error of the network, and leaves its type as it is."""
+def _naming(batch: Sequence[Window], doing: str) -> Iterator[None]:
+    """Adds the position of the windows to an error of the input or the network, and leaves its type as it is."""
     try:
         yield
     except Exception as error:
-        note = f"(while predicting {_position(batch)})"
+        note = f"(while {doing} {_position(batch)})"
         if len(error.args) == 1 and error.args[0] == str(error):
             error.args = (f"{error} {note}",)
         elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message

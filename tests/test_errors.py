@@ -194,12 +194,14 @@ def test_data_with_the_channel_last_is_refused_and_told_how_to_bring_it_first(ro
 
 
 INPUTS_REFUSED = {
-    "an array": (VOLUME.numpy(), TypeError, ["inputs", "torch.Tensor", "ndarray"]),
-    "a list of images": ([VOLUME[0]], TypeError, ["inputs", "torch.Tensor", "list"]),
+    "a list of images": ([VOLUME[0]], TypeError, ["inputs", "torch.Tensor", "array", "list"]),
     "no batch and channel": (VOLUME[0, 0, 0], ValueError, ["inputs", "(B, C, *spatial)", "(12, 12)"]),
     "no image": (VOLUME[:0], ValueError, ["inputs", "empty", "(0, 1, 12, 12, 12)"]),
     "no voxel": (VOLUME[..., :0], ValueError, ["inputs", "empty", "(1, 1, 12, 12, 0)"]),
     "complex numbers": (VOLUME.to(torch.complex64), TypeError, ["inputs", "torch.complex64", "channels"]),
+    "an array with no batch and channel": (VOLUME[0, 0].numpy()[0], ValueError, ["inputs", "(B, C, *spatial)"]),
+    "an array of complex numbers": (VOLUME.numpy().astype("c8"), TypeError, ["inputs", "complex64", "channels"]),
+    "an array of words": (VOLUME.numpy().astype("U9"), TypeError, ["inputs", "<U9", "integers and floats"]),
 }
 
 
