@@ -4,7 +4,7 @@ from monai_chunked.chunk_plan import ChunkPlan
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
 from monai_chunked.open_image import ImageArray, open_image
-from monai_chunked.outputs import MemoryOutput, NumpyOutput, Output, OutputWriter, Result
+from monai_chunked.outputs import MemoryOutput, NumpyOutput, Output, OutputWriter, Result, ZarrOutput
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,7 @@ __all__ = [
     "Output",
     "OutputWriter",
     "Result",
+    "ZarrOutput",
     "chunked_sliding_window_inference",
     "open_image",
 ]

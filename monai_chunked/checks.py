@@ -92,10 +92,10 @@ def check_buffer(buffer_steps: int | None, buffer_dim: Any, dims: int) -> None:
         raise ValueError(f"buffer_dim={buffer_dim} must be at least {-dims} and less than {dims}")
 
 
-def check_chunk_size(chunk_size: Any, dims: int) -> tuple[int, ...] | None:
+def check_chunk_size(chunk_size: Any, dims: int, name: str = "chunk_size") -> tuple[int, ...] | None:
     if chunk_size is None:
         return None
-    return tuple(check_positive("chunk_size", c, chunk_size) for c in _per_dimension("chunk_size", chunk_size, dims))
+    return tuple(check_positive(name, c, chunk_size) for c in _per_dimension(name, chunk_size, dims))
 
 
 def check_condition(condition: Any, inputs: Any) -> None:

@@ -4,5 +4,6 @@ from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.outputs.zarr import ZarrOutput
 
-__all__ = ["AutoOutput", "MemoryOutput", "Metadata", "NumpyOutput", "Output", "OutputWriter", "Result"]
+__all__ = ["AutoOutput", "MemoryOutput", "Metadata", "NumpyOutput", "Output", "OutputWriter", "Result", "ZarrOutput"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,14 @@ class OutputWriter(ABC):
         An output whose runs can be resumed keeps what is written; others remove it.
         """
 
-    def flush(self) -> None:  # noqa: B027
-        """Return when what has been written would survive a crash. Asked for only where runs can be resumed."""
+    def flush(self) -> Iterable[tuple[int, Box]] | None:
+        """Return when what has been written would survive a crash. Asked for only where runs can be resumed.
+
+        Returns:
+            ``None``: every chunk that was written would survive. An output that holds some back, until it has what it
+            writes at once, names those that would, as ``(image, box)``, each of them once.
+        """
+        return None
 
     def read(self, image: int, box: Box) -> torch.Tensor:
         """A chunk that was written before a crash, ``(C, *chunk)``. Asked for only where runs can be resumed."""

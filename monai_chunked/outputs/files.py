@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from monai.data.folder_layout import FolderLayout
 from monai_chunked.checks import check_folder
 from monai_chunked.outputs.base import Metadata, Output, Result
 
-__all__ = ["FileOutput", "make_folders", "partial_path"]
+__all__ = ["FileOutput", "check_different", "make_folders", "partial_path"]
 
 
 class FileOutput(Output):
@@ -55,12 +56,8 @@ class FileOutput(Output):
     ) -> None:
         check_folder("output_dir", self.output_dir, least_bytes)
         paths = self.paths(metadata)
+        check_different(paths)
         for path in paths:
-            if paths.count(path) > 1:
-                raise FileExistsError(
-                    f"{paths.count(path)} images of the batch would be written to {path}; give them different names "
-                    f"(filename_or_obj), or set data_root_dir"
-                )
             if path.exists() and not overwrite:
                 raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
 
@@ -83,6 +80,16 @@ class FileOutput(Output):
         )
         subject: Any = metadata.get("filename_or_obj") or "image"
         return Path(layout.filename(str(subject)))
+
+
+def check_different(paths: Sequence[Path] | Sequence[str]) -> None:
+    """No two images of a batch have the same file."""
+    for path, count in Counter(paths).items():
+        if count > 1:
+            raise FileExistsError(
+                f"{count} images of the batch would be written to {path}; give them different names "
+                f"(filename_or_obj), or set data_root_dir"
+            )
 
 
 def partial_path(path: Path) -> Path:

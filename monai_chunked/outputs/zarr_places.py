@@ -1,0 +1,187 @@
+"""Where OME-Zarr stores are kept: in folders, where a run can go on with them, or at URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, ObjectStore
+
+from monai_chunked.outputs.files import partial_path
+
+__all__ = ["LocalPlace", "Place", "RemotePlace"]
+
+UNFINISHED = ".unfinished"
+"""What a file in a store is called while its bytes are not all on disk."""
+
+
+class DurableStore(LocalStore):
+    """A folder in which a file has its name only when its bytes are on disk, also if it replaces another."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._folders: set[Path] = set()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(self._write, self.root / key, value.as_buffer_like())
+
+    def flush(self) -> None:
+        """Return when names of files are on disk as well."""
+        while self._folders:
+            _flush_folder(self._folders.pop())
+
+    def _write(self, path: Path, data: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+        unfinished.replace(path)
+        depth = len(path.relative_to(self.root).parts)
+        self._folders.update(path.parents[:depth])
+
+
+class LocalPlace:
+    """A folder for a store, which has another name until the store is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = partial_path(path)
+        self.name = str(path)
+        self._store: DurableStore | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        return self.partial.is_dir()
+
+    @property
+    def is_published(self) -> bool:
+        return self.path.exists()
+
+    def create(self) -> Store:
+        """An empty store."""
+        _remove(self.partial)
+        return self.begun()
+
+    def begun(self) -> Store:
+        """The store that an earlier run left unfinished."""
+        for path in self.partial.rglob("*" + UNFINISHED):
+            path.unlink()
+        self._store = DurableStore(self.partial)
+        return self._store
+
+    def published(self) -> Store:
+        """The store that is complete."""
+        return LocalStore(self.path, read_only=True)
+
+    def flush(self) -> None:
+        """Return when what was written to the store would survive a crash."""
+        if self._store is not None:
+            self._store.flush()
+
+    def publish(self) -> None:
+        """Give the store its name. Another one that has it is removed."""
+        self.flush()
+        old = self.path.with_name(self.path.name + ".old")
+        _remove(old)
+        if self.path.exists():
+            self.path.rename(old)
+        self.partial.rename(self.path)
+        _flush_folder(self.path.parent)
+        _remove(old)
+
+    def abandon(self) -> None:
+        """What is written stays, for a run that goes on with it."""
+
+
+class RemotePlace:
+    """A URL for a store, which is written in place."""
+
+    def __init__(self, url: str, storage_options: dict[str, Any] | None) -> None:
+        self.name = url
+        self.storage_options = storage_options
+        self.is_begun = False
+
+    @property
+    def is_published(self) -> bool:
+        try:
+            zarr.open_group(self.open(read_only=True), mode="r")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def create(self) -> Store:
+        store = self.open()
+        sync(store.clear())
+        self.is_begun = True
+        return store
+
+    def begun(self) -> Store:
+        """A run cannot go on with it."""
+        raise NotImplementedError
+
+    def published(self) -> Store:
+        return self.open(read_only=True)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def publish(self) -> None:
+        """It has its name already."""
+        self.is_begun = False
+
+    def abandon(self) -> None:
+        """Remove the store, unless it is complete."""
+        if self.is_begun:
+            sync(self.open().clear())
+
+    def open(self, read_only: bool = False) -> Store:
+        """Through fsspec, or through obstore where fsspec cannot.
+
+        Raises:
+            ImportError: when neither can.
+        """
+        options = self.storage_options
+        try:
+            return FsspecStore.from_url(self.name, storage_options=options, read_only=read_only)
+        except (ImportError, ValueError) as error:
+            try:
+                from obstore.store import from_url
+            except ImportError:
+                raise ImportError(f"{self.name} needs obstore, or fsspec with what it says: {error}") from error
+            return ObjectStore(from_url(self.name, **(options or {})), read_only=read_only)
+
+
+Place = LocalPlace | RemotePlace
+
+
+def _flush_folder(folder: Path) -> None:
+    """Return when the names of files in a folder are on disk."""
+    if os.name == "nt":
+        return  # Windows does not open folders
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
