@@ -3,7 +3,7 @@
 from monai_chunked.chunk_plan import ChunkPlan
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
-from monai_chunked.outputs import MemoryOutput, NumpyOutput, Output, OutputWriter, Result
+from monai_chunked.outputs import MemoryOutput, NiftiOutput, NumpyOutput, Output, OutputWriter, Result
 
 __version__ = "0.1.0"
 
@@ -12,6 +12,7 @@ __all__ = [
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
     "MemoryOutput",
+    "NiftiOutput",
     "NumpyOutput",
     "Output",
     "OutputWriter",
