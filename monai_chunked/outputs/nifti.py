@@ -43,6 +43,9 @@ __all__ = ["NiftiOutput"]
 
 logger = logging.getLogger(__name__)
 
+SPAN_BYTES = 2**24
+"""How much of a file is put in order at a time; three times as much is in memory then."""
+
 COPY_BYTES = 2**20
 """How much is compressed at a time."""
 
@@ -141,7 +144,7 @@ class NiftiOutput(FileOutput):
     def _volumes(self, result: Result) -> list[_Volume]:
         dtype = _stored(result.dtype)
         paths = self.paths(result.metadata, result.name)
-        layout = SpanLayout(result.shape[1:], result.cuts, dtype.itemsize)
+        layout = SpanLayout(result.shape[1:], result.cuts, dtype.itemsize, SPAN_BYTES)
         return [
             _Volume(path, result.shape[1:], dtype, _header(result.shape[1:], dtype, metadata), layout)
             for path, metadata in zip(paths, result.metadata)
@@ -416,6 +419,7 @@ def _header(shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata) -> byte
     code = int(metadata.get("sform_code", 0)) or int(metadata.get("qform_code", 0)) or 1
     image.set_sform(affine, code)
     image.set_qform(affine, code)
+    image.header.set_slope_inter(1, 0)
     image.header["xyzt_units"] = int(metadata.get("xyzt_units", 0)) & 0b111  # the unit of space
     header = BytesIO()
     image.header.write_to(header)

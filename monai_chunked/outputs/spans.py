@@ -17,10 +17,7 @@ from math import prod
 
 from monai_chunked.plan import Box
 
-__all__ = ["SPAN_BYTES", "Piece", "Span", "SpanLayout"]
-
-SPAN_BYTES = 2**24
-"""Of a span at most, if a row along the first axis is not longer."""
+__all__ = ["Piece", "Span", "SpanLayout"]
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ class SpanLayout:
         [(0, 8, (2, 2, 2)), (16, 4, (2, 2, 1))]
     """
 
-    def __init__(
-        self, shape: Sequence[int], cuts: Sequence[Sequence[int]], itemsize: int, span_bytes: int = SPAN_BYTES
-    ) -> None:
+    def __init__(self, shape: Sequence[int], cuts: Sequence[Sequence[int]], itemsize: int, span_bytes: int) -> None:
         self.channels, *self.size = shape
         self.cuts = cuts
         rows = [prod(self.size[:axis]) for axis in range(len(self.size))]
