@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import itertools
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai import bundle
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import EnsureChannelFirst, LoadImage, SaveImage
 
@@ -50,7 +52,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a file has many of them."""
-    monkeypatch.setattr(nifti, "SPAN_BYTES", 1000)
+    monkeypatch.setattr(nifti, "SPAN_BYTES", 500)
+    monkeypatch.setattr(nifti, "MOVED_BYTES", 600)
 
 
 def image(*shape: int, name: str = "scan.nii") -> MetaTensor:
@@ -232,13 +235,13 @@ def test_an_affine_in_lps_is_written_as_save_image_does_with_a_warning(tmp_path:
 
 
 def test_a_batch_is_one_file_for_each_image_and_a_list_of_tensors(tmp_path: Path) -> None:
-    values = voxels(3, 2, 5, 6, 7)
-    writer = NiftiOutput(tmp_path, separate_folder=False).create(result_for(values))
-    write(writer, values, chunks(result_for(values)))
-    finished = writer.finish()
-    assert isinstance(finished, list)
-    assert all(torch.equal(*pair) for pair in zip(finished, values))
-    for k, expected in enumerate(values):
+    images = [image(1, 9, 10, 11, name=f"scan{k}.nii") + k for k in range(3)]
+    inputs = list_data_collate([{"image": each} for each in images])["image"]
+    result = infer(inputs, NiftiOutput(tmp_path, separate_folder=False), sw_batch_size=2)
+    reference = SlidingWindowInferer(**SETTINGS, sw_batch_size=2)(inputs, network)
+    assert isinstance(result, list)
+    assert all(torch.equal(ours, monai.as_tensor()) for ours, monai in zip(result, reference))
+    for k, expected in enumerate(reference):
         assert np.array_equal(in_file(tmp_path / f"scan{k}_trans.nii"), np.moveaxis(expected.numpy(), 0, -1))
 
 
@@ -370,6 +373,8 @@ def test_images_that_would_have_the_same_file_are_refused(tmp_path: Path) -> Non
     with pytest.raises(FileExistsError, match=r"2 images of the batch would be written to .*scan_trans.nii"):
         NiftiOutput(tmp_path).check(0, None, metadata)
     NiftiOutput(tmp_path, data_root_dir="/").check(0, None, metadata)
+    with pytest.raises(FileExistsError, match=r"2 images of the batch"):
+        infer(voxels(2, 1, 9, 9, 9), NiftiOutput(tmp_path))  # neither has a name
     assert files_in(tmp_path) == []
 
 
@@ -448,6 +453,17 @@ def test_a_run_that_is_killed_anywhere_while_it_finishes_its_files_can_be_resume
         assert torch.equal(stacked(resumed.finish()), values)
         assert files_in(Path(output.output_dir)) == [f"scan{k}_trans{extension}" for k in range(images)]
     assert resumed_as == {True, False}
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_space_that_an_earlier_run_took_is_not_asked_for_again(extension: str, tmp_path: Path) -> None:
+    output = NiftiOutput(tmp_path, output_ext=extension)
+    result = replace(result_for(voxels(1, 1, 1)), shape=(1, 1, 2**30), cuts=((0, 2**30),), dtype=torch.uint8)
+    output.create(result).abandon()
+    needed = shutil.disk_usage(tmp_path).free + 2**29
+    with pytest.raises(OSError, match=f"the output needs {needed:,} bytes"):
+        output.check(needed, torch.uint8)
+    output.check(needed, torch.uint8, result.metadata)
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)

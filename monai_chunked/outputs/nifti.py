@@ -4,7 +4,7 @@ Finished chunks in NIfTI files, one for each image of the batch.
 Like :py:mod:`.numpy` this uses explicit file I/O, not a map. A file is written front to back when all chunks are
 there, span after span; until then they are kept beside it, see :py:mod:`.spans`. The kept spans lie in a file of their
 own with the last one first: what has gone over to the NIfTI file is cut off its end, so that together they never take
-more space than the result and one span, and their sizes tell how far a run got that was killed meanwhile.
+more space than the result and a little, and their sizes tell how far a run got that was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -15,27 +15,23 @@ import logging
 import os
 import shutil
 import tempfile
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from io import BytesIO, FileIO
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
-from monai.data.utils import to_affine_nd
-from monai.utils import SpaceKeys
 from nibabel.openers import Opener
-from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
 from monai_chunked.outputs.files import FileOutput, make_folders, partial_path
+from monai_chunked.outputs.nifti_header import header, stored_dtype
 from monai_chunked.outputs.spans import Span, SpanLayout
 from monai_chunked.plan import Box
 
@@ -45,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 SPAN_BYTES = 2**24
 """How much of a file is put in order at a time; three times as much is in memory then."""
+
+MOVED_BYTES = 2**27
+"""How much of a file is put in order until its space is given back where it was kept."""
 
 COPY_BYTES = 2**20
 """How much is compressed at a time."""
@@ -107,13 +106,16 @@ class NiftiOutput(FileOutput):
         overwrite: bool = True,
     ) -> None:
         if dtype is not None:
-            _stored(dtype)
-        super().check(least_bytes, dtype, metadata, overwrite)
+            stored_dtype(dtype)
+        # what an earlier run took is used again
+        left = [_beside(path, ".chunks") for path in self.paths(metadata)]
+        held = sum(path.stat().st_size for path in left if path.exists())
+        super().check(max(least_bytes - held, 0), dtype, metadata, overwrite)
 
     def create(self, result: Result) -> OutputWriter:
-        paths = self.paths(result.metadata, result.name)
         volumes = self._volumes(result)
-        make_folders(result, paths)
+        self.check(sum(volume.bytes for volume in volumes), result.dtype, result.metadata)
+        make_folders(result, [volume.path for volume in volumes])
         try:
             for volume in volumes:
                 volume.create()
@@ -142,11 +144,11 @@ class NiftiOutput(FileOutput):
         return _packed([volume.load() for volume in self._volumes(result)], result.dtype)
 
     def _volumes(self, result: Result) -> list[_Volume]:
-        dtype = _stored(result.dtype)
+        dtype = stored_dtype(result.dtype)
         paths = self.paths(result.metadata, result.name)
         layout = SpanLayout(result.shape[1:], result.cuts, dtype.itemsize, SPAN_BYTES)
         return [
-            _Volume(path, result.shape[1:], dtype, _header(result.shape[1:], dtype, metadata), layout)
+            _Volume(path, result.shape[1:], dtype, header(result.shape[1:], dtype, metadata), layout)
             for path, metadata in zip(paths, result.metadata)
         ]
 
@@ -192,9 +194,8 @@ class _Volume:
         self.header = header
         self.layout = layout
         self.compressed = path.suffix == ".gz"
-        plain = path.with_suffix("") if self.compressed else path
-        self.chunks = plain.with_name(plain.name + ".chunks")
-        self.partial = partial_path(plain)
+        self.chunks = _beside(path, ".chunks")
+        self.partial = _beside(path, ".partial")
         self.bytes = prod(shape) * dtype.itemsize
         self._file: FileIO | None = None
         self._durable = False
@@ -305,8 +306,10 @@ class _Volume:
             self.flush()
         moved = self.bytes - os.fstat(self._file.fileno()).st_size
         spans = [span for span in self.layout.spans() if span.offset * self.dtype.itemsize >= moved]
+        with self._telling(self.partial):
+            os.truncate(self.partial, len(self.header) + moved)
         with FileIO(self.partial, "r+") as target, ThreadPoolExecutor(1) as reader, self._progress() as bar:
-            target.seek(len(self.header) + moved)
+            target.seek(0, os.SEEK_END)
             following = reader.submit(self._ordered, spans[0]) if spans else None
             for after in [*spans[1:], None][: len(spans)]:
                 assert following is not None
@@ -314,14 +317,12 @@ class _Volume:
                 following = reader.submit(self._ordered, after) if after else None
                 with self._telling(self.partial):
                     _write(target, voxels)
-                    if self._durable:
+                    written = target.tell() - len(self.header)
+                    if written - moved >= MOVED_BYTES or not after:
                         os.fsync(target.fileno())
-                moved += voxels.nbytes
-                self._file.truncate(self.bytes - moved)
+                        moved = written
+                        self._file.truncate(self.bytes - moved)
                 bar.update(voxels.nbytes)
-            with self._telling(self.partial):
-                target.truncate()
-                os.fsync(target.fileno())
         self.close()
         self.chunks.unlink()
 
@@ -387,43 +388,9 @@ class _Volume:
             raise OSError(error.errno, f"{error.strerror}; the whole output is {whole:,} bytes", str(path)) from error
 
 
-def _stored(dtype: torch.dtype) -> np.dtype:
-    """The dtype in the file, which has the same size."""
-    try:
-        stored = np.dtype(np.uint8) if dtype == torch.bool else torch.empty(0, dtype=dtype).numpy().dtype
-        nibabel.Nifti1Header().set_data_dtype(stored)
-    except (TypeError, HeaderDataError):
-        raise TypeError(
-            f"a NIfTI file cannot hold {dtype}; pass float32 inputs, or a postprocessing that returns integers, "
-            f"float32 or float64"
-        ) from None
-    return stored
-
-
-def _header(shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata) -> bytes:
-    """All that MONAI's ``NibabelWriter`` writes before the voxels of an image ``(C, *spatial)``."""
-    channels, *size = shape
-    in_file = [*size, *[1] * (3 - len(size)), channels]
-    while len(in_file) > 1 and in_file[-1] == 1:
-        in_file.pop()
-    affine = metadata.get("affine")
-    affine = to_affine_nd(3, np.eye(4) if affine is None else np.asarray(affine, np.float64))
-    if metadata.get("space") == SpaceKeys.LPS:
-        warnings.warn(
-            "the affine of the image is in LPS coordinates; it is written as it is, which is what SaveImage does, but "
-            "NIfTI means RAS coordinates",
-            stacklevel=5,
-        )
-    kind = nibabel.Nifti2Image if max(in_file) > np.iinfo(np.int16).max else nibabel.Nifti1Image
-    image = kind(np.broadcast_to(np.zeros((), dtype), in_file), affine, dtype=dtype)  # takes no memory
-    code = int(metadata.get("sform_code", 0)) or int(metadata.get("qform_code", 0)) or 1
-    image.set_sform(affine, code)
-    image.set_qform(affine, code)
-    image.header.set_slope_inter(1, 0)
-    image.header["xyzt_units"] = int(metadata.get("xyzt_units", 0)) & 0b111  # the unit of space
-    header = BytesIO()
-    image.header.write_to(header)
-    return header.getvalue()
+def _beside(path: Path, ending: str) -> Path:
+    """A file beside ``<name>.nii`` or ``<name>.nii.gz``: ``<name>.nii<ending>``."""
+    return path.with_name(path.name.removesuffix(".gz") + ending)
 
 
 def _packed(volumes: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor | list[torch.Tensor]:
