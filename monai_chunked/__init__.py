@@ -4,7 +4,7 @@ from monai_chunked.chunk_plan import ChunkPlan
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
 from monai_chunked.open_image import ImageArray, open_image
-from monai_chunked.outputs import MemoryOutput, NumpyOutput, Output, OutputWriter, Result, ZarrOutput
+from monai_chunked.outputs import MemoryOutput, NiftiOutput, NumpyOutput, Output, OutputWriter, Result, ZarrOutput
 
 __version__ = "0.1.0"
 
@@ -14,6 +14,7 @@ __all__ = [
     "ChunkedSlidingWindowInferer",
     "ImageArray",
     "MemoryOutput",
+    "NiftiOutput",
     "NumpyOutput",
     "Output",
     "OutputWriter",

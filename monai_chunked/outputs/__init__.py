@@ -3,7 +3,18 @@
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.outputs.nifti import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.outputs.zarr import ZarrOutput
 
-__all__ = ["AutoOutput", "MemoryOutput", "Metadata", "NumpyOutput", "Output", "OutputWriter", "Result", "ZarrOutput"]
+__all__ = [
+    "AutoOutput",
+    "MemoryOutput",
+    "Metadata",
+    "NiftiOutput",
+    "NumpyOutput",
+    "Output",
+    "OutputWriter",
+    "Result",
+    "ZarrOutput",
+]
