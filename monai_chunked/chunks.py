@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from monai_chunked.placement import Placement
-from monai_chunked.plan import Box, ChunkGrid, Window
+from monai_chunked.plan import Box, ChunkGrid, Corner, Window
 
 __all__ = ["OpenChunks"]
 
@@ -89,12 +89,20 @@ class OpenChunks:
         else:
             self._add_on_accelerator(pieces, prediction, weights)
 
-    def finish(self, window: Window) -> Iterator[tuple[Box, torch.Tensor]]:
+    def finish(self, window: Window, done: Container[Corner] = ()) -> Iterator[tuple[Box, torch.Tensor | None]]:
         """The output voxels and the blended prediction ``(channels, *chunk)`` of each chunk that ends with a window.
 
         Whoever takes a chunk recycles its memory when it is not needed any more.
+
+        Args:
+            window: the last one of the chunks.
+            done: where the chunks begin that are not wanted any more; ``None`` comes in their place.
         """
         for position in self.grid.finished_by(window.position):
+            if (window.image, *self.grid.corner(position)) in done:
+                self.placement.recycle(self.placement.release((self.output, position)))
+                yield self.grid.box(position), None
+                continue
             chunk = self._chunk(position)
             weights = self._sum_of_weights(position, chunk.device)
             self.placement.release((self.output, position))

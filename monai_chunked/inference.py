@@ -8,7 +8,7 @@ are kept that of ``chunks``, and where finished chunks go that of ``outputs``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -19,11 +19,12 @@ from monai.utils import BlendMode, PytorchPadMode, convert_to_dst_type
 from tqdm import tqdm
 
 from monai_chunked import checks
-from monai_chunked.inputs import device_of, dtype_of, image_of, metadata_of, template_of
+from monai_chunked.inputs import device_of, dtype_of, image_of, template_of
 from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
 from monai_chunked.plan import Window, window_grid
-from monai_chunked.predictions import Predictor, importance_map, pack
+from monai_chunked.predictions import BoundNetwork, Predictor, importance_map, pack
+from monai_chunked.recovery import recovering
 from monai_chunked.stitching import Stitcher
 
 __all__ = ["chunked_sliding_window_inference"]
@@ -56,6 +57,8 @@ def chunked_sliding_window_inference(
     device_memory: int | str | None = None,
     cpu_memory: int | str | None = None,
     scratch_dir: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    network_id: str | None = None,
     **kwargs: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
     """
@@ -132,57 +135,85 @@ def chunked_sliding_window_inference(
     target = _output(output, _device(device or device_of(inputs)), output_dir)
     least_itemsize = result_dtype.itemsize if postprocessing is None else 1
     known_dtype = result_dtype if postprocessing is None else None
-    target.check(inputs.shape[0] * prod(inputs.shape[2:]) * least_itemsize, known_dtype)
-    stitcher = Stitcher(
-        windows=windows,
-        image_size=tuple(inputs.shape[2:]),
-        metadata=metadata_of(inputs),
-        chunk_size=chunk_size,
-        device=network_device,
-        sum_dtype=sum_dtype,
-        result_dtype=result_dtype,
-        postprocessing=postprocessing,
-        output=target,
-        device_memory=limits[0],
-        cpu_memory=limits[1],
-        scratch_dir=scratch_dir,
-    )
-    differentiable = postprocessing is None and target.in_memory and limits == (None, None)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
-        read = partial(image_of, windows, padding_mode, cval, network_device, sw_batch_size > 1, scratch_dir)
-        predict = Predictor(
-            predictor,
-            image=read(inputs, preprocessing),
-            condition=None if condition is None else read(condition),
-            importance=importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype),
-            process_fn=process_fn,
+    target.check(0, known_dtype)
+    importance = importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype)
+    settings = {
+        "roi_size": roi,
+        "sw_batch_size": sw_batch_size,
+        "overlap": overlap,
+        "importance map": importance,
+        "padding": (padding_mode, cval),
+        "buffer": (buffer_steps, buffer_dim) if buffer_steps else None,
+        "with_coord": with_coord,
+        "condition": condition,
+        "preprocessing": preprocessing,
+        "process_fn": process_fn,
+        "postprocessing": postprocessing,
+        "network arguments": (args, kwargs, getattr(predictor, "args", ()), getattr(predictor, "kwargs", {})),
+        "sw_device": network_device.type,
+        "autocast": torch.is_autocast_enabled(network_device.type),
+        "torch": torch.__version__,
+    }
+    network = predictor.network if isinstance(predictor, BoundNetwork) else predictor
+    with recovering(target, inputs, network, network_id, settings, overwrite) as (recovery, metadata):
+        if recovery is None or not recovery.resumed:
+            size = inputs.shape[0] * prod(inputs.shape[2:]) * least_itemsize
+            target.check(size, known_dtype, metadata, overwrite)
+        stitcher = Stitcher(
+            windows=windows,
+            image_size=tuple(inputs.shape[2:]),
+            metadata=metadata,
+            chunk_size=chunk_size,
             device=network_device,
-            with_coord=with_coord,
-            args=args,
-            kwargs=kwargs,
+            sum_dtype=sum_dtype,
+            result_dtype=result_dtype,
+            postprocessing=postprocessing,
+            output=target,
+            overwrite=overwrite,
+            recovery=recovery,
+            device_memory=limits[0],
+            cpu_memory=limits[1],
+            scratch_dir=scratch_dir,
         )
-        with tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress) as bar:
-            keys, results = _run(windows.batches(inputs.shape[0], sw_batch_size), predict, stitcher, bar)
-    return pack(keys, _with_metadata(results, inputs))
+        results = stitcher.load()
+        differentiable = postprocessing is None and target.in_memory and limits == (None, None)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
+            if results is None:
+                read = partial(image_of, windows, padding_mode, cval, network_device, sw_batch_size > 1, scratch_dir)
+                predict = Predictor(
+                    predictor,
+                    image=read(inputs, preprocessing),
+                    condition=None if condition is None else read(condition),
+                    importance=importance,
+                    process_fn=process_fn,
+                    device=network_device,
+                    with_coord=with_coord,
+                    args=args,
+                    kwargs=kwargs,
+                )
+                with tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress) as bar:
+                    results = _run(windows.batches(inputs.shape[0], sw_batch_size), predict, stitcher, bar)
+    return pack(stitcher.keys, _with_metadata(results, inputs))
 
 
-def _run(
-    batches: Iterable[Sequence[Window]], predict: Predictor, stitcher: Stitcher, bar: tqdm
-) -> tuple[list[Hashable] | None, list[torch.Tensor]]:
-    """Keys and results of all outputs of the network; all are complete, or nothing is left of any."""
-    keys = None
+def _run(batches: Iterable[Sequence[Window]], predict: Predictor, stitcher: Stitcher, bar: tqdm) -> list[Any]:
+    """The results of all outputs of the network; all are complete, or none is there."""
     try:
         for batch in batches:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and stitcher.in_memory):
-                prediction = predict(batch)
-                stitcher.add(batch, prediction)
-            keys = prediction.keys
-            del prediction  # the network must not find it in memory when it predicts the next one
+            if stitcher.needs(batch):
+                with torch.set_grad_enabled(torch.is_grad_enabled() and stitcher.in_memory):
+                    prediction = predict(batch)
+                    stitcher.add(batch, prediction)
+                del prediction  # the network must not find it in memory when it predicts the next one
+            else:
+                stitcher.skip(batch)
+                if not bar.disable:
+                    bar.initial += len(batch)  # so that they do not count for the rate
             bar.update(len(batch))
             if not bar.disable:
                 finished, total = stitcher.chunks
                 bar.set_postfix(chunks=f"{finished}/{total}", open=format_bytes(stitcher.open_bytes), refresh=False)
-        return keys, stitcher.finish()
+        return stitcher.finish()
     except BaseException:
         stitcher.abandon()
         raise

@@ -15,6 +15,7 @@ from monai_chunked.checks import check_inputs, check_mode
 from monai_chunked.chunk_plan import ChunkPlan, plan_inferer
 from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.outputs import Output
+from monai_chunked.predictions import BoundNetwork
 
 __all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer"]
 
@@ -67,6 +68,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         device_memory: int | str | None = None,
         cpu_memory: int | str | None = None,
         scratch_dir: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        network_id: str | None = None,
     ) -> None:
         super().__init__(
             roi_size,
@@ -93,6 +96,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.device_memory = device_memory
         self.cpu_memory = cpu_memory
         self.scratch_dir = scratch_dir
+        self.overwrite = overwrite
+        self.network_id = network_id
 
     def __call__(
         self,
@@ -145,6 +150,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         roi_weight_map: torch.Tensor | None,
         args: Sequence[Any],
         kwargs: dict[str, Any],
+        call: Callable[..., Any] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
         device = kwargs.pop("device", self.device)
         buffer_steps = kwargs.pop("buffer_steps", self.buffer_steps)
@@ -160,15 +166,11 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             device = "cpu"
 
-        def predictor(*windows: Any, **condition: Any) -> Any:
-            # arguments are bound here, so that none is taken for one of the function below
-            return network(*windows, *args, **condition, **kwargs)
-
         return chunked_sliding_window_inference(
             inputs,
             roi_size,
             self.sw_batch_size,
-            predictor,
+            BoundNetwork(network, args, kwargs, call),
             self.overlap,
             self.mode,
             self.sigma_scale,
@@ -190,6 +192,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             device_memory=self.device_memory,
             cpu_memory=self.cpu_memory,
             scratch_dir=self.scratch_dir,
+            overwrite=self.overwrite,
+            network_id=self.network_id,
             condition=condition,
         )
 
@@ -241,4 +245,4 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
         def slices(windows: torch.Tensor, *args: Any, condition: torch.Tensor | None = None, **kwargs: Any) -> Any:
             return self.network_wrapper(network, windows, condition, *args, **kwargs)
 
-        return self._infer(inputs, slices, roi_size, weights, args, kwargs)
+        return self._infer(inputs, network, roi_size, weights, args, kwargs, slices)

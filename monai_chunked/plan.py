@@ -23,13 +23,17 @@ import numpy as np
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
-__all__ = ["Box", "ChunkGrid", "Piece", "Window", "WindowGrid", "chunk_grids", "padding", "window_grid"]
+__all__ = ["Box", "ChunkGrid", "Corner", "Piece", "Window", "WindowGrid", "chunk_grids", "padding", "window_grid"]
 
 MAX_CUTS_PER_WINDOW = 8
 """Upper limit of the automatic cuts that a window meets along one dimension."""
 
 Box = tuple[slice, ...]
 """One slice for each spatial dimension."""
+
+
+Corner = tuple[int, ...]
+"""Where a chunk begins: the number of the image, then one voxel index for each spatial dimension."""
 
 
 class Window(NamedTuple):
@@ -195,6 +199,10 @@ class ChunkGrid:
 
     def __len__(self) -> int:
         return prod(self.shape)
+
+    def corner(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
+        """The first output voxel of a chunk."""
+        return tuple(c[k] for c, k in zip(self.cuts, chunk))
 
     def box(self, chunk: tuple[int, ...]) -> Box:
         """The output voxels of a chunk."""

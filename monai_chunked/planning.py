@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,7 @@ def lay_out(
     chunk_size: Sequence[int] | None = None,
     device_limit: int | None = 0,
     cpu_limit: int | None = None,
+    cuts: Sequence[tuple[tuple[int, ...], ...]] | None = None,
 ) -> Layout:
     """Cut the outputs of the network into chunks.
 
@@ -61,12 +62,15 @@ def lay_out(
         chunk_size: spatial size of a chunk in voxels, chosen if ``None``.
         device_limit: the most bytes of open chunks on the device; ``None``: no limit, 0: none, or there is no device.
         cpu_limit: the most bytes of open chunks in CPU memory; ``None``: no limit.
+        cuts: of the chunks of each output in each dimension, where they are given.
 
     Raises:
         ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
     """
     limited = device_limit not in (None, 0) or cpu_limit is not None
     ways = _ways(windows, image_size, outputs, chunk_size, limited)
+    if cuts is not None:
+        ways = [tuple(replace(grid, cuts=each) for grid, each in zip(ways[0], cuts))]
     voxel_bytes = [channels * itemsize for channels, _ in outputs]
     top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
     layouts = []

@@ -15,7 +15,7 @@ from monai.utils import convert_data_type, ensure_tuple
 from monai_chunked.inputs import Image
 from monai_chunked.plan import Window
 
-__all__ = ["Prediction", "Predictor", "importance_map", "pack"]
+__all__ = ["BoundNetwork", "Prediction", "Predictor", "importance_map", "pack"]
 
 
 @dataclass
@@ -37,6 +37,25 @@ class Prediction:
         if len(self.tensors) == 1:
             return ["prediction"]
         return [f"prediction-{key}" for key in self.keys or range(len(self.tensors))]
+
+
+@dataclass
+class BoundNetwork:
+    """A network and its further arguments, which are bound here so that none is taken for one of somebody else.
+
+    Attributes:
+        network: whose weights predictions depend on.
+        args, kwargs: further arguments.
+        call: what is called with them, if not the network itself.
+    """
+
+    network: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    call: Callable[..., Any] | None = None
+
+    def __call__(self, *windows: Any, **condition: Any) -> Any:
+        return (self.call or self.network)(*windows, *self.args, **condition, **self.kwargs)
 
 
 class Predictor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +18,18 @@ from monai.transforms.utils import scale_affine
 
 from monai_chunked.chunks import OpenChunks
 from monai_chunked.memory import available_memory
-from monai_chunked.outputs import Metadata, Output, Result
+from monai_chunked.outputs import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.behind import WriteBehind
 from monai_chunked.placement import Placement
-from monai_chunked.plan import Box, ChunkGrid, Window, WindowGrid
+from monai_chunked.plan import Box, ChunkGrid, Corner, Window, WindowGrid
 from monai_chunked.planning import Layout, lay_out
 from monai_chunked.postprocessing import Postprocessing, argmax, label_dtype, match_postprocessing
 from monai_chunked.predictions import Prediction
+from monai_chunked.recovery import RecordedOutput, Recovery
 
 __all__ = ["Stitcher"]
+
+logger = logging.getLogger(__name__)
 
 MARGIN = 0.9
 """Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
@@ -45,8 +49,14 @@ class Stitcher:
         result_dtype: of what is not postprocessed.
         postprocessing: as the user gave it.
         output: where finished chunks go.
+        overwrite: whether results that exist already may be replaced.
+        recovery: what an earlier run left, or ``None``.
         device_memory, cpu_memory: the most bytes that open chunks may take there; ``None``: what is free.
         scratch_dir: the folder of the scratch file.
+
+    Attributes:
+        images: number of images in the input batch.
+        keys: of the outputs where the network returns a dict, when the first prediction is in.
     """
 
     windows: WindowGrid
@@ -58,6 +68,8 @@ class Stitcher:
     result_dtype: torch.dtype
     postprocessing: Any
     output: Output
+    overwrite: bool
+    recovery: Recovery | None
     device_memory: int | None
     cpu_memory: int | None
     scratch_dir: str | os.PathLike[str] | None
@@ -67,19 +79,60 @@ class Stitcher:
         self._placement: Placement | None = None
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._outputs: list[_Stitching] = []
+        self._passed: list[Window] = []
+        self.keys = self.recovery.keys if self.recovery is not None else None
+        self._recorded: Layout | None = None
+        if self.recovery is not None and self.recovery.resumed:
+            outputs = self.recovery.outputs
+            sizes = [(output.channels, output.prediction_size) for output in outputs]
+            self._recorded = self._lay_out(sizes, [output.cuts for output in outputs])
+
+    def needs(self, batch: Sequence[Window]) -> bool:
+        """Whether any window of a batch touches a chunk that no earlier run has finished."""
+        return any(map(self._needs, batch))
 
     def add(self, batch: Sequence[Window], prediction: Prediction) -> None:
         """Add the predictions of a batch of windows, and write the chunks that they finish."""
         placement = self._placement or self._start(prediction)
         for window, *tensors in zip(batch, *prediction.tensors):
+            if not self._needs(window):
+                self._pass(window, placement)
+                continue
             for stitching, tensor, weights in zip(self._outputs, tensors, prediction.weights):
                 placement.wait()
                 stitching.add(window, tensor, weights)
                 placement.prepare()
 
+    def skip(self, batch: Sequence[Window]) -> None:
+        """These windows touch only chunks that an earlier run has finished."""
+        if self._placement is None:
+            self._passed.extend(batch)
+        else:
+            for window in batch:
+                self._pass(window, self._placement)
+
     def finish(self) -> list[Any]:
         """The results, when all windows are in."""
-        results = [stitching.finish() for stitching in self._outputs]
+        if self._placement is None:  # an earlier run finished all chunks
+            results = [writer.finish() for writer in self._recorded_writers()]
+        else:
+            results = [stitching.finish() for stitching in self._outputs]
+        if self.recovery is not None:
+            self.recovery.finish()
+        self._close()
+        return results
+
+    def load(self) -> list[Any] | None:
+        """The results, if an earlier run finished them and nobody has removed them since."""
+        if self.recovery is None or not self.recovery.complete:
+            return None
+        try:
+            results = [self.output.load(result) for result in self._recorded_results()]
+        except FileNotFoundError:
+            self.recovery.start_afresh()
+            self._recorded = None
+            return None
+        logger.info("an earlier run finished this result: %s", self.recovery.path)
         self._close()
         return results
 
@@ -105,8 +158,26 @@ class Stitcher:
         """Bytes of open chunks, on all levels."""
         return sum(self._placement.open_bytes) if self._placement else 0
 
+    def _needs(self, window: Window) -> bool:
+        if self._recorded is None or self.recovery is None:
+            return True
+        return any(
+            (window.image, *grid.corner(chunk)) not in self.recovery.done.get(k, ())
+            for k, grid in enumerate(self._recorded.grids)
+            for chunk in grid.touched_by(window.position)
+        )
+
+    def _pass(self, window: Window, placement: Placement) -> None:
+        """Keep to the schedule, without a prediction."""
+        for stitching in self._outputs:
+            placement.wait()
+            stitching.finish_chunks(window)
+            placement.prepare()
+
     def _start(self, prediction: Prediction) -> Placement:
-        layout = self._lay_out(prediction)
+        layout = self._recorded or self._lay_out([(t.shape[1], tuple(t.shape[2:])) for t in prediction.tensors])
+        self.keys = prediction.keys
+        self._record(prediction, layout)
         for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
             self.output.reserve(device, peak)
         differentiable = torch.is_grad_enabled()
@@ -117,29 +188,69 @@ class Stitcher:
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
             chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, self._workers, differentiable)
-            metadata = tuple(_at_resolution(each, self.image_size, chunks.grid.size) for each in self.metadata)
-            self._outputs.append(_Stitching(name, chunks, metadata, function, self.result_dtype, self.output))
+            create, done = partial(self._create, k, name, layout.grids[k]), self._done(k)
+            self._outputs.append(_Stitching(name, chunks, done, self.images, function, self.result_dtype, create))
         placement.prepare()
+        for window in self._passed:
+            self._pass(window, placement)
         return placement
+
+    def _record(self, prediction: Prediction, layout: Layout) -> None:
+        """What the outputs of the network are, or that they are what they were."""
+        if self.recovery is None:
+            return
+        parts = zip(prediction.names(), prediction.tensors, layout.grids)
+        outputs = [RecordedOutput(name, t.shape[1], tuple(t.shape[2:]), grid.cuts) for name, t, grid in parts]
+        if self._recorded is None:
+            self.recovery.begin(prediction.keys, outputs)
+        elif outputs != self.recovery.outputs:
+            raise ValueError(
+                f"the network returns {outputs} but returned {self.recovery.outputs} in the run that is resumed; "
+                f"overwrite=True starts afresh"
+            )
+
+    def _done(self, output: int) -> Container[Corner]:
+        return self.recovery.done.setdefault(output, {}) if self.recovery is not None else ()
+
+    def _create(self, output: int, name: str, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> OutputWriter:
+        """Start a result, or go on with one that an earlier run left."""
+        result = self._result(name, grid, channels, dtype)
+        if self.recovery is None:
+            return self.output.create(result)
+        return self.recovery.writer(output, self.output, result)
+
+    def _result(self, name: str, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> Result:
+        shape = (self.images, channels, *grid.size)
+        metadata = tuple(_at_resolution(each, self.image_size, grid.size) for each in self.metadata)
+        return Result(name, shape, dtype, grid.cuts, metadata, self.overwrite, self.recovery is not None)
+
+    def _recorded_results(self) -> list[Result]:
+        assert self.recovery is not None
+        assert self._recorded is not None
+        parts = zip(self.recovery.outputs, self._recorded.grids)
+        return [self._result(o.name, grid, *self.recovery.results[k]) for k, (o, grid) in enumerate(parts)]
+
+    def _recorded_writers(self) -> list[OutputWriter]:
+        assert self.recovery is not None
+        return [self.recovery.writer(k, self.output, result) for k, result in enumerate(self._recorded_results())]
 
     def _known_bytes(self, grid: ChunkGrid, prediction: torch.Tensor, function: Postprocessing | None) -> int:
         """Of one result; 0 if only the first finished chunk will tell."""
         known = _known_result(prediction.shape[1], self.result_dtype, function)
         return 0 if known is None else self.images * prod(grid.size) * known[0] * known[1].itemsize
 
-    def _lay_out(self, prediction: Prediction) -> Layout:
+    def _lay_out(self, outputs: list[tuple[int, tuple[int, ...]]], cuts: list[Any] | None = None) -> Layout:
         """Within the limits that the user set, and within what is free where there is none."""
-        outputs = [(tensor.shape[1], tuple(tensor.shape[2:])) for tensor in prediction.tensors]
         sizes = (self.windows, self.image_size, outputs, self.sum_dtype.itemsize, self.chunk_size)
         limits = [0 if self.device.type == "cpu" else self.device_memory, self.cpu_memory]
-        layout = lay_out(*sizes, *limits)
+        layout = lay_out(*sizes, limits[0], limits[1], cuts)
         for level, device in enumerate((self.device, torch.device("cpu"))):
             if torch.is_grad_enabled():
                 break  # a chunk that moves is cut off from what autograd knows
             free = available_memory(device)
             if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
                 limits[level] = int(MARGIN * free)
-                layout = lay_out(*sizes, *limits)
+                layout = lay_out(*sizes, limits[0], limits[1], cuts)
         return layout
 
     def _close(self) -> None:
@@ -154,10 +265,11 @@ class _Stitching:
     Args:
         name: of the output in messages and file names.
         chunks: the open chunks, none so far.
-        metadata: of each image in the input batch.
+        done: where the chunks begin that an earlier run has finished.
+        images: number of images in the input batch.
         postprocessing: applied to finished chunks, or ``None``.
         dtype: of the result if there is no postprocessing.
-        output: where finished chunks go.
+        create: starts the result, called with its channels and dtype as soon as they are known.
 
     Attributes:
         finished: number of chunks that are finished.
@@ -167,17 +279,19 @@ class _Stitching:
         self,
         name: str,
         chunks: OpenChunks,
-        metadata: tuple[Metadata, ...],
+        done: Container[Corner],
+        images: int,
         postprocessing: Postprocessing | None,
         dtype: torch.dtype,
-        output: Output,
+        create: Callable[[int, torch.dtype], OutputWriter],
     ) -> None:
         self.name = name
         self.chunks = chunks
-        self.metadata = metadata
+        self.done = done
+        self.images = images
         self.postprocessing = postprocessing
         self.dtype = dtype
-        self.output = output
+        self.create = create
         self.finished = 0
         self._writer: WriteBehind | None = None
         self._result: tuple[int, torch.dtype] | None = None
@@ -195,13 +309,19 @@ class _Stitching:
         if self._writer is not None:
             self._writer.poll()
         self.chunks.add(window, prediction, weights)
-        for box, chunk in self.chunks.finish(window):
-            self._write(window.image, box, chunk)
+        self.finish_chunks(window)
+
+    def finish_chunks(self, window: Window) -> None:
+        """Write the chunks that end with a window, but for those that an earlier run has written."""
+        for box, chunk in self.chunks.finish(window, self.done):
+            self.finished += 1
+            if chunk is not None:
+                self._write(window.image, box, chunk)
 
     def finish(self) -> Any:
         """The result, ``(B, C', *spatial)``, when all windows are in."""
         assert self._writer is not None
-        assert self.finished == len(self.metadata) * len(self.chunks.grid)
+        assert self.finished == self.images * len(self.chunks.grid)
         return self._writer.finish()
 
     def abandon(self) -> None:
@@ -210,8 +330,7 @@ class _Stitching:
             self._writer.abandon()
 
     def _create(self, channels: int, dtype: torch.dtype) -> WriteBehind:
-        shape = (len(self.metadata), channels, *self.chunks.grid.size)
-        writer = self.output.create(Result(self.name, shape, dtype, self.chunks.grid.cuts, self.metadata))
+        writer = self.create(channels, dtype)
         on_accelerator = self.chunks.device.type != "cpu"
         threaded = (on_accelerator or not writer.in_memory) and not self.chunks.differentiable
         self._writer = WriteBehind(writer, threaded)
@@ -226,7 +345,6 @@ class _Stitching:
                 f"postprocessing must return the same channels and dtype for every chunk: {self._result} before, "
                 f"{(result.shape[0], result.dtype)} for the {self.name} at {_voxels(box)}"
             )
-        self.finished += 1
         recycle = partial(self.chunks.placement.recycle, chunk)
         if writer.threaded and self.postprocessing not in (None, argmax):
             result = result.clone()  # a callable may return the same memory every time

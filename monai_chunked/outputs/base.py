@@ -29,6 +29,7 @@ class Result:
         cuts: for each spatial dimension, where chunks begin, and the size; ascending from 0.
         metadata: of each image; ``affine`` is that of the result, also where the network changes the resolution.
         overwrite: whether results that exist already may be replaced.
+        resumable: whether a run that fails may be resumed, so that :py:meth:`OutputWriter.abandon` keeps what it wrote.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Result:
     cuts: tuple[tuple[int, ...], ...]
     metadata: tuple[Metadata, ...]
     overwrite: bool = False
+    resumable: bool = False
 
 
 class OutputWriter(ABC):
@@ -65,7 +67,7 @@ class OutputWriter(ABC):
     def abandon(self) -> None:  # noqa: B027
         """The run failed: leave nothing behind that looks like a result. Safe to call at any time.
 
-        An output whose runs can be resumed keeps what is written; others remove it.
+        What is written is kept if the result is resumable, else removed.
         """
 
     def flush(self) -> Iterable[tuple[int, Box]] | None:

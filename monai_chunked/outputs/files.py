@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from monai.data.folder_layout import FolderLayout
 from monai_chunked.checks import check_folder
 from monai_chunked.outputs.base import Metadata, Output, Result
 
-__all__ = ["FileOutput", "check_different", "make_folders", "partial_path"]
+__all__ = ["FileOutput", "allocate", "check_different", "make_folders", "partial_path"]
 
 
 class FileOutput(Output):
@@ -72,7 +75,7 @@ class FileOutput(Output):
         # "prediction-key" of a network with several outputs becomes "<image>_<postfix>-key"
         layout = FolderLayout(
             self.output_dir,
-            postfix=self.output_postfix + name.removeprefix("prediction"),
+            postfix=self.output_postfix + re.sub(r"[^\w.-]+", "_", name.removeprefix("prediction"))[:50],
             extension=extension,
             parent=self.separate_folder,
             makedirs=False,
@@ -103,3 +106,14 @@ def make_folders(result: Result, paths: Sequence[Path]) -> None:
         if path.exists() and not result.overwrite:
             raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def allocate(file: FileIO, size: int) -> None:
+    """Give a file its size in bytes, and the space for it where the system can tell at once that there is none."""
+    file.truncate(size)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise

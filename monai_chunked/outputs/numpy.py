@@ -7,6 +7,8 @@ process for as long as they stay resident, and a full disk ends it with a bus er
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import logging
 import os
@@ -14,7 +16,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -24,7 +26,8 @@ import torch
 from numpy.lib import format as npy
 
 from monai_chunked.checks import check_folder
-from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
+from monai_chunked.outputs.base import Metadata, OutputWriter, Result
+from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
 from monai_chunked.plan import Box
 
 __all__ = ["NumpyOutput"]
@@ -32,24 +35,39 @@ __all__ = ["NumpyOutput"]
 logger = logging.getLogger(__name__)
 
 
-class NumpyOutput(Output):
+class NumpyOutput(FileOutput):
     """A memory-mapped ``.npy`` file of shape ``(B, C, *spatial)``, returned as a tensor over the map.
 
-    The file is called ``prediction-0001.npy`` (with the number that is free, and the name of the output where a network
-    has several) and ``prediction-0001.npy.partial`` until it is complete.
+    It has the name that ``SaveImage`` would give the first image of the batch, and that of the output where the network
+    has several. Without names of images and where a run cannot be resumed it is called ``prediction-0001.npy``, with
+    the number that is free. Until it is complete, ``.partial`` is appended.
 
     Args:
         output_dir: an existing folder. By default a temporary one, removed when the tensor is gone.
+        output_postfix: appended to the name of the image, with an underscore between.
+        separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
+        data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
 
     Raises:
+        TypeError: when the result is of ``torch.bfloat16``, which a ``.npy`` file cannot hold.
         FileNotFoundError: when ``output_dir`` does not exist.
         NotADirectoryError: when it is something else than a folder.
         PermissionError: when it cannot be written to.
+        FileExistsError: when a result exists and may not be replaced.
         OSError: when its disk has less free space than the output needs.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str] | None = None) -> None:
-        self.output_dir = output_dir
+    extension = ".npy"
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str] | None = None,
+        output_postfix: str = "trans",
+        separate_folder: bool = True,
+        data_root_dir: str | os.PathLike[str] = "",
+    ) -> None:
+        self.temporary = output_dir is None
+        super().__init__(output_dir or "", output_postfix, separate_folder, data_root_dir)
 
     def check(
         self,
@@ -60,67 +78,110 @@ class NumpyOutput(Output):
     ) -> None:
         if dtype == torch.bfloat16:
             raise TypeError("a .npy file cannot hold torch.bfloat16; pass float32 inputs, or choose output='cpu'")
-        check_folder("output_dir", self.output_dir, least_bytes)
+        if self.temporary:
+            check_folder("output_dir", None, least_bytes)
+        else:
+            super().check(least_bytes, dtype, [each for each in metadata[:1] if _is_named(each)], overwrite)
+
+    def journal(self, metadata: Sequence[Metadata]) -> Path | None:
+        return None if self.temporary else super().journal(metadata)
 
     def create(self, result: Result) -> OutputWriter:
-        name, shape, dtype = result.name, result.shape, result.dtype
-        self.check(prod(shape) * dtype.itemsize, dtype)
-        if self.output_dir is not None:
-            return _NumpyWriter(Path(self.output_dir), name, shape, dtype)
-        folder = tempfile.mkdtemp(prefix="monai_chunked-")
-        return _NumpyWriter(Path(folder), name, shape, dtype, temporary=True)
+        size = prod(result.shape) * result.dtype.itemsize
+        self.check(size, result.dtype)
+        if not self.temporary and _is_named(result.metadata[0]):
+            path = self._only(result)
+            make_folders(result, [path])
+            return _NumpyWriter.create(path, FileIO(partial_path(path), "w+"), result)
+        folder = Path(tempfile.mkdtemp(prefix="monai_chunked-") if self.temporary else self.output_dir)
+        return _NumpyWriter.create(*_reserve(folder, result.name), result, self.temporary)
+
+    def resume(self, result: Result) -> OutputWriter:
+        path = self._only(result)
+        if path.exists() and not partial_path(path).exists():
+            _check(path, result)
+            return _NumpyWriter(path, FileIO(path, "r"), result, complete=True)
+        _check(partial_path(path), result)
+        return _NumpyWriter(path, FileIO(partial_path(path), "r+"), result)
+
+    def load(self, result: Result) -> torch.Tensor:
+        _check(self._only(result), result)
+        return torch.from_numpy(np.load(self._only(result), mmap_mode="r+"))
+
+    def _only(self, result: Result) -> Path:
+        return self.paths(result.metadata[:1], result.name)[0]
 
 
 class _NumpyWriter(OutputWriter):
+    """Writes to a file that has its header already.
+
+    Args:
+        path: of the file when it is complete.
+        file: its ``.partial``, or the file if it is complete.
+        result: what it is.
+        temporary: whether its folder is removed along with it.
+        complete: whether it is.
+    """
+
     def __init__(
-        self, folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype, temporary: bool = False
+        self, path: Path, file: FileIO, result: Result, temporary: bool = False, complete: bool = False
     ) -> None:
-        self.shape = shape
-        self.dtype = torch.empty(0, dtype=dtype).numpy().dtype
+        self.path = path
+        self.file = file
+        self.shape = result.shape
+        self.dtype = _numpy_dtype(result)
+        self.start = len(_header(result))
+        self.resumable = result.resumable
         self.temporary = temporary
-        self.path, self.file = _reserve(folder, name)
-        logger.info("writing %s", self.path)
+        self.complete = complete
+
+    @classmethod
+    def create(cls, path: Path, file: FileIO, result: Result, temporary: bool = False) -> _NumpyWriter:
+        """Start the file."""
+        logger.info("writing %s", path)
+        writer = cls(path, file, result, temporary)
+        writer.resumable = False
         try:
-            header = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
-            npy.write_array_header_2_0(self.file, header)
-            self.start = self.file.tell()
-            self.file.truncate(self.start + prod(shape) * self.dtype.itemsize)
+            writer._put(0, memoryview(_header(result)))
+            allocate(file, writer.start + writer._bytes)
         except OSError as error:
-            self.abandon()
-            raise self._told(error) from error
+            writer.abandon()
+            raise writer._told(error) from error
         except BaseException:
-            self.abandon()
+            writer.abandon()
             raise
+        writer.resumable = result.resumable
+        return writer
 
     @property
     def partial(self) -> Path:
-        return _partial(self.path)
+        return partial_path(self.path)
+
+    @property
+    def _bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
-        index = (slice(image, image + 1), slice(0, self.shape[1]), *box)
         array = chunk.detach().cpu().contiguous().numpy()[None]
-        # the longest runs that are contiguous in the file: all dimensions behind the last one that the chunk cuts
-        cut = max((d for d, size in enumerate(self.shape) if array.shape[d] < size), default=0)
-        strides = [prod(self.shape[d + 1 :]) for d in range(len(self.shape))]
-        for at in itertools.product(*(range(size) for size in array.shape[:cut])):
-            offset = sum((s.start + k) * stride for s, k, stride in zip(index, (*at, *[0] * len(index)), strides))
-            self.file.seek(self.start + offset * self.dtype.itemsize)
-            self._write(memoryview(array[at]).cast("B"))
+        for offset, at in self._runs(image, box):
+            self._put(offset, memoryview(array[at]).cast("B"))
 
-    def _write(self, data: memoryview) -> None:
-        while data:
-            try:
-                data = data[self.file.write(data) :]
-            except OSError as error:
-                raise self._told(error) from error
+    def read(self, image: int, box: Box) -> torch.Tensor:
+        array = np.empty((1, self.shape[1], *(side.stop - side.start for side in box)), self.dtype)
+        for offset, at in self._runs(image, box):
+            self.file.seek(offset)
+            data = memoryview(array[at]).cast("B")
+            if self.file.readinto(data) != len(data):
+                raise OSError(errno.EIO, "it is shorter than it was", str(self.partial))
+        return torch.from_numpy(array[0])
 
-    def _told(self, error: OSError) -> OSError:
-        size = prod(self.shape) * self.dtype.itemsize
-        return OSError(error.errno, f"{error.strerror}; the whole output is {size:,} bytes", str(self.partial))
+    def flush(self) -> None:
+        os.fsync(self.file.fileno())
 
     def finish(self) -> torch.Tensor:
         self.file.close()
-        self.partial.replace(self.path)
+        if not self.complete:
+            self.partial.replace(self.path)
         mapped = np.load(self.path, mmap_mode="r+")
         if self.temporary:
             weakref.finalize(mapped, _remove, self.path.parent, os.getpid())
@@ -128,13 +189,59 @@ class _NumpyWriter(OutputWriter):
 
     def abandon(self) -> None:
         self.file.close()
+        if self.resumable:
+            return
         self.partial.unlink(missing_ok=True)
         if self.temporary:
             shutil.rmtree(self.path.parent, ignore_errors=True)
 
+    def _runs(self, image: int, box: Box) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """What of a chunk is contiguous in the file: where in the file in bytes, and where in ``(1, C, *chunk)``."""
+        index = (slice(image, image + 1), slice(0, self.shape[1]), *box)
+        sizes = [side.stop - side.start for side in index]
+        # all dimensions behind the last one that the chunk cuts
+        cut = max((d for d, size in enumerate(self.shape) if sizes[d] < size), default=0)
+        strides = [prod(self.shape[d + 1 :]) for d in range(len(self.shape))]
+        for at in itertools.product(*map(range, sizes[:cut])):
+            first = sum((s.start + k) * stride for s, k, stride in zip(index, (*at, *[0] * len(index)), strides))
+            yield self.start + first * self.dtype.itemsize, at
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    def _put(self, offset: int, data: memoryview) -> None:
+        self.file.seek(offset)
+        while data:
+            try:
+                data = data[self.file.write(data) :]
+            except OSError as error:
+                raise self._told(error) from error
+
+    def _told(self, error: OSError) -> OSError:
+        return OSError(error.errno, f"{error.strerror}; the whole output is {self._bytes:,} bytes", str(self.partial))
+
+
+def _numpy_dtype(result: Result) -> np.dtype:
+    return torch.empty(0, dtype=result.dtype).numpy().dtype
+
+
+def _header(result: Result) -> bytes:
+    memory = io.BytesIO()
+    descr = npy.dtype_to_descr(_numpy_dtype(result))
+    npy.write_array_header_2_0(memory, {"descr": descr, "fortran_order": False, "shape": result.shape})
+    return memory.getvalue()
+
+
+def _check(path: Path, result: Result) -> None:
+    """It is a file of this result, and whole."""
+    header = _header(result)
+    expected = len(header) + prod(result.shape) * result.dtype.itemsize
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != expected or file.read(len(header)) != header:
+            reason = f"it is not the result of shape {result.shape} that was written ({found:,} of {expected:,} bytes)"
+            raise OSError(errno.EIO, reason, str(path))
+
+
+def _is_named(metadata: Metadata) -> bool:
+    return bool(metadata.get("filename_or_obj"))
 
 
 def _reserve(folder: Path, name: str) -> tuple[Path, FileIO]:
@@ -143,13 +250,13 @@ def _reserve(folder: Path, name: str) -> tuple[Path, FileIO]:
     for number in itertools.count(1):
         path = folder / f"{name}-{number:04d}.npy"
         try:
-            file = FileIO(_partial(path), "x")
+            file = FileIO(partial_path(path), "x+")
         except FileExistsError:
             continue
         if not path.exists():
             return path, file
         file.close()
-        _partial(path).unlink()
+        partial_path(path).unlink()
     raise AssertionError("unreachable")
 
 

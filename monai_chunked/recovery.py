@@ -1,0 +1,279 @@
+"""Going on where an earlier run stopped: what it left, and a record of what this one adds."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import zlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock, Timeout
+
+from monai_chunked.fingerprint import describe, differences, digest_of_input, digest_of_network
+from monai_chunked.inputs import metadata_of
+from monai_chunked.journal import Journal
+from monai_chunked.outputs import Metadata, Output, OutputWriter, Result
+from monai_chunked.plan import Box, Corner
+
+__all__ = ["RecordedOutput", "Recovery", "recovering"]
+
+logger = logging.getLogger(__name__)
+
+
+class RecordedOutput(NamedTuple):
+    """One output of the network, as the first batch showed it.
+
+    Attributes:
+        name: in messages and file names.
+        channels: of the prediction.
+        prediction_size: spatial size of the prediction of one window in voxels.
+        cuts: for each spatial dimension, where chunks begin, and the size.
+    """
+
+    name: str
+    channels: int
+    prediction_size: tuple[int, ...]
+    cuts: tuple[tuple[int, ...], ...]
+
+
+class Recovery:
+    """What an earlier run with the same fingerprint left, and a record of what this one adds.
+
+    From here until it is closed no other run can have the same journal, and so the same results.
+
+    Args:
+        path: of the journal.
+        fingerprint: what the result depends on.
+        overwrite: start afresh whatever is there.
+
+    Raises:
+        FileExistsError: when an earlier run had another fingerprint; the message says what differs.
+        BlockingIOError: when another run is writing there.
+        OSError: when the journal is damaged.
+
+    Attributes:
+        keys: of the outputs where the network returns a dict.
+        outputs: of the network, as soon as they are known.
+        results: channels and dtype of the results that have been started, by the number of their output.
+        done: CRC-32 of the chunks that are safe, by where they begin, for each output.
+        complete: whether the earlier run finished.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, str], overwrite: bool) -> None:
+        self.fingerprint = dict(fingerprint)
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            reason = "another run is writing this result; wait for it, or choose another output_dir"
+            raise BlockingIOError(errno.EAGAIN, reason, str(path)) from None
+        try:
+            self._journal = None if overwrite else Journal.read(path)
+            if overwrite:
+                path.unlink(missing_ok=True)
+            self._restore()
+        except BaseException:
+            self.close()
+            raise
+
+    def _restore(self) -> None:
+        self.keys: list[Hashable] | None = None
+        self.outputs: list[RecordedOutput] = []
+        self.results: dict[int, tuple[int, torch.dtype]] = {}
+        self.done: dict[int, dict[Corner, int]] = {}
+        self.complete = False
+        if self._journal is None:
+            return
+        header, *records = self._journal.records
+        if found := differences(header["fingerprint"], self.fingerprint):
+            raise FileExistsError(
+                errno.EEXIST,
+                f"an earlier run with other settings began or finished this result; what differs: {', '.join(found)}; "
+                f"overwrite=True starts afresh, another output_dir keeps both",
+                str(self.path),
+            )
+        for record in records:
+            if "outputs" in record:
+                self.keys = record["keys"]
+                self.outputs = [_output_of(output) for output in record["outputs"]]
+            elif "result" in record:
+                self.results[record["result"]] = (record["channels"], getattr(torch, record["dtype"]))
+            elif "chunk" in record:
+                self.done.setdefault(record["output"], {})[tuple(record["chunk"])] = record["crc"]
+            elif "complete" in record:
+                self.complete = True
+
+    @property
+    def resumed(self) -> bool:
+        """Whether anything of an earlier run can be used."""
+        return bool(self.results)
+
+    def start_afresh(self) -> None:
+        """Forget what an earlier run left."""
+        self._journal = None
+        self.path.unlink(missing_ok=True)
+        self._restore()
+
+    def begin(self, keys: list[Hashable] | None, outputs: Sequence[RecordedOutput]) -> None:
+        """The first batch is there: record what the outputs of the network are, before any of them is started."""
+        self.keys, self.outputs = keys, list(outputs)
+        self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint})
+        self._journal.add({"keys": keys, "outputs": [output._asdict() for output in outputs]})
+
+    def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
+        """Start a result, or go on with the one that an earlier run left, and record each chunk that is safe.
+
+        Args:
+            number: of the output of the network.
+            output: makes the writer.
+            result: what is to be written.
+
+        Raises:
+            OSError: when the files or a chunk in them are not what was recorded.
+        """
+        channels, dtype = result.shape[1], result.dtype
+        if number not in self.results:
+            writer = output.create(result)
+            self.results[number] = channels, dtype
+            self._add({"result": number, "channels": channels, "dtype": str(dtype).removeprefix("torch.")})
+            return _RecordingWriter(writer, self, number)
+        if self.results[number] != (channels, dtype):
+            raise ValueError(
+                f"the {result.name} has {channels} channels of {dtype} but had {self.results[number]} in the run that "
+                f"is resumed; overwrite=True starts afresh"
+            )
+        try:
+            writer = output.resume(result)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; overwrite=True starts afresh", error.filename) from error
+        self._compare(number, writer)
+        return _RecordingWriter(writer, self, number)
+
+    def _compare(self, output: int, writer: OutputWriter) -> None:
+        """Read what was recorded."""
+        done = self.done.setdefault(output, {})
+        if not writer.complete:
+            cuts = [dict(itertools.pairwise(c)) for c in self.outputs[output].cuts]
+            for (image, *starts), crc in done.items():
+                box = tuple(slice(start, ends[start]) for start, ends in zip(starts, cuts))
+                if _crc(writer.read(image, box)) != crc:
+                    writer.abandon()
+                    at = ", ".join(f"{s.start}:{s.stop}" for s in box)
+                    reason = (
+                        f"the chunk of image {image} at [{at}] is not what was written; overwrite=True starts afresh"
+                    )
+                    raise OSError(errno.EIO, reason, str(self.path))
+
+    def record(self, output: int, corner: Corner, crc: int) -> None:
+        """A chunk is safe."""
+        self._add({"output": output, "chunk": list(corner), "crc": crc})
+
+    def finish(self) -> None:
+        """All results have their names."""
+        self._add({"complete": True})
+
+    def close(self) -> None:
+        """Let others have the journal."""
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _add(self, record: dict[str, Any]) -> None:
+        assert self._journal is not None
+        self._journal.add(record)
+
+
+class _RecordingWriter(OutputWriter):
+    """Writes chunks, and records each when it is safe."""
+
+    def __init__(self, writer: OutputWriter, recovery: Recovery, output: int) -> None:
+        self.writer = writer
+        self.recovery = recovery
+        self.output = output
+        self._held: dict[Corner, int] = {}
+
+    def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
+        self.writer.write(image, box, chunk)
+        self._held[_corner(image, box)] = _crc(chunk)
+        safe = self.writer.flush()
+        for corner in list(self._held) if safe is None else [_corner(*each) for each in safe]:
+            self.recovery.record(self.output, corner, self._held.pop(corner))
+
+    def finish(self) -> Any:
+        return self.writer.finish()
+
+    def abandon(self) -> None:
+        self.writer.abandon()
+
+
+def _corner(image: int, box: Box) -> Corner:
+    return (image, *(s.start for s in box))
+
+
+def _crc(chunk: torch.Tensor) -> int:
+    data = chunk.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return zlib.crc32(data.reshape(-1).data)
+
+
+def _output_of(record: Mapping[str, Any]) -> RecordedOutput:
+    cuts = tuple(map(tuple, record["cuts"]))
+    return RecordedOutput(record["name"], record["channels"], tuple(record["prediction_size"]), cuts)
+
+
+@contextmanager
+def recovering(
+    output: Output,
+    inputs: Any,
+    network: Any,
+    network_id: str | None,
+    settings: Mapping[str, Any],
+    overwrite: bool,
+) -> Iterator[tuple[Recovery | None, tuple[Metadata, ...]]]:
+    """What is left of an earlier run for the same result, and metadata in which every image has a name.
+
+    An image without a name is called by the digest of its voxels.
+
+    Args:
+        output: where results go.
+        inputs: ``(B, C, *spatial)``.
+        network: whose weights the result depends on.
+        network_id: the user's name for it.
+        settings: all else that the result depends on.
+        overwrite: start afresh whatever is there.
+
+    Yields:
+        ``None`` in the place of the first if the output or the network does not allow a run to be resumed.
+    """
+    metadata = metadata_of(inputs)
+    resumable = output.journal(metadata) is not None
+    weights = digest_of_network(network, network_id) if resumable else None
+    if weights is None:
+        yield None, metadata
+        return
+    content = digest_of_input(inputs)
+    endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
+    named = tuple(
+        each if each.get("filename_or_obj") else {**each, "filename_or_obj": f"image-{content[:8]}{ending}"}
+        for each, ending in zip(metadata, endings)
+    )
+    kind = {name: value for name, value in vars(output).items() if name not in ("output_dir", "data_root_dir")}
+    fingerprint = {
+        "input": content,
+        "network weights": weights,
+        "output": f"{type(output).__name__}{describe(kind)}",
+        **{name: describe(value) for name, value in settings.items()},
+    }
+    path = output.journal(named)
+    assert path is not None
+    recovery = Recovery(path, fingerprint, overwrite)
+    try:
+        yield recovery, named
+    finally:
+        recovery.close()
