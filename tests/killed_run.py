@@ -1,0 +1,92 @@
+"""
+Runs that are killed, each in a process of its own; a helper of ``test_recovery.py``.
+
+Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork of
+this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the exit
+status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import collate_meta_tensor_fn
+
+from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, Output, ZarrOutput
+
+ROI, OVERLAP, SIZE = (12, 12, 12), 0.5, (30, 24, 26)
+
+OUTPUTS = {
+    "npy": NumpyOutput,
+    "nii": NiftiOutput,
+    "nii.gz": lambda folder: NiftiOutput(folder, output_ext=".nii.gz"),
+    "zarr": lambda folder: ZarrOutput(folder, storage_chunk_size=8, levels=2),
+}
+
+
+class Network(torch.nn.Module):
+    """Writes down which windows it sees."""
+
+    def __init__(self, seen: Path | None = None, pause: float = 0.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, -0.5, 0.25]).view(1, 3, 1, 1, 1))
+        self.seen = seen
+        self.pause = pause
+
+    def forward(self, windows: torch.Tensor, coordinates: Any) -> torch.Tensor:
+        if self.seen is not None:
+            with self.seen.open("a") as file:
+                for window in coordinates:
+                    file.write(json.dumps([window[0].start, *(s.start for s in window[2:])]) + "\n")
+        time.sleep(self.pause)
+        return windows.sigmoid() * self.weight
+
+
+def image() -> MetaTensor:
+    generator = torch.Generator().manual_seed(5)
+    voxels = torch.rand((2, 1, *SIZE), generator=generator)
+    names = ("/data/first.nii.gz", "/data/second.nii.gz")
+    return collate_meta_tensor_fn([MetaTensor(v, meta={"filename_or_obj": n}) for v, n in zip(voxels, names)])
+
+
+def inferer(output: Output | str, **settings: Any) -> ChunkedSlidingWindowInferer:
+    return ChunkedSlidingWindowInferer(ROI, 2, OVERLAP, "gaussian", output=output, with_coord=True, **settings)
+
+
+def run(request: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    output = OUTPUTS[request["output"]](request["folder"])
+    with torch.no_grad():
+        inferer(output)(image(), Network(Path(request["folder"], "seen"), pause=0.003))
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        start = time.monotonic()
+        child = os.fork()
+        if not child:
+            try:
+                run(request)
+                os._exit(0)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+        if request["kill_after"] is not None:
+            time.sleep(request["kill_after"])
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        answer = {"exit": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - start}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

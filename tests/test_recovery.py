@@ -1,0 +1,425 @@
+"""A run that was killed goes on where it stopped, to the same bits; nothing else is ever mixed with it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import random
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput
+from monai_chunked.journal import Journal
+from tests.killed_run import OUTPUTS, OVERLAP, ROI, SIZE, Network, image, inferer
+
+MOMENTS = 20
+"""How many times each output is killed."""
+
+FORMATS = list(OUTPUTS)
+
+
+class Boom(Exception):
+    pass
+
+
+class Failing(Network):
+    """Fails at the given batch."""
+
+    def __init__(self, seen: Path | None = None, at: int | None = None) -> None:
+        super().__init__(seen)
+        self.at = at
+        self.batches = 0
+
+    def forward(self, windows: torch.Tensor, coordinates: Any) -> torch.Tensor:
+        self.batches += 1
+        if self.batches == self.at:
+            raise Boom
+        return super().forward(windows, coordinates)
+
+
+def voxels(result: Any) -> torch.Tensor:
+    """``(B, C, *spatial)`` of whatever an output returns."""
+    if isinstance(result, list):
+        return torch.stack([torch.as_tensor(each[:]) for each in result])
+    return torch.as_tensor(result[:])
+
+
+def expected() -> torch.Tensor:
+    with torch.no_grad():
+        return inferer("cpu")(image(), Network()).as_tensor()
+
+
+def journal_in(folder: Path) -> Path:
+    (path,) = folder.rglob("*.journal")
+    return path
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line[9:]) for line in journal_in(folder).read_bytes().splitlines()]
+
+
+def windows_that_touch_what_is_not_recorded(folder: Path) -> list[list[int]]:
+    """From the journal alone, by comparing every window with every chunk."""
+    (outputs,) = [record["outputs"] for record in records(folder) if "outputs" in record]
+    done = {tuple(record["chunk"]) for record in records(folder) if "chunk" in record}
+    cuts = outputs[0]["cuts"]
+    spans = [list(zip(c, c[1:])) for c in cuts]
+    boxes = [(a, b, c) for a in spans[0] for b in spans[1] for c in spans[2]]
+    step = [int(r * (1 - OVERLAP)) for r in ROI]
+    starts = [sorted({min(k, n - r) for k in range(0, n - r + s, s)}) for n, r, s in zip(SIZE, ROI, step)]
+    windows = []
+    for number in range(2):
+        open_boxes = [box for box in boxes if (number, *(low for low, _ in box)) not in done]
+        for corner in ((a, b, c) for a in starts[0] for b in starts[1] for c in starts[2]):
+            if any(all(lo < s + r and s < hi for s, r, (lo, hi) in zip(corner, ROI, box)) for box in open_boxes):
+                windows.append([number, *corner])
+    return windows
+
+
+@pytest.fixture(scope="module")
+def run_killed() -> Iterator[Callable[..., dict[str, Any]]]:
+    command = [sys.executable, "-m", "tests.killed_run"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(output: str, folder: Path, kill_after: float | None = None) -> dict[str, Any]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps({"output": output, "folder": str(folder), "kill_after": kill_after}), file=process.stdin)
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield ask
+    process.communicate()
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_run_that_is_killed_goes_on_to_the_same_bits_without_predicting_again_what_is_recorded(
+    output: str, run_killed: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    reference = expected()
+    (tmp_path / "whole").mkdir()
+    whole = run_killed(output, tmp_path / "whole")
+    assert whole["exit"] == 0
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"moments are drawn with seed {seed}")
+    moments = random.Random(seed)
+    resumed = 0
+    for moment in range(MOMENTS):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        killed = run_killed(output, folder, moments.uniform(0, whole["seconds"]))
+        assert killed["exit"] in (-9, 0)
+        begun = any(folder.rglob("*.journal")) and any("result" in record for record in records(folder))
+        missing = windows_that_touch_what_is_not_recorded(folder) if begun else None
+        (folder / "seen").unlink(missing_ok=True)
+        network = Network(folder / "seen")
+        with torch.no_grad():
+            result = inferer(OUTPUTS[output](folder))(image(), network)
+        assert torch.equal(voxels(result), reference)
+        seen = [json.loads(line) for line in (folder / "seen").read_text().splitlines()] if missing != [] else []
+        if missing is not None:  # in batches of two, of which one window may be there already
+            resumed += 1
+            assert [window for window in seen if window in missing] == missing
+            assert len(seen) <= 2 * len(missing)
+            assert len(seen) < 2 * 60 or not any("chunk" in record for record in records(folder)[:3])
+    assert resumed > 0
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_run_that_is_resumed_again_and_again_ends_in_the_same_bits(output: str, tmp_path: Path) -> None:
+    for at in (5, 5, 5):
+        with pytest.raises(Boom), torch.no_grad():
+            inferer(OUTPUTS[output](tmp_path))(image(), Failing(at=at))
+    with torch.no_grad():
+        result = inferer(OUTPUTS[output](tmp_path))(image(), Failing())
+    assert torch.equal(voxels(result), expected())
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_the_same_call_again_returns_the_result_without_the_network(
+    output: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.no_grad():
+        inferer(OUTPUTS[output](tmp_path))(image(), Network())
+        with caplog.at_level(logging.INFO, "monai_chunked"):
+            again = inferer(OUTPUTS[output](tmp_path))(image(), Failing(at=1))
+    assert torch.equal(voxels(again), expected())
+    assert "an earlier run finished this result" in caplog.text
+
+
+def other_weights() -> Network:
+    network = Network()
+    torch.nn.init.constant_(network.weight, 2.0)
+    return network
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("output", FORMATS)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(network=other_weights), "network weights"),
+        (dict(image=lambda: image() + 1), "input"),
+        (dict(overlap=0.25), r"overlap \(0.5 before, 0.25 now\)"),
+        (dict(mode="constant"), "importance map"),
+        (dict(sw_batch_size=3), r"sw_batch_size \(2 before, 3 now\)"),
+        (dict(postprocessing="argmax"), "postprocessing"),
+        (dict(preprocessing=torch.neg), "preprocessing"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_input_network_or_setting_is_refused_by_name_until_overwrite(
+    change: dict[str, Any], named: str, output: str, finished: bool, tmp_path: Path
+) -> None:
+    def again(overwrite: bool) -> Any:
+        options = dict(roi_size=ROI, sw_batch_size=2, overlap=OVERLAP, mode="gaussian", with_coord=True)
+        options |= {key: value for key, value in change.items() if key not in ("network", "image")}
+        output_object = OUTPUTS[output](tmp_path)
+        return ChunkedSlidingWindowInferer(**options, output=output_object, overwrite=overwrite)(
+            change.get("image", image)(), change.get("network", Network)()
+        )
+
+    with torch.no_grad():
+        try:
+            inferer(OUTPUTS[output](tmp_path))(image(), Failing(at=None if finished else 20))
+        except Boom:
+            pass
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(FileExistsError, match=f"what differs: .*{named}.*overwrite=True"):
+            again(overwrite=False)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        replaced = again(overwrite=True)
+        assert not torch.equal(voxels(replaced).double(), expected().double())
+        assert torch.equal(voxels(again(overwrite=False)), voxels(replaced))
+
+
+def test_a_limit_or_a_chunk_size_may_change_since_results_do_not_depend_on_it(tmp_path: Path) -> None:
+    with torch.no_grad():
+        with pytest.raises(Boom):
+            inferer(NumpyOutput(tmp_path))(image(), Failing(at=20))
+        network = Failing()
+        result = inferer(NumpyOutput(tmp_path), cpu_memory="100KiB", chunk_size=7)(image(), network)
+    assert torch.equal(voxels(result), expected())
+    assert network.batches < 40
+
+
+def test_a_network_without_weights_is_resumed_only_by_its_network_id(tmp_path: Path) -> None:
+    network, calls = Network(), []
+
+    def function(windows: torch.Tensor, coordinates: Any) -> torch.Tensor:
+        calls.append(coordinates)
+        if len(calls) == 20:
+            raise Boom
+        return network(windows, coordinates)
+
+    with torch.no_grad():
+        with pytest.raises(Boom):
+            inferer(NumpyOutput(tmp_path))(image(), function)
+        assert not any(path.is_file() for path in tmp_path.rglob("*")), "it cannot be resumed, so nothing is kept"
+        calls.clear()
+        with pytest.raises(Boom):
+            inferer(NumpyOutput(tmp_path), network_id="sigmoid, version 1")(image(), function)
+        with pytest.raises(FileExistsError, match="network weights"):
+            inferer(NumpyOutput(tmp_path), network_id="sigmoid, version 2")(image(), function)
+        assert len(calls) == 20
+        result = inferer(NumpyOutput(tmp_path), network_id="sigmoid, version 1")(image(), function)
+    assert torch.equal(voxels(result), expected())
+    assert len(calls) < 20 + 40
+
+
+def test_several_outputs_are_resumed_together(tmp_path: Path) -> None:
+    class Two(Failing):
+        def forward(self, windows: torch.Tensor, coordinates: Any) -> dict[str, torch.Tensor]:
+            both = super().forward(windows, coordinates)
+            return {"seg": both, "low": torch.nn.functional.avg_pool3d(both, 2)}
+
+    with torch.no_grad():
+        reference = inferer("cpu")(image(), Two())
+        with pytest.raises(Boom):
+            inferer(NumpyOutput(tmp_path))(image(), Two(at=20))
+        network = Two()
+        result = inferer(NumpyOutput(tmp_path))(image(), network)
+        again = inferer(NumpyOutput(tmp_path))(image(), Two(at=1))
+    assert network.batches < 40
+    assert {path.name for path in tmp_path.rglob("*.npy")} == {"first_trans-low.npy", "first_trans-seg.npy"}
+    for each in (result, again):
+        assert list(each) == ["low", "seg"]
+        assert all(torch.equal(voxels(each[key]), reference[key].as_tensor()) for key in each)
+
+
+def test_images_without_a_name_are_told_apart_by_their_voxels(tmp_path: Path) -> None:
+    first, second = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        results = [inferer("disk", output_dir=tmp_path)(x, Network()) for x in (first, second)]
+        again = [inferer("disk", output_dir=tmp_path)(x, Failing(at=1)) for x in (first, second)]
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    assert all(torch.equal(a, b) for a, b in zip(results, again))
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_result_that_somebody_removed_is_made_again(output: str, tmp_path: Path) -> None:
+    with torch.no_grad():
+        inferer(OUTPUTS[output](tmp_path))(image(), Network())
+        for path in tmp_path.rglob("*"):
+            if path.is_file() and not path.name.endswith(".journal"):
+                path.unlink()
+        for path in tmp_path.rglob("*.zarr"):
+            os.system(f"rm -r '{path}'")
+        result = inferer(OUTPUTS[output](tmp_path))(image(), Network())
+    assert torch.equal(voxels(result), expected())
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_second_run_on_the_same_result_is_refused_while_the_first_one_lasts(output: str, tmp_path: Path) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Waiting(Network):
+        def forward(self, windows: torch.Tensor, coordinates: Any) -> torch.Tensor:
+            inside.set()
+            go_on.wait(60)
+            return super().forward(windows, coordinates)
+
+    results: list[Any] = []
+
+    def first() -> None:
+        with torch.no_grad():
+            results.append(inferer(OUTPUTS[output](tmp_path))(image(), Waiting()))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        for overwrite in (False, True):
+            with pytest.raises(BlockingIOError, match="another run is writing this result"):
+                inferer(OUTPUTS[output](tmp_path), overwrite=overwrite)(image(), Network())
+    finally:
+        go_on.set()
+        thread.join()
+    assert torch.equal(voxels(results[0]), expected())
+
+
+def test_the_lock_of_a_dead_process_does_not_hold(run_killed: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    while not any(tmp_path.rglob("*.lock")):
+        run_killed("npy", tmp_path, 0.15)
+    with torch.no_grad():
+        result = inferer(NumpyOutput(tmp_path))(image(), Network())
+    assert torch.equal(voxels(result), expected())
+    assert not any(tmp_path.rglob("*.lock"))
+
+
+def stopped(folder: Path, output: str = "npy") -> Path:
+    with pytest.raises(Boom), torch.no_grad():
+        inferer(OUTPUTS[output](folder))(image(), Failing(at=30))
+    assert sum("chunk" in record for record in records(folder)) > 5
+    return journal_in(folder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_journal_cut_anywhere_never_gives_a_wrong_result(data: st.DataObject, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    path = stopped(folder)
+    whole = path.read_bytes()
+    header = whole.index(b"\n") + 1
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1), "length")])
+    with torch.no_grad():
+        if path.stat().st_size < header:
+            with pytest.raises(OSError, match="journal is damaged.*overwrite=True"):
+                inferer(NumpyOutput(folder))(image(), Network())
+        else:
+            result = inferer(NumpyOutput(folder), overwrite=False)(image(), Network())
+            assert torch.equal(voxels(result), expected())
+
+
+def test_a_record_that_was_cut_off_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = stopped(tmp_path)
+    path.write_bytes(path.read_bytes()[:-3])
+    with torch.no_grad():
+        inferer(NumpyOutput(tmp_path))(image(), Network())
+    assert "ends in the middle of a record" in caplog.text
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_flipped_byte_in_the_journal_is_noticed(data: st.DataObject, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("flipped")
+    path = stopped(folder)
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 2), "position")
+    content[at] ^= 1 << data.draw(st.integers(0, 7), "bit")
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="journal is damaged.*overwrite=True"), torch.no_grad():
+        inferer(NumpyOutput(folder))(image(), Network())
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_data_that_is_not_what_was_recorded_is_noticed(output: str, tmp_path: Path) -> None:
+    stopped(tmp_path, output)
+    data = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".journal", ".json", ".lock")]
+    largest = max(data, key=lambda path: path.stat().st_size)
+    whole = largest.read_bytes()
+    for damage in (whole[: len(whole) // 2], bytes(len(whole))):
+        largest.write_bytes(damage)
+        with pytest.raises(OSError, match="overwrite=True"), torch.no_grad():
+            inferer(OUTPUTS[output](tmp_path))(image(), Network())
+    with torch.no_grad():
+        result = inferer(OUTPUTS[output](tmp_path), overwrite=True)(image(), Network())
+    assert torch.equal(voxels(result), expected())
+
+
+def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    mine, other = stopped(tmp_path / "a"), stopped(tmp_path / "b")
+    header = {**Journal.read(other).records[0]["fingerprint"], "input": "0" * 32}
+    Journal.create(other, {"fingerprint": header})
+    mine.write_bytes(other.read_bytes())
+    with pytest.raises(FileExistsError, match="what differs: input"), torch.no_grad():
+        inferer(NumpyOutput(tmp_path / "a"))(image(), Network())
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_full_disk_is_said_within_a_batch_and_freeing_space_is_enough(output: str, tmp_path: Path) -> None:
+    class Filling(Failing):
+        """From a batch on, files may not become larger than they are."""
+
+        def forward(self, windows: torch.Tensor, coordinates: Any) -> torch.Tensor:
+            if self.batches == 10:
+                largest = 100
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+            return super().forward(windows, coordinates)
+
+    network = Filling()
+    try:
+        with pytest.raises(OSError) as caught, torch.no_grad():
+            inferer(OUTPUTS[output](tmp_path))(image(), network)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert caught.value.errno in (errno.EFBIG, errno.ENOSPC)
+    assert str(tmp_path) in str(caught.value)
+    with torch.no_grad():
+        result = inferer(OUTPUTS[output](tmp_path))(image(), Network())
+    assert torch.equal(voxels(result), expected())
+
+
+def test_outputs_that_cannot_be_resumed_leave_no_journal(tmp_path: Path) -> None:
+    with torch.no_grad():
+        inferer("disk")(image(), Network())
+        inferer("auto", output_dir=tmp_path)(image(), Network())
+    assert not any(tmp_path.rglob("*"))
+
+
+def test_the_formats_are_those_that_users_have() -> None:
+    assert {type(OUTPUTS[name](Path())) for name in ("npy", "nii", "zarr")} == {NumpyOutput, NiftiOutput, ZarrOutput}
