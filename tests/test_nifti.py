@@ -259,6 +259,7 @@ def test_a_compressed_file_is_the_same_every_time(tmp_path: Path) -> None:
         assert files_in(tmp_path / name) == ["scan_trans.nii.gz"]
         written.append((tmp_path / name / "scan_trans.nii.gz").read_bytes())
     assert written[0] == written[1]
+    assert written[0][4:8] == bytes(4)  # the time at which it was written
 
 
 # ---------------------------------------------------------------- any shape, any chunks
@@ -363,6 +364,7 @@ def test_an_existing_file_is_replaced_only_where_it_may_be(tmp_path: Path) -> No
     assert files_in(tmp_path) == ["scan0_trans.nii"]
     assert path.read_text() == "old"
     writer = output.create(result_for(values, overwrite=True))
+    assert not path.exists()  # a run that stops now must not leave it as its own
     write(writer, values, chunks(result_for(values)))
     writer.finish()
     assert np.array_equal(in_file(path), np.moveaxis(values[0].numpy(), 0, -1))
