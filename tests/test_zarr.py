@@ -381,7 +381,8 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path: Path) -> None:
 def test_a_url_is_written_in_place_and_removed_if_the_run_fails(protocol: str, tmp_path: Path) -> None:
     url = f"{protocol}://{tmp_path}"
     values = random_values((1, 2, 7, 5, 6))
-    output = ZarrOutput(url, levels=2)
+    options = {"auto_mkdir": True} if protocol == "file" else None
+    output = ZarrOutput(url, levels=2, storage_options=options)
     assert output.journal(result(values.shape, CUTS).metadata) is None
     writer = output.create(result(values.shape, CUTS))
     writer.write(0, boxes(CUTS)[0], values[at(0, boxes(CUTS)[0])])
