@@ -193,6 +193,8 @@ class Collector:
             chunk.held -= 1
         self.held_bytes -= held.values.nbytes
         self._memory.append(held.values)
+        if not self._held:
+            self._memory.clear()  # the next image of the batch has its own
 
 
 def _within(box: Box, outer: Box) -> Region:
