@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+import zarr
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
@@ -29,6 +30,7 @@ from monai.transforms import (
     ScaleIntensityd,
     Spacingd,
 )
+from ome_zarr_models.v05 import ImageLabel
 
 from monai_chunked import ChunkedSlidingWindowInferer
 from tutorials.template import write_template
@@ -181,3 +183,21 @@ def test_an_evaluator_computes_the_same_metrics_and_saves_the_same_files(
     assert dice == expected
     assert dice > 0.5
     assert_same_file(file, reference_file)
+
+
+def test_the_bundle_writes_labels_straight_to_ome_zarr(
+    data: dict[str, str], reference: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
+    """The voxels and the affine of what SaveImaged writes behind MONAI's inferer; the template is in RAS already."""
+    files = ["configs/inference.yaml", "configs/inference_zarr.yaml"]
+    run_bundle("--config_file", files, "--data", [{"image": data["image"]}], "--output_dir", tmp_path / "eval")
+    (path,) = (tmp_path / "eval").iterdir()
+    assert path.name == Path(data["image"]).name.replace(".nii.gz", "_labels.ome.zarr")
+    group = zarr.open_group(path, mode="r")
+    assert np.array_equal(group["0"][0], np.asanyarray(reference.dataobj))
+    assert np.array_equal(group.attrs["monai_chunked"]["affine"], reference.affine)
+    multiscale = ImageLabel.from_zarr(group).attributes.ome.multiscales[0]
+    scale, translation = multiscale.datasets[0].coordinateTransformations
+    assert np.allclose(scale.scale[1:], reference.header.get_zooms())
+    assert np.allclose(translation.translation[1:], reference.affine[:3, 3])
+    assert len(multiscale.datasets) == 4

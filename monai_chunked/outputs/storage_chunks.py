@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 import numpy as np
 
@@ -21,11 +21,8 @@ __all__ = ["Collector", "Region", "channels_per_shard", "storage_chunk_size"]
 TARGET_BYTES = 2**21
 """Of a storage chunk before compression: a few milliseconds to read, and few enough files."""
 
-HELD_BYTES = 2**28
-"""The most that is held of storage chunks that are not whole."""
-
-ASSEMBLED_BYTES = 2**24
-"""The most that is put together at once."""
+HELD_BYTES = 2**29
+"""The most that storage chunks take that are held until they are whole."""
 
 MOST_FILES = 10_000
 """Of an image. Above it several channels share a shard."""
@@ -40,8 +37,8 @@ Region = tuple[slice, ...]
 def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -> tuple[int, ...]:
     """Spatial size of storage chunks of one channel: near :py:data:`TARGET_BYTES`, and little to hold.
 
-    In each dimension the cuts are multiples of it, if that does not make it small; otherwise what storage chunks reach
-    over a cut is small enough to be held for as long as chunks arrive in raster order.
+    In each dimension the cuts are multiples of it, if that does not make it small; otherwise the storage chunks over a
+    cut are small enough to be held, for as long as chunks arrive in raster order.
 
     Args:
         cuts: of the chunks for each spatial dimension, ascending from 0 to the size.
@@ -53,26 +50,28 @@ def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: i
     >>> storage_chunk_size([(0, 48, 96, 144, 160, 192, 240, 256)] * 2 + [(0, 512)], 105, 4)
     (16, 16, 512)
     """
-    dims, size = len(cuts), []
+    dims = len(cuts)
+    size: list[int] = []
     voxels = TARGET_BYTES // itemsize
-    sizes = [each[-1] for each in cuts]
-    longest = [max(b - a for a, b in itertools.pairwise(each)) for each in cuts]
-    for d, inner in enumerate(each[1:-1] for each in cuts):
+    for d, each in enumerate(cuts):
         most = max(1, round(voxels ** (1 / (dims - d))))
-        thinnest = channels * itemsize * prod(longest[:d]) * prod(sizes[d + 1 :])
-        size.append(_size_along(inner, sizes[d], most, HELD_BYTES // (2 * dims * thinnest)))
+        # over a cut lies as much as chunks in the dimensions before, and the image in those behind
+        before = [max(b - a for a, b in itertools.pairwise(other)) + n for other, n in zip(cuts, size)]
+        layer = channels * itemsize * prod(before) * prod(other[-1] for other in cuts[d + 1 :])
+        size.append(_size_along(each, most, (HELD_BYTES >> (d + 1)) // layer))
         voxels = max(1, voxels // size[-1])
     return tuple(size)
 
 
-def _size_along(inner: Sequence[int], size: int, most: int, held: int) -> int:
-    """In one dimension; ``held`` voxels at most may reach over a cut."""
+def _size_along(cuts: Sequence[int], most: int, held: int) -> int:
+    """In one dimension; storage chunks over a cut may be ``held`` voxels long."""
+    *inner, size = cuts[1:]
     if not inner:
         return ceil(size / ceil(size / most))
-    for candidate in range(min(size, most + most // 2), most // 3, -1):
-        if not any(cut % candidate for cut in inner):
-            return candidate
-    return next(n for n in range(min(size, most), 0, -1) if max(cut % n for cut in inner) <= held)
+    aligned = gcd(*inner)
+    if aligned >= most // 8:  # nothing to hold is worth more than the best size
+        return max(n for n in range(1, most + most // 2) if aligned % n == 0)
+    return max(aligned, min(size, most, held))
 
 
 def channels_per_shard(shape: Sequence[int], chunk_size: Sequence[int], itemsize: int) -> int:
@@ -90,7 +89,7 @@ def channels_per_shard(shape: Sequence[int], chunk_size: Sequence[int], itemsize
 
 @dataclass
 class _Chunk:
-    """A chunk that was added, and how many of its parts are held."""
+    """A chunk that was added, and the number of storage chunks with a part of it that are held."""
 
     box: Box
     held: int = 0
@@ -98,11 +97,10 @@ class _Chunk:
 
 @dataclass
 class _Held:
-    """A storage chunk that is not whole."""
+    """A storage chunk that is not whole: its values for all channels, and what is known of them."""
 
-    missing: int
-    parts: list[tuple[Box, np.ndarray, _Chunk]] = field(default_factory=list)
-    split: bool = False
+    values: np.ndarray
+    parts: list[tuple[Box, _Chunk]] = field(default_factory=list)
 
 
 class Collector:
@@ -110,23 +108,22 @@ class Collector:
 
     Args:
         shape: of the result, ``(C, *spatial)``.
-        unit: size of what is written at once, ``(C, *spatial)``: a storage chunk, or a shard of several.
-        itemsize: bytes of a value.
-        limit: bytes that are held at most.
+        unit: spatial size of what is written whole: a storage chunk, or a shard of several.
+        limit: bytes that are held at most, or by default :py:data:`HELD_BYTES`.
 
     Attributes:
-        held_bytes: of the parts that are held now.
+        held_bytes: what is held now.
     """
 
-    def __init__(self, shape: Sequence[int], unit: Sequence[int], itemsize: int, limit: int | None = None) -> None:
+    def __init__(self, shape: Sequence[int], unit: Sequence[int], limit: int | None = None) -> None:
         self.channels, *self.size = shape
-        self.unit = tuple(unit[1:])
+        self.unit = tuple(map(min, unit, self.size))
         self.limit = HELD_BYTES if limit is None else limit
         self.held_bytes = 0
-        per_channel = unit[0] * prod(self.unit) * itemsize
-        self._channels_at_once = unit[0] * max(1, ASSEMBLED_BYTES // per_channel)
         self._held: dict[tuple[int, ...], _Held] = {}
+        self._missing: dict[tuple[int, ...], int] = {}  # voxels; also of storage chunks that were written in parts
         self._added: list[_Chunk] = []
+        self._memory: list[np.ndarray] = []  # to use again: touching new memory takes longer than copying
 
     def add(self, box: Box, chunk: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
         """Regions to write, in which storage chunks are whole unless more would be held than the limit.
@@ -143,18 +140,18 @@ class Collector:
             inside = tuple(slice(ks.start * u, min(ks.stop * u, n)) for ks, u, n in zip(whole, self.unit, self.size))
             yield (slice(0, self.channels), *inside), chunk[_within(inside, box)]
         for position in itertools.product(*touched):
-            if not all(k in ks for k, ks in zip(position, whole)):
-                self._hold(position, added, chunk)
-                if not self._held[position].missing:
-                    yield from self._take(position)
+            if all(k in ks for k, ks in zip(position, whole)):
+                continue
+            self._hold(position, added, chunk)
+            if self._missing[position] == 0:
+                yield from self._release(position)
         while self.held_bytes > self.limit:
-            oldest = next(position for position, held in self._held.items() if held.parts)
-            yield from self._take(oldest)
+            yield from self._release(next(iter(self._held)))  # the oldest
 
     def rest(self) -> Iterator[tuple[Region, np.ndarray]]:
-        """All that is held: storage chunks of which the other parts were written in an earlier run."""
+        """All that is held: the other parts of these storage chunks were written in an earlier run."""
         for position in list(self._held):
-            yield from self._take(position)
+            yield from self._release(position)
 
     def written(self) -> list[Box]:
         """The chunks of which nothing is held, each of them once; all regions so far must have been written."""
@@ -165,8 +162,7 @@ class Collector:
     def _whole(self, d: int, part: slice, touched: range) -> range:
         """Of the storage chunks that a chunk touches along one dimension, those that lie within it."""
         unit = self.unit[d]
-        last = touched.stop if part.stop == self.size[d] else part.stop // unit
-        return range(ceil(part.start / unit), last)
+        return range(ceil(part.start / unit), touched.stop if part.stop == self.size[d] else part.stop // unit)
 
     def _box(self, position: tuple[int, ...]) -> Box:
         return tuple(slice(k * u, min((k + 1) * u, n)) for k, u, n in zip(position, self.unit, self.size))
@@ -174,35 +170,31 @@ class Collector:
     def _hold(self, position: tuple[int, ...], chunk: _Chunk, values: np.ndarray) -> None:
         target = self._box(position)
         common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(target, chunk.box))
-        part = values[_within(common, chunk.box)].copy()
-        held = self._held.setdefault(position, _Held(_voxels(target)))
-        held.parts.append((common, part, chunk))
-        held.missing -= _voxels(common)
-        chunk.held += 1
-        self.held_bytes += part.nbytes
-
-    def _take(self, position: tuple[int, ...]) -> Iterator[tuple[Region, np.ndarray]]:
-        """Let go of what is held of a storage chunk: whole, or in parts if that is all there is."""
+        if position not in self._held:
+            memory = self._memory.pop() if self._memory else np.empty((self.channels, *self.unit), values.dtype)
+            self._held[position] = _Held(memory)
+            self.held_bytes += memory.nbytes
         held = self._held[position]
-        parts, held.parts = held.parts, []
-        if not held.missing:
-            del self._held[position]
-        if held.missing or held.split:
-            held.split = True
-            for box, part, _ in parts:
-                yield (slice(0, self.channels), *box), part
-        else:
-            target = self._box(position)
-            for first in range(0, self.channels, self._channels_at_once):
-                channels = slice(first, min(first + self._channels_at_once, self.channels))
-                shape = (channels.stop - first, *(s.stop - s.start for s in target))
-                values = np.empty(shape, parts[0][1].dtype)
-                for box, part, _ in parts:
-                    values[_within(box, target)] = part[channels]
-                yield (channels, *target), values
-        for _, part, chunk in parts:
+        held.values[_within(common, target)] = values[_within(common, chunk.box)]
+        held.parts.append((common, chunk))
+        chunk.held += 1
+        self._missing[position] = self._missing.get(position, _voxels(target)) - _voxels(common)
+
+    def _release(self, position: tuple[int, ...]) -> Iterator[tuple[Region, np.ndarray]]:
+        """What is held of a storage chunk: all of it if it is there, otherwise its parts."""
+        held = self._held.pop(position)
+        target = self._box(position)
+        boxes = [box for box, _ in held.parts]
+        if sum(map(_voxels, boxes)) == _voxels(target):
+            boxes = [target]
+        for box in boxes:
+            yield (slice(0, self.channels), *box), held.values[_within(box, target)]
+        for _, chunk in held.parts:
             chunk.held -= 1
-            self.held_bytes -= part.nbytes
+        self.held_bytes -= held.values.nbytes
+        self._memory.append(held.values)
+        if not self._held:
+            self._memory.clear()  # the next image of the batch has its own
 
 
 def _within(box: Box, outer: Box) -> Region:

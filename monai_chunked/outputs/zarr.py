@@ -57,7 +57,7 @@ class ZarrOutput(FileOutput):
     removed when the run fails; such a run cannot be resumed.
 
     Storage chunks hold one channel each and are written once, whole. Their size is chosen by the cuts of the chunks, so
-    that next to nothing has to be held in memory until one is whole, and never more than 256 MiB an image.
+    that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
 
     Args:
         output_dir: an existing folder, or a URL.

@@ -125,7 +125,7 @@ class RemotePlace:
 
     def create(self) -> Store:
         store = self.open()
-        sync(store.clear())
+        sync(store.delete_dir(""))
         self.is_begun = True
         return store
 
@@ -146,7 +146,7 @@ class RemotePlace:
     def abandon(self) -> None:
         """Remove the store, unless it is complete."""
         if self.is_begun:
-            sync(self.open().clear())
+            sync(self.open().delete_dir(""))
 
     def open(self, read_only: bool = False) -> Store:
         """Through fsspec, or through obstore where fsspec cannot.

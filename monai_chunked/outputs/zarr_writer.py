@@ -122,7 +122,7 @@ class _Image:
         self.layout = layout
         self.array = _level(group, 0)
         unit = self.array.shards or self.array.chunks
-        self.collector = Collector(self.array.shape, unit, self.array.dtype.itemsize)
+        self.collector = Collector(self.array.shape, unit[1:])
 
     def write(self, box: Box, chunk: torch.Tensor) -> None:
         for region, values in self.collector.add(box, chunk.detach().cpu().numpy()):
