@@ -16,7 +16,6 @@ import torch
 from monai.data.image_reader import NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.io.array import switch_endianness
-from monai.transforms.utility.array import EnsureChannelFirst
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, optional_import
 from nibabel.volumeutils import apply_read_scaling
 
@@ -86,7 +85,8 @@ class ImageArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of it."""
-        return np.asarray(self[...], dtype)
+        data = np.asarray(self[...], dtype)
+        return data.copy() if copy else data
 
     def _read(self, index: tuple[slice, ...]) -> np.ndarray:
         of_source = [slice(0, 1)] * len(self.source.shape)
@@ -221,7 +221,6 @@ def _open_nifti(path: str) -> ImageArray:
     header = switch_endianness(header, "<")
     header[ImageMetaKey.FILENAME_OR_OBJ] = path
     small: Any = MetaTensor.ensure_torch_and_prune_meta(np.zeros((1,) * shown.ndim), header)
-    small = EnsureChannelFirst()(small)
     meta = dict(small.meta)
 
     proxy = image.dataobj
