@@ -218,11 +218,17 @@ def _unscaled_or_float(array: Any) -> Any:
 
 
 def rows_of(inputs: Any, windows: WindowGrid) -> RowsPlan | None:
-    """The rows of an array that are kept; ``None`` if it is in memory, or mapped to memory, anyway."""
+    """The rows of an array that are kept; ``None`` if it is in memory, or mapped to memory, anyway.
+
+    What Zarr, h5py and dask call ``chunks`` says where its storage chunks end; one that holds several images of a batch
+    is read once for each.
+    """
     if isinstance(inputs, (torch.Tensor, np.ndarray)) or getattr(inputs, "mapped", False):
         return None
-    shape = tuple(map(int, inputs.shape))
-    return plan_rows(shape, np.dtype(_unscaled_or_float(inputs).dtype), getattr(inputs, "chunks", None), windows)
+    shape, chunks = tuple(map(int, inputs.shape)), getattr(inputs, "chunks", None)
+    if not (isinstance(chunks, tuple) and len(chunks) == len(shape)):
+        chunks = None
+    return plan_rows(shape, np.dtype(_unscaled_or_float(inputs).dtype), chunks, windows)
 
 
 def dtype_of(inputs: Any) -> torch.dtype:

@@ -22,7 +22,8 @@ from monai.transforms import Compose, NormalizeIntensity, ScaleIntensityRange
 from zarr.storage import LocalStore, WrapperStore
 
 from monai_chunked import ChunkedSlidingWindowInferer, chunked_sliding_window_inference, kept_rows
-from monai_chunked.kept_rows import KeptRows
+from monai_chunked.kept_rows import KeptRows, plan_rows
+from monai_chunked.plan import window_grid
 
 SETTINGS: dict[str, Any] = {"roi_size": (6, 5, 7), "overlap": 0.5, "mode": "gaussian"}
 
@@ -212,6 +213,23 @@ def test_a_read_is_no_larger_than_the_rows_that_are_new() -> None:
     recording = Recording(volume(1, 1, 40, 11, 15))
     infer(recording)
     assert recording.largest == 6 * 11 * 15
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(cases(), st.data())
+def test_windows_may_be_left_out_and_images_be_read_again(case: Any, data: st.DataObject) -> None:
+    recording, parameters = case
+    roi = tuple(min(r, n) for r, n in zip(parameters["roi_size"], recording.shape[2:]))
+    overlap = (parameters["overlap"],) * len(roi)
+    windows = window_grid(recording.shape[2:], roi, overlap, parameters["buffer_steps"], parameters["buffer_dim"])
+    kept = KeptRows(recording, plan_rows(recording.shape, recording.dtype, getattr(recording, "chunks", None), windows))
+    for image in (0, len(recording.array) - 1, 0):
+        recording.reads[:] = 0
+        for (window,) in windows.batches(1, 1):
+            if data.draw(st.booleans()):
+                expected = recording.array[(image, slice(None), *window.box)]
+                assert np.array_equal(kept.read(image, window.box), expected)
+        assert recording.reads.max() <= 1
 
 
 class Counting(WrapperStore):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +20,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import LoadImage
 
-from monai_chunked import ChunkedSlidingWindowInferer, ImageArray, open_image
+from monai_chunked import ChunkedSlidingWindowInferer, ImageArray, kept_rows, open_image
 
 AFFINE = np.array([[-1.5, 0, 0.2, 10], [0, 2, 0, -5], [0.1, 0, 3, 7], [0, 0, 0, 1]])
 
@@ -71,7 +73,7 @@ def test_a_nifti_is_what_load_image_gives(name: str, extension: str, version: An
 
     image, reference = open_image(path), load(path)
     assert image.shape == reference.shape
-    assert torch.equal(torch.from_numpy(np.asarray(image, np.float32)), reference.as_tensor())
+    assert torch.equal(torch.from_numpy(np.array(image, np.float32)), reference.as_tensor())
     assert same_meta(image.meta, reference.meta)
     assert image.meta["affine"].dtype == torch.float64
 
@@ -94,6 +96,51 @@ def test_inference_on_a_nifti_gives_the_bits_and_metadata_of_the_loaded_image(
     if not parameters.get("buffer_steps"):
         monai = SlidingWindowInferer(6, overlap=0.5, mode="gaussian", **parameters)(load(path), network)
         assert torch.equal(result.as_tensor(), monai.as_tensor())
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_a_nii_gz_can_be_sliced_in_any_order(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.nii.gz"
+        stored = nibabel.Nifti1Image(voxels(4, 5, 6, 3), AFFINE)
+        stored.header.set_slope_inter(*data.draw(st.sampled_from([(1, 0), (0.3, 2)])))
+        nibabel.save(stored, path)
+        image, whole = open_image(path), load(path).numpy()
+        for _ in range(data.draw(st.integers(1, 6))):
+            full = data.draw(st.booleans())  # what lies in one run in the file
+            index = [slice(0, 1), slice(0, 1) if full else slice(0, 3)]
+            for d, n in enumerate((4, 5, 6)):
+                start = data.draw(st.integers(0, n - 1))
+                index.append(slice(0, n) if full and d < 2 else slice(start, data.draw(st.integers(start + 1, n))))
+            assert np.array_equal(image[tuple(index)], whole[tuple(index)])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what a process reads")
+@pytest.mark.parametrize("parameters", [{}, {"buffer_steps": 1, "buffer_dim": 2}], ids=["along x", "along z"])
+def test_a_nii_gz_is_read_once(parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    path = tmp_path / "image.nii.gz"
+    noise = np.random.default_rng(0).integers(-(2**15), 2**15, (64, 64, 300)).astype("i2")
+    nibabel.save(nibabel.Nifti1Image(noise, AFFINE), path)
+    monkeypatch.setattr(kept_rows, "READ_BYTES", 2**18)
+    inferer = ChunkedSlidingWindowInferer((64, 64, 20), overlap=(0, 0, 0.5), **parameters)
+    image, start = open_image(path), bytes_read()
+    inferer(image, lambda windows: windows[:, :, ::8, ::8, ::8])
+    assert bytes_read() - start <= 1.1 * path.stat().st_size
+
+
+def test_a_nii_gz_that_ends_early_is_an_error_with_its_path(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(voxels(64, 64, 64), AFFINE), tmp_path / "image.nii")
+    whole = (tmp_path / "image.nii").read_bytes()
+    (tmp_path / "image.nii.gz").write_bytes(gzip.compress(whole[: len(whole) // 2]))
+    with pytest.raises(
+        OSError, match=r"(?s)ends before its last.*image.nii.gz.*while reading window image 0"
+    ) as caught:
+        ChunkedSlidingWindowInferer(32)(open_image(tmp_path / "image.nii.gz"), torch.relu)
+    assert caught.value.errno == errno.EIO
 
 
 def test_slices_of_a_nii_gz_along_z_are_kept_not_all_of_it(tmp_path: Path) -> None:
@@ -122,7 +169,7 @@ def test_a_npy_is_what_load_image_gives(tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", voxels(7, 8, 9))
     image, reference = open_image(tmp_path / "image.npy"), load(tmp_path / "image.npy")
     assert image.shape == reference.shape
-    assert torch.equal(torch.from_numpy(np.asarray(image, np.float32)), reference.as_tensor())
+    assert torch.equal(torch.from_numpy(np.array(image, np.float32)), reference.as_tensor())
     assert torch.equal(image.meta[0]["affine"], reference.affine)
     assert image.meta[0]["filename_or_obj"] == reference.meta["filename_or_obj"]
     assert image.meta[0]["space"] == reference.meta["space"]
