@@ -40,6 +40,7 @@ class Journal:
         self.path = path
         self.records = records
         self._lock = threading.Lock()
+        self._error: OSError | None = None
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> Journal:
@@ -80,15 +81,23 @@ class Journal:
         return cls(path, records)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Return when the record is safe. From any thread."""
-        with self._lock:
-            with self.path.open("ab") as file:
-                _append(file, record)
-            self.records.append(record)
+        """Return when the record is safe. From any thread.
 
-    def remove(self) -> None:
-        """There is nothing to resume any more."""
-        self.path.unlink(missing_ok=True)
+        Raises:
+            OSError: when it could not be written, now or before: nothing may follow a record that was cut off.
+        """
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            try:
+                with self.path.open("ab") as file:
+                    _append(file, record)
+            except OSError as error:
+                self._error = OSError(
+                    error.errno, f"{error.strerror}; the journal could not be written", str(self.path)
+                )
+                raise self._error from error
+            self.records.append(record)
 
 
 def _append(file: Any, record: Mapping[str, Any]) -> None:

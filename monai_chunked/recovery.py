@@ -8,6 +8,7 @@ import logging
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ class Recovery:
 
     Args:
         path: of the journal.
+        images: number of images in the input batch.
         fingerprint: what the result depends on.
         overwrite: start afresh whatever is there.
 
@@ -64,7 +66,8 @@ class Recovery:
         complete: whether the earlier run finished.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, str], overwrite: bool) -> None:
+    def __init__(self, path: Path, images: int, fingerprint: Mapping[str, str], overwrite: bool) -> None:
+        self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,25 +154,31 @@ class Recovery:
             )
         try:
             writer = output.resume(result)
+            try:
+                self._compare(number, writer)
+            except BaseException:
+                writer.abandon()
+                raise
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}; overwrite=True starts afresh", error.filename) from error
-        self._compare(number, writer)
+            reason = f"{error.strerror or error}; overwrite=True starts afresh"
+            raise OSError(error.errno or errno.EIO, reason, error.filename) from error
         return _RecordingWriter(writer, self, number)
 
     def _compare(self, output: int, writer: OutputWriter) -> None:
-        """Read what was recorded."""
+        """Files are what was recorded."""
         done = self.done.setdefault(output, {})
-        if not writer.complete:
-            cuts = [dict(itertools.pairwise(c)) for c in self.outputs[output].cuts]
-            for (image, *starts), crc in done.items():
-                box = tuple(slice(start, ends[start]) for start, ends in zip(starts, cuts))
-                if _crc(writer.read(image, box)) != crc:
-                    writer.abandon()
-                    at = ", ".join(f"{s.start}:{s.stop}" for s in box)
-                    reason = (
-                        f"the chunk of image {image} at [{at}] is not what was written; overwrite=True starts afresh"
-                    )
-                    raise OSError(errno.EIO, reason, str(self.path))
+        cuts = self.outputs[output].cuts
+        if writer.complete:
+            if len(done) < self.images * prod(len(c) - 1 for c in cuts):
+                raise OSError(errno.EIO, "the journal lacks chunks of a result that is complete", str(self.path))
+            return
+        ends = [dict(itertools.pairwise(c)) for c in cuts]
+        for (image, *starts), crc in done.items():
+            box = tuple(slice(start, end[start]) for start, end in zip(starts, ends))
+            if _crc(writer.read(image, box)) != crc:
+                at = ", ".join(f"{s.start}:{s.stop}" for s in box)
+                reason = f"the chunk of image {image} at [{at}] is not what was written"
+                raise OSError(errno.EIO, reason, str(self.path))
 
     def record(self, output: int, corner: Corner, crc: int) -> None:
         """A chunk is safe."""
@@ -272,7 +281,7 @@ def recovering(
     }
     path = output.journal(named)
     assert path is not None
-    recovery = Recovery(path, fingerprint, overwrite)
+    recovery = Recovery(path, len(named), fingerprint, overwrite)
     try:
         yield recovery, named
     finally:

@@ -1,8 +1,8 @@
 """
 Runs that are killed, each in a process of its own; a helper of ``test_recovery.py``.
 
-Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork of
-this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the exit
+Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork
+of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the exit
 status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` in the folder.
 """
 
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,34 @@ OUTPUTS = {
 }
 
 
-class Network(torch.nn.Module):
-    """Writes down which windows it sees."""
+class Boom(Exception):
+    pass
 
-    def __init__(self, seen: Path | None = None, pause: float = 0.0) -> None:
+
+class Network(torch.nn.Module):
+    """Writes down which windows it sees, and may fail at a batch or do something there."""
+
+    def __init__(
+        self,
+        seen: Path | None = None,
+        pause: float = 0.0,
+        at: int | None = None,
+        act: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([1.0, -0.5, 0.25]).view(1, 3, 1, 1, 1))
         self.seen = seen
         self.pause = pause
+        self.at = at
+        self.act = act
+        self.batches = 0
 
     def forward(self, windows: torch.Tensor, coordinates: Any) -> torch.Tensor:
+        self.batches += 1
+        if self.batches == self.at:
+            if self.act is None:
+                raise Boom
+            self.act()
         if self.seen is not None:
             with self.seen.open("a") as file:
                 for window in coordinates:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -89,7 +91,11 @@ class ZarrWriter(OutputWriter):
         return [(k, box) for k, image in enumerate(self.images) for box in image.collector.written()]
 
     def read(self, image: int, box: Box) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(self.images[image].array[(slice(None), *box)]))
+        place = self.places[image]
+        try:
+            return torch.as_tensor(np.asarray(self.images[image].array[(slice(None), *box)]))
+        except (RuntimeError, ValueError) as error:  # of a codec
+            raise OSError(errno.EIO, f"a storage chunk is damaged ({error})", place.name) from error
 
     def finish(self) -> Any:
         for image in self.images:
@@ -175,11 +181,14 @@ def _open(store: Store, place: Place, result: Result) -> zarr.Group:
     try:
         group = zarr.open_group(store, mode="r" if store.read_only else "r+", zarr_format=3)
         array = _level(group, 0)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.name) from error
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise OSError(f"{place.name} is missing, or no Zarr store any more: {error}") from error
+        raise OSError(errno.EIO, f"it is no Zarr store any more ({error})", place.name) from error
     shape, dtype = result.shape[1:], _numpy_dtype(result.dtype)
     if (array.shape, array.dtype) != (shape, dtype):
-        raise OSError(f"{place.name} holds {array.dtype} of shape {array.shape}, not {dtype} of shape {shape}")
+        reason = f"it holds {array.dtype} of shape {array.shape}, not {dtype} of shape {shape}"
+        raise OSError(errno.EIO, reason, place.name)
     return group
 
 
