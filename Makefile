@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 
-.PHONY: demo test bench bench-gpu lint setup oldest clean
+.PHONY: demo test bench bench-disk bench-gpu lint setup oldest clean
 
 demo: setup
 	$(BIN)/python -m tutorials.demo
@@ -16,6 +16,11 @@ test: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# needs 30 GB in the folder for temporary files
+bench-disk: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,lazy]'
+	$(BIN)/python -m benchmarks.out_of_core
 
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu

@@ -21,7 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GIB", "Check", "Job", "Question", "Row", "answer", "main", "measure", "ratio", "unless_too_large"]
+__all__ = [
+    "GIB",
+    "ROOT",
+    "Check",
+    "Job",
+    "Question",
+    "Row",
+    "answer",
+    "main",
+    "measure",
+    "ratio",
+    "run_process",
+    "unless_too_large",
+]
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +195,8 @@ def measure(rows: Sequence[Row], rounds: int, log: Callable[[str], None] = print
                 start = time.perf_counter()
                 known = references.get(row.group)
                 result = Path(folder) / f"{len(references)}.npy"
-                _run(row, known, None if known else result)
+                comparison = ["--reference", str(known)] if known else ["--save", str(result)]
+                run_process("benchmarks.peers", row, *comparison)
                 if known is None and not row.failure:
                     references[row.group] = result
                 outcome = row.failure or f"{row.runs[-1]['seconds']:.1f} s"
@@ -192,11 +206,9 @@ def measure(rows: Sequence[Row], rounds: int, log: Callable[[str], None] = print
                 log(f"- round {number + 1}: {row.group}: {row.name}: {outcome} ({spent:.0f} s with start and check)")
 
 
-def _run(row: Row, reference: Path | None, save: Path | None) -> None:
-    job = json.dumps(dataclasses.asdict(row.job))
-    command = [sys.executable, "-m", "benchmarks.peers", job]
-    command += ["--reference", str(reference)] if reference else []
-    command += ["--save", str(save)] if save else []
+def run_process(module: str, row: Row, *arguments: str) -> None:
+    """Run the job of a row by a module, in a process of its own, and add what it reports."""
+    command = [sys.executable, "-m", module, json.dumps(dataclasses.asdict(row.job)), *arguments]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if process.returncode in (-9, OUT_OF_MEMORY):
         row.failure = "out of memory"
