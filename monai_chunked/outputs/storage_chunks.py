@@ -49,16 +49,20 @@ def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: i
     (64, 64, 100)
     >>> storage_chunk_size([(0, 48, 96, 144, 160, 192, 240, 256)] * 2 + [(0, 512)], 105, 4)
     (16, 16, 512)
+    >>> storage_chunk_size([(0, 72, 96, 144, 160, 168, 240, 256)] * 2 + [(0, 72, 96, 144, 168, 256)], 105, 4)
+    (8, 8, 99)
     """
     dims = len(cuts)
     size: list[int] = []
-    voxels = TARGET_BYTES // itemsize
+    voxels, limit = TARGET_BYTES // itemsize, HELD_BYTES
     for d, each in enumerate(cuts):
         most = max(1, round(voxels ** (1 / (dims - d))))
         # over a cut lies as much as chunks in the dimensions before, and the image in those behind
         before = [max(b - a for a, b in itertools.pairwise(other)) + n for other, n in zip(cuts, size)]
         layer = channels * itemsize * prod(before) * prod(other[-1] for other in cuts[d + 1 :])
-        size.append(_size_along(each, most, (HELD_BYTES >> (d + 1)) // layer))
+        size.append(_size_along(each, most, limit // 2 // layer))
+        if any(cut % size[-1] for cut in each[:-1]):
+            limit //= 2  # the other half is for the dimensions behind
         voxels = max(1, voxels // size[-1])
     return tuple(size)
 
@@ -71,7 +75,8 @@ def _size_along(cuts: Sequence[int], most: int, held: int) -> int:
     aligned = gcd(*inner)
     if aligned >= most // 8:  # nothing to hold is worth more than the best size
         return max(n for n in range(1, most + most // 2) if aligned % n == 0)
-    return max(aligned, min(size, most, held))
+    longest = min(size, most, held)
+    return longest if longest >= 2 * aligned else aligned
 
 
 def channels_per_shard(shape: Sequence[int], chunk_size: Sequence[int], itemsize: int) -> int:
