@@ -650,7 +650,7 @@ def test_a_disk_that_fills_up_during_the_run_does_no_harm_as_the_space_is_taken_
     python = shlex.join([sys.executable, "-W", "ignore", "-c", RUN_OUT_OF_ROOM, str(folder), "0"])
     run = subprocess.run([*unshare, f"{mount} && {python}"], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split("\n")[:2] == ["nothing was raised"] * 2
+    assert run.stdout.count("nothing was raised") == 2
 
 
 @pytest.mark.parametrize("output_dir", [True, False])
