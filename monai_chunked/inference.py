@@ -157,7 +157,7 @@ def chunked_sliding_window_inference(
         "postprocessing": postprocessing,
         "network arguments": (args, kwargs, getattr(predictor, "args", ()), getattr(predictor, "kwargs", {})),
         "sw_device": network_device.type,
-        "autocast": torch.is_autocast_enabled(network_device.type),
+        "autocast": torch.is_autocast_enabled(network_device.type) and torch.get_autocast_dtype(network_device.type),
         "torch": torch.__version__,
     }
     network = predictor.network if isinstance(predictor, BoundNetwork) else predictor

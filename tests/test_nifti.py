@@ -74,7 +74,7 @@ def voxels(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def result_for(tensor: torch.Tensor, chunk: int = 3, overwrite: bool = False) -> Result:
     cuts = tuple((*range(0, size, chunk), size) for size in tensor.shape[2:])
     metadata = tuple({"filename_or_obj": f"scan{k}.nii", "affine": AFFINE} for k in range(len(tensor)))
-    return Result("prediction", tuple(tensor.shape), tensor.dtype, cuts, metadata, overwrite)
+    return Result("prediction", tuple(tensor.shape), tensor.dtype, cuts, metadata, overwrite, resumable=True)
 
 
 def chunks(result: Result) -> list[tuple[int, Box]]:
@@ -271,7 +271,9 @@ def results(draw: st.DrawFn) -> tuple[Result, int]:
     cuts = [(0, *sorted(draw(st.sets(st.integers(1, max(side - 1, 1)))) - {side}), side) for side in size]
     dtype = draw(st.sampled_from([torch.uint8, torch.int16, torch.float64]))
     metadata = tuple({"filename_or_obj": f"scan{k}.nii"} for k in range(shape[0]))
-    return Result("prediction", shape, dtype, tuple(cuts), metadata, overwrite=True), draw(st.integers(1, 500))
+    return Result("prediction", shape, dtype, tuple(cuts), metadata, overwrite=True, resumable=True), draw(
+        st.integers(1, 500)
+    )
 
 
 @given(results())

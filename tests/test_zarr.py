@@ -54,7 +54,7 @@ def monai(inputs: torch.Tensor) -> np.ndarray:
 
 def result(shape: Sequence[int], cuts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> Result:
     names = [{"filename_or_obj": f"/data/{k}.nii", "affine": AFFINE} for k in range(shape[0])]
-    return Result("prediction", tuple(shape), dtype, tuple(map(tuple, cuts)), tuple(names))
+    return Result("prediction", tuple(shape), dtype, tuple(map(tuple, cuts)), tuple(names), resumable=True)
 
 
 def boxes(cuts: Sequence[Sequence[int]]) -> list[Box]:
