@@ -43,7 +43,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 $(OLDEST)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy nibabel tqdm pytest hypothesis
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy nibabel tqdm filelock pytest hypothesis
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps 'monai==1.5.0' --editable .
 	touch $@
 

@@ -2,8 +2,8 @@
 What the result of a run depends on, in a form that can be kept and compared.
 
 Tensors are known by the BLAKE2 digest of their dtype, shape and bytes. An array that is read piece by piece is known by
-dtype, shape, the path, size and time of change of its file where it names one, and the voxels of at most 64 small boxes
-spread over it: reading all of it would take as long as much of the run. Functions are known by their name and code.
+dtype, shape, the path, size and time of change of its files where it names them, and the voxels of at most 64 small
+boxes spread over it: reading all of it would take as long as much of the run. Functions are known by name and code.
 """
 
 from __future__ import annotations
@@ -53,11 +53,9 @@ def digest_of_input(inputs: Any) -> str:
     if isinstance(inputs, (torch.Tensor, np.ndarray)) and not isinstance(inputs, np.memmap):
         return describe(inputs)
     digest = hashlib.blake2b(f"{inputs.dtype} {tuple(inputs.shape)}".encode(), digest_size=DIGEST_BYTES)
-    metadata = getattr(inputs, "meta", None)
-    for each in metadata if isinstance(metadata, Sequence) else [metadata or {}]:
-        path = Path(str(each.get("filename_or_obj", "")))
-        if path.is_file():
-            digest.update(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    for path in _files_of(inputs):
+        status = path.stat()
+        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
     for box in _samples(tuple(inputs.shape)):
         digest.update(np.ascontiguousarray(inputs[box]).tobytes())
     return digest.hexdigest()
@@ -108,6 +106,19 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             short = max(len(old), len(new)) < 2 * DIGEST_BYTES
             found.append(f"{name} ({old} before, {new} now)" if short else name)
     return found
+
+
+def _files_of(inputs: Any) -> Iterator[Path]:
+    """The files that an array is read from, as far as it names them."""
+    metadata = getattr(inputs, "meta", None) or {}
+    each_image = metadata if isinstance(metadata, Sequence) else [metadata]
+    roots = [each.get("filename_or_obj") for each in each_image]
+    roots += [getattr(inputs, "filename", None), getattr(getattr(inputs, "store", None), "root", None)]
+    for root in {Path(root) for root in roots if isinstance(root, (str, Path))}:
+        if root.is_file():
+            yield root
+        elif root.is_dir():  # of a Zarr store
+            yield from sorted(path for path in root.rglob("*") if path.is_file())
 
 
 def _samples(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

@@ -100,11 +100,17 @@ def chunked_sliding_window_inference(
         scratch_dir: the folder of the scratch file, which has no name and vanishes with the process; by default the one
             for temporary files. More than 1 GiB of rows of an array are kept there too.
 
+        overwrite: whether a result on disk that exists already may be replaced. Without it a run that was interrupted
+            goes on, and one that is finished returns its result, if nothing that the result depends on has changed.
+        network_id: a name for the weights of the network, which is needed for that where it has no ``state_dict``.
+
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
             that one window touches, which the first batch shows; when predictions do not fit the windows or each
             other; when preprocessing or postprocessing changes the spatial size.
         TypeError: when a parameter is of a wrong type, or the output cannot hold the dtype of the result.
+        FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known.
+        BlockingIOError: when another run is writing the same result.
         OSError: when ``output_dir`` or ``scratch_dir`` is missing, cannot be written to, or has too little space.
 
     Returns:
@@ -151,7 +157,7 @@ def chunked_sliding_window_inference(
         "postprocessing": postprocessing,
         "network arguments": (args, kwargs, getattr(predictor, "args", ()), getattr(predictor, "kwargs", {})),
         "sw_device": network_device.type,
-        "autocast": torch.is_autocast_enabled(network_device.type),
+        "autocast": torch.is_autocast_enabled(network_device.type) and torch.get_autocast_dtype(network_device.type),
         "torch": torch.__version__,
     }
     network = predictor.network if isinstance(predictor, BoundNetwork) else predictor

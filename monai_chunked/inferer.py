@@ -30,7 +30,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             cache_roi_weight_map, cpu_thresh, with_coord: as in ``monai.inferers.SlidingWindowInferer``.
         buffer_steps, buffer_dim, chunk_size, preprocessing, postprocessing, output, output_dir, device_memory,
-            cpu_memory, scratch_dir: as in
+            cpu_memory, scratch_dir, overwrite, network_id: as in
             :py:func:`chunked_sliding_window_inference`.
 
     Raises:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
 from monai.transforms.utils import scale_affine
 
 from monai_chunked.chunks import OpenChunks
 from monai_chunked.memory import available_memory
 from monai_chunked.outputs import Metadata, Output, OutputWriter, Result
-from monai_chunked.outputs.behind import WriteBehind
 from monai_chunked.placement import Placement
-from monai_chunked.plan import Box, ChunkGrid, Corner, Window, WindowGrid
+from monai_chunked.plan import ChunkGrid, Corner, Window, WindowGrid
 from monai_chunked.planning import Layout, lay_out
-from monai_chunked.postprocessing import Postprocessing, argmax, label_dtype, match_postprocessing
+from monai_chunked.postprocessing import Postprocessing, match_postprocessing
 from monai_chunked.predictions import Prediction
 from monai_chunked.recovery import RecordedOutput, Recovery
+from monai_chunked.result_stitching import ResultStitching, known_result
 
 __all__ = ["Stitcher"]
 
@@ -78,7 +76,7 @@ class Stitcher:
         self.images = len(self.metadata)
         self._placement: Placement | None = None
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
-        self._outputs: list[_Stitching] = []
+        self._outputs: list[ResultStitching] = []
         self._passed: list[Window] = []
         self.keys = self.recovery.keys if self.recovery is not None else None
         self._recorded: Layout | None = None
@@ -184,12 +182,15 @@ class Stitcher:
         placement = Placement(layout, self.images, self.device, self.sum_dtype, not differentiable, self.scratch_dir)
         self._placement = placement
         functions = match_postprocessing(self.postprocessing, prediction.keys, len(prediction.tensors))
-        self.output.check(sum(map(self._known_bytes, layout.grids, prediction.tensors, functions)))
+        if self._recorded is None:  # else its space is taken already
+            self.output.check(sum(map(self._known_bytes, layout.grids, prediction.tensors, functions)))
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
             chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, self._workers, differentiable)
             create, done = partial(self._create, k, name, layout.grids[k]), self._done(k)
-            self._outputs.append(_Stitching(name, chunks, done, self.images, function, self.result_dtype, create))
+            known = self._recorded_result(k) or known_result(channels, self.result_dtype, function)
+            stitching = ResultStitching(name, chunks, done, self.images, function, self.result_dtype, create, known)
+            self._outputs.append(stitching)
         placement.prepare()
         for window in self._passed:
             self._pass(window, placement)
@@ -208,6 +209,9 @@ class Stitcher:
                 f"the network returns {outputs} but returned {self.recovery.outputs} in the run that is resumed; "
                 f"overwrite=True starts afresh"
             )
+
+    def _recorded_result(self, output: int) -> tuple[int, torch.dtype] | None:
+        return self.recovery.results.get(output) if self.recovery is not None else None
 
     def _done(self, output: int) -> Container[Corner]:
         return self.recovery.done.setdefault(output, {}) if self.recovery is not None else ()
@@ -236,7 +240,7 @@ class Stitcher:
 
     def _known_bytes(self, grid: ChunkGrid, prediction: torch.Tensor, function: Postprocessing | None) -> int:
         """Of one result; 0 if only the first finished chunk will tell."""
-        known = _known_result(prediction.shape[1], self.result_dtype, function)
+        known = known_result(prediction.shape[1], self.result_dtype, function)
         return 0 if known is None else self.images * prod(grid.size) * known[0] * known[1].itemsize
 
     def _lay_out(self, outputs: list[tuple[int, tuple[int, ...]]], cuts: list[Any] | None = None) -> Layout:
@@ -259,130 +263,6 @@ class Stitcher:
             self._placement.close()
 
 
-class _Stitching:
-    """Stitches one output of the network.
-
-    Args:
-        name: of the output in messages and file names.
-        chunks: the open chunks, none so far.
-        done: where the chunks begin that an earlier run has finished.
-        images: number of images in the input batch.
-        postprocessing: applied to finished chunks, or ``None``.
-        dtype: of the result if there is no postprocessing.
-        create: starts the result, called with its channels and dtype as soon as they are known.
-
-    Attributes:
-        finished: number of chunks that are finished.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        chunks: OpenChunks,
-        done: Container[Corner],
-        images: int,
-        postprocessing: Postprocessing | None,
-        dtype: torch.dtype,
-        create: Callable[[int, torch.dtype], OutputWriter],
-    ) -> None:
-        self.name = name
-        self.chunks = chunks
-        self.done = done
-        self.images = images
-        self.postprocessing = postprocessing
-        self.dtype = dtype
-        self.create = create
-        self.finished = 0
-        self._writer: WriteBehind | None = None
-        self._result: tuple[int, torch.dtype] | None = None
-        # what a callable returns is known when the first chunk is finished; all else is created, or refused, now
-        if known := _known_result(chunks.channels, dtype, postprocessing):
-            self._create(*known)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether finished chunks stay in memory, so that the result can be differentiated."""
-        return self._writer is not None and self._writer.writer.in_memory
-
-    def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add the prediction of a window, and write the chunks that it finishes."""
-        if self._writer is not None:
-            self._writer.poll()
-        self.chunks.add(window, prediction, weights)
-        self.finish_chunks(window)
-
-    def finish_chunks(self, window: Window) -> None:
-        """Write the chunks that end with a window, but for those that an earlier run has written."""
-        for box, chunk in self.chunks.finish(window, self.done):
-            self.finished += 1
-            if chunk is not None:
-                self._write(window.image, box, chunk)
-
-    def finish(self) -> Any:
-        """The result, ``(B, C', *spatial)``, when all windows are in."""
-        assert self._writer is not None
-        assert self.finished == self.images * len(self.chunks.grid)
-        return self._writer.finish()
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        if self._writer is not None:
-            self._writer.abandon()
-
-    def _create(self, channels: int, dtype: torch.dtype) -> WriteBehind:
-        writer = self.create(channels, dtype)
-        on_accelerator = self.chunks.device.type != "cpu"
-        threaded = (on_accelerator or not writer.in_memory) and not self.chunks.differentiable
-        self._writer = WriteBehind(writer, threaded)
-        self._result = (channels, dtype)
-        return self._writer
-
-    def _write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
-        result = chunk.to(self.dtype) if self.postprocessing is None else self._postprocess(chunk, box)
-        writer = self._writer or self._create(result.shape[0], result.dtype)
-        if (result.shape[0], result.dtype) != self._result:
-            raise ValueError(
-                f"postprocessing must return the same channels and dtype for every chunk: {self._result} before, "
-                f"{(result.shape[0], result.dtype)} for the {self.name} at {_voxels(box)}"
-            )
-        recycle = partial(self.chunks.placement.recycle, chunk)
-        if writer.threaded and self.postprocessing not in (None, argmax):
-            result = result.clone()  # a callable may return the same memory every time
-        if result.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr():
-            writer.put(image, box, result, recycle)
-        else:
-            recycle()
-            writer.put(image, box, result, lambda: None)
-
-    def _postprocess(self, chunk: torch.Tensor, box: Box) -> torch.Tensor:
-        assert self.postprocessing is not None
-        shape = tuple(chunk.shape)
-        result = self.postprocessing(chunk)
-        if not isinstance(result, (torch.Tensor, np.ndarray)):
-            raise TypeError(
-                f"postprocessing must return a tensor, got {type(result).__name__} for the {self.name} at "
-                f"{_voxels(box)}"
-            )
-        result = torch.as_tensor(result)
-        if isinstance(result, MetaTensor):
-            result = result.as_tensor()
-        if result.dim() != len(shape) or tuple(result.shape[1:]) != shape[1:]:
-            raise ValueError(
-                f"postprocessing must keep the spatial size of a chunk: it got {shape} and returned "
-                f"{tuple(result.shape)} for the {self.name} at {_voxels(box)}"
-            )
-        return result
-
-
-def _known_result(
-    channels: int, dtype: torch.dtype, postprocessing: Postprocessing | None
-) -> tuple[int, torch.dtype] | None:
-    """Channels and dtype of a result where they are known before a chunk is finished."""
-    if postprocessing is None:
-        return channels, dtype
-    return (1, label_dtype(channels)) if postprocessing is argmax else None
-
-
 def _at_resolution(metadata: Metadata, image_size: tuple[int, ...], size: tuple[int, ...]) -> Metadata:
     """Of a result: where the network changes the resolution its voxels lie elsewhere, over the same volume."""
     affine = metadata.get("affine")
@@ -392,7 +272,3 @@ def _at_resolution(metadata: Metadata, image_size: tuple[int, ...], size: tuple[
     dims = affine.shape[-1] - 1
     scale = scale_affine((*image_size, *[1] * dims)[:dims], (*size, *[1] * dims)[:dims])
     return {**metadata, "affine": affine @ torch.as_tensor(scale, dtype=torch.float64)}
-
-
-def _voxels(box: Box) -> str:
-    return f"[{', '.join(f'{s.start}:{s.stop}' for s in box)}]"

@@ -2,8 +2,8 @@
 Runs that are killed, each in a process of its own; a helper of ``test_recovery.py``.
 
 Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork
-of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the exit
-status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` in the folder.
+of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the
+exit status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` there.
 """
 
 from __future__ import annotations

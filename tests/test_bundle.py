@@ -189,9 +189,9 @@ def test_the_bundle_writes_labels_straight_to_ome_zarr(
     data: dict[str, str], reference: nibabel.Nifti1Image, tmp_path: Path
 ) -> None:
     """The voxels and the affine of what SaveImaged writes behind MONAI's inferer; the template is in RAS already."""
-    files = ["configs/inference.yaml", "configs/inference_zarr.yaml"]
-    run_bundle("--config_file", files, "--data", [{"image": data["image"]}], "--output_dir", tmp_path / "eval")
-    (path,) = (tmp_path / "eval").iterdir()
+    files = ["configs/inference_nifti.yaml", "configs/inference_zarr.yaml"]
+    run_bundle("--config_file", files, "--image", data["image"], "--output_dir", tmp_path / "eval")
+    (path,) = (tmp_path / "eval").glob("*.zarr")
     assert path.name == Path(data["image"]).name.replace(".nii.gz", "_labels.ome.zarr")
     group = zarr.open_group(path, mode="r")
     assert np.array_equal(group["0"][0], np.asanyarray(reference.dataobj))

@@ -639,7 +639,7 @@ def test_a_file_that_may_not_grow_to_the_size_of_the_output_is_told_with_path_an
     assert_told(run.stdout, errno.EFBIG, tmp_path)
 
 
-def test_a_disk_that_fills_up_during_the_run_is_told_with_path_and_bytes(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_the_run_does_no_harm_as_the_space_is_taken_before(tmp_path: Path) -> None:
     """On a real file system of 100 KiB, mounted where nobody else sees it."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -650,7 +650,7 @@ def test_a_disk_that_fills_up_during_the_run_is_told_with_path_and_bytes(tmp_pat
     python = shlex.join([sys.executable, "-W", "ignore", "-c", RUN_OUT_OF_ROOM, str(folder), "0"])
     run = subprocess.run([*unshare, f"{mount} && {python}"], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    assert_told(run.stdout, errno.ENOSPC, folder)
+    assert run.stdout.count("nothing was raised") == 2
 
 
 @pytest.mark.parametrize("output_dir", [True, False])

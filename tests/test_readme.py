@@ -6,11 +6,16 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import zarr
 
+from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.__main__ import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"\n```python\n(.*?)```\n", README, re.S)
 SHOWN = re.findall(r"    \$ python -m monai_chunked (.*)\n((?:    [^$].*\n)+)", README)
 
 
@@ -22,3 +27,40 @@ def test_plans_are_shown() -> None:
 def test_a_plan_is_shown_as_it_is_printed(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shlex.split(command)) == 0
     assert ["    " + line for line in capsys.readouterr().out.splitlines()] == shown.splitlines()
+
+
+def example(with_text: str) -> str:
+    (text,) = [text for text in EXAMPLES if with_text in text]
+    return text
+
+
+def test_the_example_out_of_core_labels_a_zarr_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    voxels = np.random.default_rng(0).integers(0, 4096, (100, 110, 120), np.uint16)
+    array = zarr.create_array("embryo.ome.zarr/0", shape=voxels.shape, chunks=(32, 32, 32), dtype=voxels.dtype)
+    array[:] = voxels
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    scale = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [2.0, 1.0, 1.0]}]}]
+    multiscales = [{"axes": axes, "datasets": scale}]
+    zarr.open_group("embryo.ome.zarr").attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
+    network = torch.nn.Conv3d(1, 3, 1)
+    names = {"network": network, "torch": torch}
+    exec(example("open_image("), names)
+    labels = zarr.open_array("results/embryo/embryo_labels.ome.zarr/0", mode="r")
+    assert labels.shape == names["labels"].shape
+    image = torch.from_numpy(voxels.transpose() / np.float32(4095))[None, None]
+    inferer = ChunkedSlidingWindowInferer((96, 96, 96), overlap=0.5, mode="gaussian", postprocessing="argmax")
+    assert torch.equal(torch.from_numpy(labels[:]), inferer(image, network)[0])
+
+
+def test_the_example_of_an_output_counts_voxels() -> None:
+    network, image = torch.nn.Conv3d(1, 5, 1), torch.rand(2, 1, 100, 100, 100)
+    names = {"network": network, "image": image, "torch": torch}
+    names["ChunkedSlidingWindowInferer"] = ChunkedSlidingWindowInferer
+    text = example("class VolumeOutput")
+    assert len(text.splitlines()) <= 30
+    exec(text, names)
+    labels = ChunkedSlidingWindowInferer(96, mode="gaussian", postprocessing="argmax")(image, network)
+    expected = [torch.bincount(each.flatten(), minlength=256) for each in labels]
+    assert torch.equal(names["voxels_of_each_label"], torch.stack(expected))

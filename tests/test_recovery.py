@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput
+from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
 from monai_chunked.journal import Journal
 from tests.killed_run import OUTPUTS, OVERLAP, ROI, SIZE, Boom, Network, image, inferer
 
@@ -186,6 +189,30 @@ def test_another_input_network_or_setting_is_refused_by_name_until_overwrite(
         assert torch.equal(voxels(again(overwrite=False)), voxels(replaced))
 
 
+@pytest.mark.parametrize("kind", ["memmap", "zarr", "nifti"])
+def test_a_file_that_changes_where_no_sample_lies_is_another_input(kind: str, tmp_path: Path) -> None:
+    def lazy() -> Any:
+        if kind == "memmap":
+            return np.load(tmp_path / "input.npy", mmap_mode="r")
+        return zarr.open_array(tmp_path / "input.zarr") if kind == "zarr" else open_image(tmp_path / "input.nii")
+
+    values = np.random.default_rng(0).random((1, 1, *SIZE), np.float32)
+    (tmp_path / "results").mkdir()
+    for moved in (0.0, 1.0):
+        values[0, 0, 9, 9, 9] += moved  # beside the boxes of 8 voxels at 0, 7 or 6 or 5, ...
+        np.save(tmp_path / "input.npy", values)
+        zarr.create_array(tmp_path / "input.zarr", data=values, chunks=(1, 1, 8, 8, 8), overwrite=True)
+        nibabel.save(nibabel.Nifti1Image(values[0, 0], np.eye(4)), tmp_path / "input.nii")
+        output = NumpyOutput(tmp_path / "results")
+        with torch.no_grad():
+            if not moved or kind != "nifti":  # others have no name: another input has another one
+                inferer(output)(lazy(), Network())
+            else:
+                with pytest.raises(FileExistsError, match="what differs: input"):
+                    inferer(output)(lazy(), Network())
+    assert len(list((tmp_path / "results").rglob("*.npy"))) == (1 if kind == "nifti" else 2)
+
+
 def test_a_limit_or_a_chunk_size_may_change_since_results_do_not_depend_on_it(tmp_path: Path) -> None:
     with torch.no_grad():
         with pytest.raises(Boom):
@@ -220,19 +247,22 @@ def test_a_network_without_weights_is_resumed_only_by_its_network_id(tmp_path: P
     assert len(calls) < 20 + 40
 
 
-def test_several_outputs_are_resumed_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("postprocessing", [None, torch.sigmoid, "argmax"])
+def test_several_outputs_are_resumed_together(postprocessing: Any, tmp_path: Path) -> None:
     class Two(Network):
         def forward(self, windows: torch.Tensor, coordinates: Any) -> Any:
             both = super().forward(windows, coordinates)
             return {"seg": both, "low": torch.nn.functional.avg_pool3d(both, 2)}
 
     with torch.no_grad():
-        reference = inferer("cpu")(image(), Two())
-        with pytest.raises(Boom):
-            inferer(NumpyOutput(tmp_path))(image(), Two(at=20))
+        options = {"postprocessing": postprocessing}
+        reference = inferer("cpu", **options)(image(), Two())
+        for at in (20, 31):
+            with pytest.raises(Boom):
+                inferer(NumpyOutput(tmp_path), **options)(image(), Two(at=at))
         network = Two()
-        result = inferer(NumpyOutput(tmp_path))(image(), network)
-        again = inferer(NumpyOutput(tmp_path))(image(), Two(at=1))
+        result = inferer(NumpyOutput(tmp_path), **options)(image(), network)
+        again = inferer(NumpyOutput(tmp_path), **options)(image(), Two(at=1))
     assert network.batches < 40
     assert {path.name for path in tmp_path.rglob("*.npy")} == {"first_trans-low.npy", "first_trans-seg.npy"}
     for each in (result, again):

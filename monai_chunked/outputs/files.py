@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.data.folder_layout import FolderLayout
@@ -81,8 +80,9 @@ class FileOutput(Output):
             makedirs=False,
             data_root_dir=self.data_root_dir,
         )
-        subject: Any = metadata.get("filename_or_obj") or "image"
-        return Path(layout.filename(str(subject)))
+        # of two endings FolderLayout takes off that of .nii.gz only
+        subject = str(metadata.get("filename_or_obj") or "image").replace(".ome.zarr", ".zarr")
+        return Path(layout.filename(subject))
 
 
 def check_different(paths: Sequence[Path] | Sequence[str]) -> None:

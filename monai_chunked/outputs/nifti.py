@@ -30,7 +30,7 @@ from nibabel.openers import Opener
 from tqdm import tqdm
 
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, make_folders, partial_path
+from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
 from monai_chunked.outputs.nifti_header import header, stored_dtype
 from monai_chunked.outputs.spans import Span, SpanLayout
 from monai_chunked.plan import Box
@@ -123,11 +123,11 @@ class NiftiOutput(FileOutput):
             for volume in volumes:
                 volume.discard()
             raise
-        return _NiftiWriter(volumes, result.dtype)
+        return _NiftiWriter(volumes, result)
 
     def resume(self, result: Result) -> OutputWriter:
         volumes = self._volumes(result)
-        writer = _NiftiWriter(volumes, result.dtype)
+        writer = _NiftiWriter(volumes, result)
         try:
             begun = [volume.resume() for volume in volumes]
             if any(begun):  # so all chunks of all volumes were written
@@ -154,9 +154,10 @@ class NiftiOutput(FileOutput):
 
 
 class _NiftiWriter(OutputWriter):
-    def __init__(self, volumes: list[_Volume], dtype: torch.dtype) -> None:
+    def __init__(self, volumes: list[_Volume], result: Result) -> None:
         self.volumes = volumes
-        self.dtype = dtype
+        self.dtype = result.dtype
+        self.resumable = result.resumable
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         self.volumes[image].write(box, chunk.detach().cpu().numpy())
@@ -173,7 +174,10 @@ class _NiftiWriter(OutputWriter):
 
     def abandon(self) -> None:
         for volume in self.volumes:
-            volume.close()
+            if self.resumable:
+                volume.close()
+            else:
+                volume.discard()
 
 
 class _Volume:
@@ -205,7 +209,7 @@ class _Volume:
         logger.info("writing %s", self.path)
         with self._telling(self.chunks):
             self._file = FileIO(self.chunks, "w+")
-            _allocate(self._file, self.bytes)
+            allocate(self._file, self.bytes)
         with self._telling(self.partial):
             self.partial.write_bytes(self.header)
             self.path.unlink(missing_ok=True)  # nobody must take it for the result of this run
@@ -396,17 +400,6 @@ def _beside(path: Path, ending: str) -> Path:
 def _packed(volumes: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor | list[torch.Tensor]:
     tensors = [torch.from_numpy(volume).view(dtype) for volume in volumes]
     return tensors if len(tensors) > 1 else tensors[0][None]
-
-
-def _allocate(file: FileIO, size: int) -> None:
-    """Give a file its size, and the space for it where the system can tell at once that there is none."""
-    file.truncate(size)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
 
 
 def _write(file: FileIO, array: np.ndarray) -> None:

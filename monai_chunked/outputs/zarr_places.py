@@ -103,8 +103,10 @@ class LocalPlace:
         _flush_folder(self.path.parent)
         _remove(old)
 
-    def abandon(self) -> None:
-        """What is written stays, for a run that goes on with it."""
+    def abandon(self, keep: bool) -> None:
+        """The run failed; what is written is kept for one that goes on with it, or removed."""
+        if not keep:
+            _remove(self.partial)
 
 
 class RemotePlace:
@@ -143,7 +145,7 @@ class RemotePlace:
         """It has its name already."""
         self.is_begun = False
 
-    def abandon(self) -> None:
+    def abandon(self, keep: bool) -> None:
         """Remove the store, unless it is complete."""
         if self.is_begun:
             sync(self.open().delete_dir(""))

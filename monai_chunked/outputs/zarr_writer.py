@@ -58,7 +58,7 @@ class ZarrWriter(OutputWriter):
                 images.append(_Image(group, place, metadata, layout))
         except BaseException:
             for place in places:
-                place.abandon()
+                place.abandon(keep=False)
             raise
         return cls(result, places, images)
 
@@ -108,7 +108,7 @@ class ZarrWriter(OutputWriter):
 
     def abandon(self) -> None:
         for place in self.places:
-            place.abandon()
+            place.abandon(self.result.resumable)
 
 
 class _Image:
