@@ -640,10 +640,10 @@ def test_a_file_that_may_not_grow_to_the_size_of_the_output_is_told_with_path_an
 
 
 def test_a_disk_that_fills_up_during_the_run_does_no_harm_as_the_space_is_taken_before(tmp_path: Path) -> None:
-    """On a real file system of 100 KiB, mounted where nobody else sees it."""
+    """On a real file system of 200 KiB, mounted where nobody else sees it."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = f"mount -t tmpfs -o size=100k none '{folder}'"
+    mount = f"mount -t tmpfs -o size=200k none '{folder}'"
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, mount], capture_output=True).returncode != 0:
         pytest.skip("this system does not let us mount a small disk")

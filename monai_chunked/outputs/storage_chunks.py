@@ -50,7 +50,7 @@ def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: i
     >>> storage_chunk_size([(0, 48, 96, 144, 160, 192, 240, 256)] * 2 + [(0, 512)], 105, 4)
     (16, 16, 512)
     >>> storage_chunk_size([(0, 72, 96, 144, 160, 168, 240, 256)] * 2 + [(0, 72, 96, 144, 168, 256)], 105, 4)
-    (8, 8, 99)
+    (8, 31, 24)
     """
     dims = len(cuts)
     size: list[int] = []
