@@ -118,19 +118,19 @@ class OpenChunks:
         With NumPy: its operations run in the thread that calls them, so that threads wait for each other once a window
         and not once an operation, which costs dearly when the processor has other things to do.
         """
-        slabs: dict[tuple[int, int], list[tuple[np.ndarray, Box]]] = {}
+        rows: dict[tuple[int, int], list[tuple[np.ndarray, Box]]] = {}
         for target, (first, *others) in pieces:
-            slabs.setdefault((first.start, first.stop), []).append((target.numpy(), (slice(None), *others)))
+            rows.setdefault((first.start, first.stop), []).append((target.numpy(), (slice(None), *others)))
 
         def add(thread: int, threads: int) -> None:
             memory = np.empty(prediction.shape[1:], prediction.dtype)
-            parts = itertools.product(range(thread, self.channels, threads), slabs.items())
+            parts = itertools.product(range(thread, self.channels, threads), rows.items())
             with np.errstate(all="ignore"):
                 for c, ((start, stop), targets) in parts:
                     product = memory[: stop - start]
                     np.multiply(prediction[c, start:stop], weights[0, start:stop], out=product, casting="same_kind")
-                    for sums, in_slab in targets:
-                        np.add(sums[c], product[in_slab], out=sums[c], casting="same_kind")
+                    for sums, in_rows in targets:
+                        np.add(sums[c], product[in_rows], out=sums[c], casting="same_kind")
 
         threads = min(torch.get_num_threads(), self.channels, 1 + prediction.nbytes // THREAD_BYTES)
         if threads == 1:

@@ -196,7 +196,7 @@ class _GzipStream:
 
     def _read(self, first: int, count: int) -> np.ndarray:
         if self._stream is None:
-            self._stream = gzip.open(self.path)  # noqa: SIM115
+            self._stream = gzip.open(self.path)  # noqa: SIM115  stays open from read to read
         self._stream.seek(self._at(first))
         data = self._stream.read(count * self.dtype.itemsize)
         if len(data) < count * self.dtype.itemsize:

@@ -389,7 +389,7 @@ def test_data_that_is_not_what_was_recorded_is_noticed(output: str, tmp_path: Pa
     data = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".journal", ".json", ".lock")]
     largest = max(data, key=lambda path: path.stat().st_size)
     whole = largest.read_bytes()
-    for damage in (whole[: len(whole) // 2], bytes(len(whole))):
+    for damage in (whole[: len(whole) // 2], bytes(len(whole)), whole[:200] + bytes(len(whole) - 200)):
         largest.write_bytes(damage)
         with pytest.raises(OSError, match=r"overwrite=True"), torch.no_grad():
             inferer(OUTPUTS[output](tmp_path))(image(), Network())

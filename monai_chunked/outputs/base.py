@@ -64,7 +64,7 @@ class OutputWriter(ABC):
     def finish(self) -> Any:
         """All chunks are written: the result, usually a tensor ``(B, C, *spatial)``."""
 
-    def abandon(self) -> None:  # noqa: B027
+    def abandon(self) -> None:  # noqa: B027  nothing to do is a fine default
         """The run failed: leave nothing behind that looks like a result. Safe to call at any time.
 
         What is written is kept if the result is resumable, else removed.
@@ -94,7 +94,7 @@ class Output(ABC):
     in_memory = False
     """Whether results may stay in memory and be differentiated."""
 
-    def check(  # noqa: B027
+    def check(  # noqa: B027  nothing to do is a fine default
         self,
         least_bytes: int,
         dtype: torch.dtype | None = None,
@@ -111,7 +111,7 @@ class Output(ABC):
             overwrite: whether results that exist already may be replaced.
         """
 
-    def reserve(self, device: torch.device, size: int) -> None:  # noqa: B027
+    def reserve(self, device: torch.device, size: int) -> None:  # noqa: B027  nothing to do is a fine default
         """Told before anything is created how many bytes of a device open chunks will take."""
 
     @abstractmethod
