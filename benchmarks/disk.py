@@ -28,6 +28,7 @@ from benchmarks.peers import Pointwise, TimedNetwork, different, peak_memory
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, Output, Result, ZarrOutput
 from monai_chunked.plan import window_grid
 from monai_chunked.planning import lay_out
+from monai_chunked.recovery import RecordedOutput, Recovery
 
 OUTPUTS: dict[str, Callable[[str], Output]] = {".npy": NumpyOutput, ".nii": NiftiOutput, "Zarr": ZarrOutput}
 PLAIN_BYTES = 2**23
@@ -68,7 +69,7 @@ def _different(job: Job, volume: torch.Tensor, result: Any) -> float:
 
 
 def writer(job: Job, folder: str) -> dict[str, Any]:
-    """Chunks of a plan through the writer of an output, each safe on disk before the next, as in a run."""
+    """Chunks of a plan through the writer of an output, which makes them safe on disk as in a run."""
     output = OUTPUTS[job.options["format"]](folder)
     windows = window_grid(job.image_size, (job.roi_size,) * 3, (job.overlap,) * 3)
     cuts = lay_out(windows, job.image_size, [(job.classes, (job.roi_size,) * 3)], 4).grids[0].cuts
@@ -77,12 +78,15 @@ def writer(job: Job, folder: str) -> dict[str, Any]:
     result = Result("prediction", (1, len(data), *job.image_size), data.dtype, cuts, ({},), resumable=True)
     os.sync()
     memory, start = peak_memory(), time.perf_counter()
-    target = output.create(result)
+    sizes = RecordedOutput(result.name, job.classes, (job.roi_size,) * 3, cuts)
+    recovery = Recovery(Path(folder) / "writer.journal", 1, {}, overwrite=True)
+    recovery.begin(None, [sizes])
+    target = recovery.writer(0, output, result)
     for corners in itertools.product(*intervals):
         box = tuple(slice(*each) for each in corners)
         target.write(0, box, data[(slice(None), *(slice(side.stop - side.start) for side in box))].contiguous())
-        target.flush()
     target.finish()
+    recovery.finish()
     os.sync()
     return {"seconds": time.perf_counter() - start, "memory_bytes": peak_memory() - memory}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ __all__ = ["OpenChunks"]
 PRODUCT_BYTES = 2**26
 """How much of a prediction is multiplied at a time on an accelerator."""
 
+
+PART_BYTES = 2**20
+"""How much of a prediction is multiplied at a time by a thread."""
 
 THREAD_BYTES = 2**19
 """A prediction is worth one thread for each so many bytes."""
@@ -43,6 +47,9 @@ class OpenChunks:
         placement: the memory of chunks.
         workers: threads for CPU memory.
         differentiable: keep what autograd needs.
+
+    Attributes:
+        result: ``(B, C, *spatial)`` of zeros, where chunks are added up in place; ``None``: they have memory of their own.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class OpenChunks:
         self.placement = placement
         self.workers = workers
         self.differentiable = differentiable
+        self.result: torch.Tensor | None = None
+        self._products = np.empty(0)
         self._product = torch.empty(0, device=self.device)
 
     def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
@@ -76,10 +85,14 @@ class OpenChunks:
         # the product has the dtype of the prediction, as in MONAI, but is never rounded to half precision
         if prediction.dtype not in (torch.float32, torch.float64):
             prediction = prediction.to(torch.result_type(prediction, weights))
-        pieces = [
-            (self._chunk(chunk)[(slice(None), *in_chunk)], in_window)
-            for chunk, in_window, in_chunk in self.grid.pieces(window.position)
-        ]
+        if self.result is None:
+            pieces = [
+                (self._chunk(window.image, chunk)[(slice(None), *in_chunk)], in_window)
+                for chunk, in_window, in_chunk in self.grid.pieces(window.position)
+            ]
+        else:
+            in_window, in_output = self.grid.part(window.position)
+            pieces = [(self.result[window.image][(slice(None), *in_output)], in_window)]
         if self.differentiable:
             product = (prediction * weights).to(prediction.dtype)
             for target, in_window in pieces:
@@ -103,47 +116,63 @@ class OpenChunks:
                 self.placement.recycle(self.placement.release((self.output, position)))
                 yield self.grid.box(position), None
                 continue
-            chunk = self._chunk(position)
+            chunk = self._chunk(window.image, position)
             weights = self._sum_of_weights(position, chunk.device)
-            self.placement.release((self.output, position))
+            if self.result is None:
+                self.placement.release((self.output, position))
+            else:
+                self.placement.release_in_place((self.output, position))
             yield self.grid.box(position), chunk / weights if self.differentiable else chunk.div_(weights)
 
-    def _chunk(self, position: tuple[int, ...]) -> torch.Tensor:
+    def _chunk(self, image: int, position: tuple[int, ...]) -> torch.Tensor:
+        if self.result is not None:
+            return self.result[image][(slice(None), *self.grid.box(position))]
         sizes = (s.stop - s.start for s in self.grid.box(position))
         return self.placement.get((self.output, position)).view(self.channels, *sizes)
 
     def _add_on_cpu(self, pieces: list[Piece], prediction: np.ndarray, weights: np.ndarray) -> None:
-        """Channel by channel, so that the product stays in cache, spread over threads.
+        """Some rows of a channel at a time, so that the product stays in cache, spread over threads.
 
         With NumPy: its operations run in the thread that calls them, so that threads wait for each other once a window
-        and not once an operation, which costs dearly when the processor has other things to do.
+        and not once an operation, which costs dearly when the processor has other things to do. Each takes the next
+        part when it is ready, because those of the network may be about for a while.
         """
-        rows: dict[tuple[int, int], list[tuple[np.ndarray, Box]]] = {}
+        row = prediction[0, :1].nbytes
+        most = max(1, PART_BYTES // row)
+        parts: dict[tuple[int, int], list[tuple[np.ndarray, Box]]] = {}
         for target, (first, *others) in pieces:
-            rows.setdefault((first.start, first.stop), []).append((target.numpy(), (slice(None), *others)))
+            sums = target.numpy()
+            for start in range(first.start, first.stop, most):
+                stop = min(start + most, first.stop)
+                in_sums = sums[:, start - first.start : stop - first.start]
+                parts.setdefault((start, stop), []).append((in_sums, (slice(None), *others)))
+        jobs = deque(itertools.product(range(self.channels), parts.items()))
 
-        def add(thread: int, threads: int) -> None:
-            memory = np.empty(prediction.shape[1:], prediction.dtype)
-            parts = itertools.product(range(thread, self.channels, threads), rows.items())
-            with np.errstate(all="ignore"):
-                for c, ((start, stop), targets) in parts:
+        def add(memory: np.ndarray) -> None:
+            with np.errstate(all="ignore"), suppress(IndexError):
+                while True:
+                    c, ((start, stop), targets) = jobs.popleft()
                     product = memory[: stop - start]
                     np.multiply(prediction[c, start:stop], weights[0, start:stop], out=product, casting="same_kind")
                     for sums, in_rows in targets:
                         np.add(sums[c], product[in_rows], out=sums[c], casting="same_kind")
 
-        threads = min(torch.get_num_threads(), self.channels, 1 + prediction.nbytes // THREAD_BYTES)
-        if threads == 1:
-            add(0, 1)
-        else:
-            list(self.workers.map(partial(add, threads=threads), range(threads)))
+        threads = min(torch.get_num_threads(), len(jobs), 1 + prediction.nbytes // THREAD_BYTES)
+        shape = (threads, most, *prediction.shape[2:])
+        if (self._products.shape, self._products.dtype) != (shape, prediction.dtype):
+            self._products = np.empty(shape, prediction.dtype)
+        others = [self.workers.submit(add, memory) for memory in self._products[1:]]
+        add(self._products[0])
+        for other in others:
+            other.result()
 
     def _add_on_accelerator(self, pieces: list[Piece], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """A few channels at a time, to chunks on the device and in CPU memory."""
         voxels = weights.numel()
         step = min(max(1, PRODUCT_BYTES // (voxels * prediction.element_size())), self.channels)
         if self._product.numel() < step * voxels or self._product.dtype != prediction.dtype:
-            self._product = torch.empty(step * voxels, dtype=prediction.dtype, device=self.device)
+            self._products = np.empty(0)
+        self._product = torch.empty(step * voxels, dtype=prediction.dtype, device=self.device)
         for start in range(0, self.channels, step):
             part = prediction[start : start + step]
             product = torch.mul(part, weights, out=self._product[: part.numel()].view(part.shape))

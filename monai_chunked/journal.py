@@ -2,7 +2,8 @@
 The journal beside a result on disk: what the run depends on, and which chunks of it are safe.
 
 A text file. Each line is one record in JSON behind its CRC-32 in eight hexadecimal digits; the first is the header, and
-each is on the disk before the next begins. Whatever ends the process or the machine, at most the last line is cut off.
+what is added is on the disk before more is. Whatever ends the process or the machine, what comes behind the last whole
+line is dropped.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ class Journal:
             os.truncate(path, len(data) - len(rest))
         return cls(path, records)
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Return when the record is safe. From any thread.
+    def add(self, *records: dict[str, Any]) -> None:
+        """Return when the records are safe. From any thread.
 
         Raises:
             OSError: when it could not be written, now or before: nothing may follow a record that was cut off.
@@ -91,18 +92,18 @@ class Journal:
                 raise self._error
             try:
                 with self.path.open("ab") as file:
-                    _append(file, record)
+                    _append(file, *records)
             except OSError as error:
                 self._error = OSError(
                     error.errno, f"{error.strerror}; the journal could not be written", str(self.path)
                 )
                 raise self._error from error
-            self.records.append(record)
+            self.records.extend(records)
 
 
-def _append(file: Any, record: Mapping[str, Any]) -> None:
-    text = json.dumps(record, sort_keys=True).encode()
-    file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+def _append(file: Any, *records: Mapping[str, Any]) -> None:
+    texts = [json.dumps(record, sort_keys=True).encode() for record in records]
+    file.write(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
     file.flush()
     os.fsync(file.fileno())
 

@@ -36,6 +36,7 @@ class Placement:
         scratch_dir: the folder of the scratch file.
 
     Attributes:
+        in_place: the outputs of the network whose open chunks lie in the result. They are counted here, and never move.
         open_bytes: bytes of open chunks on each level.
         written, read: bytes to and from scratch so far.
     """
@@ -49,6 +50,7 @@ class Placement:
         reuse: bool = True,
         scratch_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.in_place: set[int] = set()
         self.open_bytes = [0, 0, 0]
         self.written = self.read = 0
         forecast = layout.forecast
@@ -61,6 +63,7 @@ class Placement:
             _Pool(torch.device("cpu"), dtype, forecast.peak[CPU], reuse, pinned),
         )
         self._chunks: dict[Key, torch.Tensor] = {}
+        self._in_place: dict[Key, int] = {}
         self._scratch_dir = scratch_dir
         self._scratch: ScratchFile | None = None
         if forecast.scratch_file:
@@ -95,6 +98,10 @@ class Placement:
         self._pools[level].lend(chunk)
         return chunk
 
+    def release_in_place(self, key: Key) -> None:
+        """A chunk in the result is finished."""
+        self.open_bytes[self._in_place.pop(key)] -= self._schedule.size(key)
+
     def recycle(self, chunk: torch.Tensor) -> None:
         """The memory of a released chunk can be used again."""
         self._pools[self._level(chunk)].keep(chunk)
@@ -117,6 +124,10 @@ class Placement:
         """Make a move; ``False`` if the device had no room and the chunk went to CPU memory."""
         key, source, target, slot = move
         size = self._schedule.size(key)
+        if key[0] in self.in_place:
+            self._in_place[key] = target
+            self.open_bytes[target] += size
+            return True
         before = None if source in (None, SCRATCH) else self._chunks.pop(key)
         if target == SCRATCH:
             assert before is not None

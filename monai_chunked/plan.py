@@ -258,6 +258,16 @@ class ChunkGrid:
         for chunk in self.touched_by(window):
             yield self._piece(window, chunk)
 
+    def part(self, window: tuple[int, ...]) -> tuple[Box, Box]:
+        """What a window and the output have in common: counted from the start of the window's prediction, and there."""
+        in_window, in_output = [], []
+        for spans, w, size in zip(self.spans, window, self.size):
+            start, stop = spans[w]
+            low, high = max(start, 0), min(stop, size)
+            in_window.append(slice(low - start, high - start))
+            in_output.append(slice(low, high))
+        return tuple(in_window), tuple(in_output)
+
     def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Piece]:
         """What a chunk shares with each window that touches it, in scan order."""
         around = [t[c] for t, c in zip(self._touching, chunk)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import time
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,12 @@ from monai_chunked.plan import Box, Corner
 __all__ = ["RecordedOutput", "Recovery", "recovering"]
 
 logger = logging.getLogger(__name__)
+
+PAUSE = 20
+"""Times what it took to make chunks safe, until those written meanwhile are made safe."""
+
+LONGEST_PAUSE = 30
+"""Seconds; a crash costs no more work than that, and what has not been written yet."""
 
 
 class RecordedOutput(NamedTuple):
@@ -180,9 +187,9 @@ class Recovery:
                 reason = f"the chunk of image {image} at [{at}] is not what was written"
                 raise OSError(errno.EIO, reason, str(self.path))
 
-    def record(self, output: int, corner: Corner, crc: int) -> None:
-        """A chunk is safe."""
-        self._add({"output": output, "chunk": list(corner), "crc": crc})
+    def record(self, output: int, chunks: Mapping[Corner, int]) -> None:
+        """Chunks are safe: where they begin, and their CRC-32."""
+        self._add(*({"output": output, "chunk": list(corner), "crc": crc} for corner, crc in chunks.items()))
 
     def finish(self) -> None:
         """All results have their names."""
@@ -194,32 +201,46 @@ class Recovery:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
 
-    def _add(self, record: dict[str, Any]) -> None:
+    def _add(self, *records: dict[str, Any]) -> None:
         assert self._journal is not None
-        self._journal.add(record)
+        self._journal.add(*records)
 
 
 class _RecordingWriter(OutputWriter):
-    """Writes chunks, and records each when it is safe."""
+    """Writes chunks, and records them when they are safe: every now and then, several at a time."""
 
     def __init__(self, writer: OutputWriter, recovery: Recovery, output: int) -> None:
         self.writer = writer
         self.recovery = recovery
         self.output = output
-        self._held: dict[Corner, int] = {}
+        self._unrecorded: dict[Corner, int] = {}
+        self._due = 0.0
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         self.writer.write(image, box, chunk)
-        self._held[_corner(image, box)] = _crc(chunk)
-        safe = self.writer.flush()
-        for corner in list(self._held) if safe is None else [_corner(*each) for each in safe]:
-            self.recovery.record(self.output, corner, self._held.pop(corner))
+        self._unrecorded[_corner(image, box)] = _crc(chunk)
+        start = time.monotonic()
+        if start >= self._due:
+            self._record()
+            end = time.monotonic()
+            self._due = end + min(PAUSE * (end - start), LONGEST_PAUSE)
 
     def finish(self) -> Any:
+        self._record(last=True)
         return self.writer.finish()
 
     def abandon(self) -> None:
+        with suppress(OSError):  # the run has failed already, and perhaps from this
+            self._record()
         self.writer.abandon()
+
+    def _record(self, last: bool = False) -> None:
+        if not self._unrecorded:
+            return
+        safe = self.writer.flush(last)
+        corners = list(self._unrecorded) if safe is None else [_corner(*each) for each in safe]
+        if corners:
+            self.recovery.record(self.output, {corner: self._unrecorded.pop(corner) for corner in corners})
 
 
 def _corner(image: int, box: Box) -> Corner:

@@ -66,6 +66,15 @@ class ResultStitching:
         """Whether finished chunks stay in memory, so that the result can be differentiated."""
         return self._writer is not None and self._writer.writer.in_memory
 
+    def add_in_place(self) -> bool:
+        """Let predictions be added up in the result where it is in memory, if that is possible; whether it is."""
+        memory = None if self._writer is None else self._writer.writer.memory
+        if self.postprocessing is None and memory is not None and not self.chunks.differentiable:
+            weights = self.chunks.weights.get(memory.device.type)
+            if weights is not None and (memory.device, memory.dtype) == (weights.device, weights.dtype):
+                self.chunks.result = memory
+        return self.chunks.result is not None
+
     def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """Add the prediction of a window, and write the chunks that it finishes."""
         if self._writer is not None:
@@ -77,7 +86,7 @@ class ResultStitching:
         """Write the chunks that end with a window, but for those that an earlier run has written."""
         for box, chunk in self.chunks.finish(window, self.done):
             self.finished += 1
-            if chunk is not None:
+            if chunk is not None and self.chunks.result is None:
                 self._write(window.image, box, chunk)
 
     def finish(self) -> Any:

@@ -191,6 +191,8 @@ class Stitcher:
             known = self._recorded_result(k) or known_result(channels, self.result_dtype, function)
             stitching = ResultStitching(name, chunks, done, self.images, function, self.result_dtype, create, known)
             self._outputs.append(stitching)
+            if not layout.forecast.moved and stitching.add_in_place():
+                placement.in_place.add(k)
         placement.prepare()
         for window in self._passed:
             self._pass(window, placement)

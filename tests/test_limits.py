@@ -38,6 +38,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
         "images": draw(st.integers(1, 2)),
         "sw_batch_size": draw(st.integers(1, 3)),
         "limit": draw(st.none() | st.floats(0, 1)),
+        "postprocessing": draw(st.sampled_from([None, torch.nn.Identity()])),
     }
 
 
@@ -69,7 +70,10 @@ def test_a_limited_run_has_the_same_bits_and_holds_and_moves_what_the_forecast_s
     def recording(self: Placement) -> None:
         wait(self)
         in_memory = sum(chunk.nbytes for chunk in self._chunks.values())
-        assert self.open_bytes[CPU] == in_memory
+        assert self.open_bytes[CPU] == in_memory + sum(map(self._schedule.size, self._in_place))
+        # what is in the result already must not be postprocessed, nor move
+        assert not (in_memory if self.in_place else self._in_place)
+        assert bool(self.in_place) == (run["postprocessing"] is None and not forecast.moved)
         kept = sum(chunk.nbytes for same_volume in self._pools[CPU]._free.values() for chunk in same_volume)
         assert in_memory + kept <= (most if limit is None else limit)
         held.append(tuple(self.open_bytes))
@@ -81,7 +85,11 @@ def test_a_limited_run_has_the_same_bits_and_holds_and_moves_what_the_forecast_s
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(Placement, "wait", recording)
         inferer = ChunkedSlidingWindowInferer(
-            **parameters, mode="gaussian", chunk_size=run["chunk_size"], cpu_memory=limit
+            **parameters,
+            mode="gaussian",
+            chunk_size=run["chunk_size"],
+            cpu_memory=limit,
+            postprocessing=run["postprocessing"],
         )
         ours = inferer(x, network)
         reference = SlidingWindowInferer(**parameters, mode="gaussian")(x, network)

@@ -47,6 +47,9 @@ class OutputWriter(ABC):
     in_memory = False
     """Whether the result can be part of an autograd graph."""
 
+    memory: torch.Tensor | None = None
+    """The result, ``(B, C, *spatial)``, if it is in memory: zeros, in which predictions may be added up in place."""
+
     complete = False
     """Whether a writer that was resumed found its result finished already."""
 
@@ -70,8 +73,11 @@ class OutputWriter(ABC):
         What is written is kept if the result is resumable, else removed.
         """
 
-    def flush(self) -> Iterable[tuple[int, Box]] | None:
+    def flush(self, last: bool = False) -> Iterable[tuple[int, Box]] | None:
         """Return when what has been written would survive a crash. Asked for only where runs can be resumed.
+
+        Args:
+            last: no more chunks will come, so that none is held back any more.
 
         Returns:
             ``None``: every chunk that was written would survive. An output that holds some back, until it has what it

@@ -23,17 +23,17 @@ class MemoryOutput(Output):
         self.device = torch.device(device)
 
     def create(self, result: Result) -> OutputWriter:
-        return _MemoryWriter(torch.empty(result.shape, dtype=result.dtype, device=self.device))
+        return _MemoryWriter(torch.zeros(result.shape, dtype=result.dtype, device=self.device))
 
 
 class _MemoryWriter(OutputWriter):
     in_memory = True
 
-    def __init__(self, result: torch.Tensor) -> None:
-        self.result = result
+    def __init__(self, memory: torch.Tensor) -> None:
+        self.memory: torch.Tensor = memory
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
-        self.result[image][(slice(None), *box)] = chunk
+        self.memory[image][(slice(None), *box)] = chunk
 
     def finish(self) -> torch.Tensor:
-        return self.result
+        return self.memory

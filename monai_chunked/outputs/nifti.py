@@ -165,7 +165,7 @@ class _NiftiWriter(OutputWriter):
     def read(self, image: int, box: Box) -> torch.Tensor:
         return torch.from_numpy(self.volumes[image].read(box)).view(self.dtype)
 
-    def flush(self) -> None:
+    def flush(self, last: bool = False) -> None:
         for volume in self.volumes:
             volume.flush()
 

@@ -1,8 +1,10 @@
 """
 Finished chunks in a ``.npy`` file.
 
-The file is written through explicit file I/O, not through a map: pages written through a map count as memory of the
-process for as long as they stay resident, and a full disk ends it with a bus error instead of an exception.
+The file is written through explicit file I/O where a chunk lies in long runs: pages written through a map count as
+memory of the process for as long as they stay resident, and a full disk ends it with a bus error instead of an
+exception. Where it lies in very many short runs, one system call for each takes far longer than copying; these go
+through a map of one channel at a time, where the file has got its space beforehand.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from monai_chunked.plan import Box
 __all__ = ["NumpyOutput"]
 
 logger = logging.getLogger(__name__)
+
+SHORT_RUN = 4096
+"""Bytes; a chunk that lies in shorter runs is copied into a map of the file."""
 
 
 class NumpyOutput(FileOutput):
@@ -162,12 +167,20 @@ class _NumpyWriter(OutputWriter):
         return prod(self.shape) * self.dtype.itemsize
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
-        array = chunk.detach().cpu().contiguous().numpy()[None]
+        array = chunk.detach().cpu().contiguous().numpy()
+        if self._in_short_runs(box):
+            for channel, target in enumerate(self._maps(image, box)):
+                target[...] = array[channel]
+            return
         for offset, at in self._runs(image, box):
-            self._put(offset, memoryview(array[at]).cast("B"))
+            self._put(offset, memoryview(array[None][at]).cast("B"))
 
     def read(self, image: int, box: Box) -> torch.Tensor:
         array = np.empty((1, self.shape[1], *(side.stop - side.start for side in box)), self.dtype)
+        if self._in_short_runs(box):
+            for channel, source in enumerate(self._maps(image, box)):
+                array[0, channel] = source
+            return torch.from_numpy(array[0])
         for offset, at in self._runs(image, box):
             self.file.seek(offset)
             data = memoryview(array[at]).cast("B")
@@ -175,7 +188,7 @@ class _NumpyWriter(OutputWriter):
                 raise OSError(errno.EIO, "it is shorter than it was", str(self.partial))
         return torch.from_numpy(array[0])
 
-    def flush(self) -> None:
+    def flush(self, last: bool = False) -> None:
         os.fsync(self.file.fileno())
 
     def finish(self) -> torch.Tensor:
@@ -194,6 +207,24 @@ class _NumpyWriter(OutputWriter):
         self.partial.unlink(missing_ok=True)
         if self.temporary:
             shutil.rmtree(self.path.parent, ignore_errors=True)
+
+    def _in_short_runs(self, box: Box) -> bool:
+        if not hasattr(os, "posix_fallocate"):
+            return False
+        sizes = [side.stop - side.start for side in box]
+        cut = max((d for d, size in enumerate(self.shape[2:]) if sizes[d] < size), default=0)
+        return prod(sizes[cut:]) * self.dtype.itemsize < SHORT_RUN
+
+    def _maps(self, image: int, box: Box) -> Iterator[np.ndarray]:
+        """Of a chunk in the file, channel after channel; each is unmapped when nobody holds it any more."""
+        first, *others = box
+        row = prod(self.shape[3:])
+        for channel in range(self.shape[1]):
+            at = ((image * self.shape[1] + channel) * self.shape[2] + first.start) * row
+            size = (first.stop - first.start, *self.shape[3:])
+            yield np.memmap(self.file, self.dtype, "r+", self.start + at * self.dtype.itemsize, size)[
+                (slice(None), *others)
+            ]
 
     def _runs(self, image: int, box: Box) -> Iterator[tuple[int, tuple[int, ...]]]:
         """What of a chunk is contiguous in the file: where in the file in bytes, and where in ``(1, C, *chunk)``."""

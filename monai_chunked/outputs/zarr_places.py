@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
@@ -18,40 +19,61 @@ from monai_chunked.outputs.files import partial_path
 
 __all__ = ["LocalPlace", "Place", "RemotePlace"]
 
+FLUSHING_THREADS = 8
+"""Files whose bytes are brought to disk at the same time, which is faster than one after the other."""
+
 UNFINISHED = ".unfinished"
 """What a file in a store is called while its bytes are not all on disk."""
 
 
 class DurableStore(LocalStore):
-    """A folder in which a file has its name only when its bytes are on disk, also if it replaces another."""
+    """A folder in which a file has its name only when its bytes are on disk, also if it replaces another.
+
+    What is set gets its name with the next flush, and can be read before.
+    """
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
-        self._folders: set[Path] = set()
+        self._unnamed: set[str] = set()
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await asyncio.to_thread(self._write, self.root / key, value.as_buffer_like())
+        await asyncio.to_thread(self._write, self.root / (key + UNFINISHED), value.as_buffer_like())
+        self._unnamed.add(key)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return await super().get(key + UNFINISHED if key in self._unnamed else key, prototype, byte_range)
+
+    async def delete(self, key: str) -> None:
+        if key in self._unnamed:
+            self._unnamed.remove(key)
+            await super().delete(key + UNFINISHED)
+        await super().delete(key)
 
     def flush(self) -> None:
-        """Return when names of files are on disk as well."""
-        while self._folders:
-            _flush_folder(self._folders.pop())
+        """Return when all that was set is on disk, under its name."""
+        if not self._unnamed:
+            return
+        with ThreadPoolExecutor(FLUSHING_THREADS) as threads:
+            list(threads.map(_flush, [self.root / (key + UNFINISHED) for key in self._unnamed]))
+        folders = set()
+        for key in self._unnamed:
+            path = self.root / key
+            path.with_name(path.name + UNFINISHED).replace(path)
+            folders.update(path.parents[: len(path.relative_to(self.root).parts)])
+        self._unnamed.clear()
+        for folder in folders:
+            _flush(folder)
 
     def _write(self, path: Path, data: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + UNFINISHED)
         try:
-            with unfinished.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            path.write_bytes(data)
         except OSError:
-            unfinished.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
-        unfinished.replace(path)
-        depth = len(path.relative_to(self.root).parts)
-        self._folders.update(path.parents[:depth])
 
 
 class LocalPlace:
@@ -100,7 +122,7 @@ class LocalPlace:
         if self.path.exists():
             self.path.rename(old)
         self.partial.rename(self.path)
-        _flush_folder(self.path.parent)
+        _flush(self.path.parent)
         _remove(old)
 
     def abandon(self, keep: bool) -> None:
@@ -170,11 +192,11 @@ class RemotePlace:
 Place = LocalPlace | RemotePlace
 
 
-def _flush_folder(folder: Path) -> None:
-    """Return when the names of files in a folder are on disk."""
-    if os.name == "nt":
+def _flush(path: Path) -> None:
+    """Return when the bytes of a file, or the names in a folder, are on disk."""
+    if os.name == "nt" and path.is_dir():
         return  # Windows does not open folders
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

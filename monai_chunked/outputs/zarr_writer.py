@@ -20,7 +20,7 @@ from zarr.codecs import ZstdCodec
 
 from monai_chunked.outputs import ngff
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.storage_chunks import Collector
+from monai_chunked.outputs.storage_chunks import Collector, Region
 from monai_chunked.outputs.zarr import Layout
 from monai_chunked.outputs.zarr_places import Place
 from monai_chunked.plan import Box
@@ -56,6 +56,7 @@ class ZarrWriter(OutputWriter):
                 names = ngff.axis_names(metadata, len(result.cuts))
                 _create_level(group, 0, result.shape[1:], _numpy_dtype(result.dtype), layout, names)
                 images.append(_Image(group, place, metadata, layout))
+                place.flush()
         except BaseException:
             for place in places:
                 place.abandon(keep=False)
@@ -84,8 +85,11 @@ class ZarrWriter(OutputWriter):
         with _told(self.places[image], self.result):
             self.images[image].write(box, chunk)
 
-    def flush(self) -> Iterable[tuple[int, Box]]:
+    def flush(self, last: bool = False) -> Iterable[tuple[int, Box]]:
         """Storage chunks that are not whole are in memory only, and so are the chunks that have a part in them."""
+        for image in self.images if last else ():
+            with _told(image.place, self.result):
+                image.write_rest()
         for place in self.places:
             place.flush()
         return [(k, box) for k, image in enumerate(self.images) for box in image.collector.written()]
@@ -126,18 +130,26 @@ class _Image:
         self.place = place
         self.metadata = metadata
         self.layout = layout
-        self.array = _level(group, 0)
+        # zarr compares each storage chunk with zeros, and takes longer for it than for compressing it
+        self.array = _level(group, 0).with_config({"write_empty_chunks": True})
         unit = self.array.shards or self.array.chunks
         self.collector = Collector(self.array.shape, unit[1:])
 
     def write(self, box: Box, chunk: torch.Tensor) -> None:
-        for region, values in self.collector.add(box, chunk.detach().cpu().numpy()):
-            self.array[region] = values
+        self._put(self.collector.add(box, chunk.detach().cpu().numpy()))
+
+    def write_rest(self) -> None:
+        """Storage chunks that are held, though they are not whole."""
+        self._put(self.collector.rest())
+
+    def _put(self, regions: Iterable[tuple[Region, np.ndarray]]) -> None:
+        for region, values in regions:
+            if values.any() or (values.dtype.kind == "f" and np.signbit(values).any()):
+                self.array[region] = values  # what is not written reads as zeros
 
     def complete(self) -> None:
         """Write all that is missing; last what makes an image of it."""
-        for region, values in self.collector.rest():
-            self.array[region] = values
+        self.write_rest()
         shapes = ngff.level_shapes(self.array.shape, self.layout.levels)
         nearest = self.array.dtype.kind != "f"
         names = ngff.axis_names(self.metadata, self.array.ndim - 1)
