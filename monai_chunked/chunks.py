@@ -49,7 +49,7 @@ class OpenChunks:
         differentiable: keep what autograd needs.
 
     Attributes:
-        result: ``(B, C, *spatial)`` of zeros, where chunks are added up in place; ``None``: they have memory of their own.
+        result: ``(B, C, *spatial)``, where chunks are added up in place; ``None``: they have memory of their own.
     """
 
     def __init__(
@@ -161,10 +161,10 @@ class OpenChunks:
         shape = (threads, most, *prediction.shape[2:])
         if (self._products.shape, self._products.dtype) != (shape, prediction.dtype):
             self._products = np.empty(shape, prediction.dtype)
-        others = [self.workers.submit(add, memory) for memory in self._products[1:]]
+        busy = [self.workers.submit(add, memory) for memory in self._products[1:]]
         add(self._products[0])
-        for other in others:
-            other.result()
+        for future in busy:
+            future.result()
 
     def _add_on_accelerator(self, pieces: list[Piece], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """A few channels at a time, to chunks on the device and in CPU memory."""

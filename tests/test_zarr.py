@@ -274,18 +274,36 @@ def test_levels_are_means_of_scores_and_nearest_for_labels(dtype: torch.dtype, t
             assert np.array_equal(group[str(level)][...], above[:, ::2, ::2].numpy())
 
 
-def test_a_shard_holds_several_storage_chunks_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_holds_several_storage_chunks_in_one_file(tmp_path: Path) -> None:
     cuts = ((0, 5, 9), (0, 8), (0, 8))
     values = random_values((1, 3, 9, 8, 8))
     output = ZarrOutput(tmp_path, storage_chunk_size=2, shard_size=(4, 8, 8))
     array = write_all(output.create(result(values.shape, cuts)), values, cuts)
     assert (array.chunks, array.shards) == ((1, 2, 2, 2), (1, 4, 8, 8))
     assert np.array_equal(array[...], values[0].numpy())
-    monkeypatch.setattr(storage_chunks, "MOST_FILES", 100)
-    output = ZarrOutput(tmp_path, "many", storage_chunk_size=2)
-    array = write_all(output.create(result(values.shape, cuts)), values, cuts)
-    assert array.shards == (3, 2, 2, 2)
+
+
+def test_small_storage_chunks_have_several_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_chunks, "TARGET_BYTES", 1600)
+    cuts = ((0, 4, 9), (0, 4), (0, 8))
+    values = random_values((1, 5, 9, 4, 8))
+    array = write_all(ZarrOutput(tmp_path, levels=2).create(result(values.shape, cuts)), values, cuts)
+    assert (array.chunks, array.shards) == ((3, 4, 4, 8), None)
     assert np.array_equal(array[...], values[0].numpy())
+    below = zarr.open_group(tmp_path / "0" / "0_trans.ome.zarr", mode="r")["1"]
+    assert (below.shape, below.chunks) == ((5, 5, 2, 4), (3, 4, 2, 4))
+    expected = torch.nn.functional.avg_pool3d(values[0], 2, ceil_mode=True, count_include_pad=False)
+    assert np.allclose(below[...], expected.numpy(), rtol=1e-6)
+
+
+def test_what_is_all_zeros_is_not_written_but_minus_zero_is(tmp_path: Path) -> None:
+    cuts = ((0, 2, 4), (0, 4), (0, 4))
+    values = torch.zeros((1, 2, 4, 4, 4))
+    values[0, 1, 3, 3, 3] = -0.0
+    array = write_all(ZarrOutput(tmp_path, storage_chunk_size=2).create(result(values.shape, cuts)), values, cuts)
+    assert array.nchunks_initialized == 8  # of 16: the upper half
+    assert np.array_equal(np.signbit(array[...]), values[0].signbit().numpy())
+    assert not array[...].any()
 
 
 # ---------------------------------------------------------------- crashes

@@ -16,7 +16,7 @@ import numpy as np
 
 from monai_chunked.plan import Box
 
-__all__ = ["Collector", "Region", "channels_per_shard", "storage_chunk_size"]
+__all__ = ["Collector", "Region", "channels_together", "storage_chunk_size"]
 
 TARGET_BYTES = 2**21
 """Of a storage chunk before compression: a few milliseconds to read, and few enough files."""
@@ -24,18 +24,12 @@ TARGET_BYTES = 2**21
 HELD_BYTES = 2**29
 """The most that storage chunks take that are held until they are whole."""
 
-MOST_FILES = 10_000
-"""Of an image. Above it several channels share a shard."""
-
-SHARD_BYTES = 2**23
-"""The most of a shard of several channels; it is put together in memory."""
-
 Region = tuple[slice, ...]
 """One slice for the channels and one for each spatial dimension."""
 
 
 def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -> tuple[int, ...]:
-    """Spatial size of storage chunks of one channel: near :py:data:`TARGET_BYTES`, and little to hold.
+    """Spatial size of storage chunks: of one channel near :py:data:`TARGET_BYTES`, and little to hold.
 
     In each dimension the cuts are multiples of it, if that does not make it small; otherwise the storage chunks over a
     cut are small enough to be held, for as long as chunks arrive in raster order.
@@ -79,17 +73,15 @@ def _size_along(cuts: Sequence[int], most: int, held: int) -> int:
     return longest if longest >= 2 * aligned else aligned
 
 
-def channels_per_shard(shape: Sequence[int], chunk_size: Sequence[int], itemsize: int) -> int:
-    """How many storage chunks of one channel share a file, so that there are not too many files.
+def channels_together(channels: int, chunk_size: Sequence[int], itemsize: int) -> int:
+    """How many channels share a storage chunk, so that it is not much smaller than :py:data:`TARGET_BYTES`.
 
-    >>> channels_per_shard((4, 256, 256, 256), (64, 64, 128), 4)
+    >>> channels_together(4, (64, 64, 128), 4)
     1
-    >>> channels_per_shard((105, 256, 256, 512), (16, 16, 512), 4)
-    3
+    >>> channels_together(105, (8, 31, 24), 4)
+    88
     """
-    files = shape[0] * prod(ceil(n / c) for n, c in zip(shape[1:], chunk_size))
-    most = max(1, SHARD_BYTES // (prod(chunk_size) * itemsize))
-    return min(ceil(files / MOST_FILES), most, shape[0])
+    return min(channels, max(1, TARGET_BYTES // (prod(chunk_size) * itemsize)))
 
 
 @dataclass

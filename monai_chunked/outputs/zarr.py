@@ -14,7 +14,7 @@ import torch
 from monai_chunked.checks import check_chunk_size, check_positive
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
 from monai_chunked.outputs.files import FileOutput, check_different, make_folders
-from monai_chunked.outputs.storage_chunks import channels_per_shard, storage_chunk_size
+from monai_chunked.outputs.storage_chunks import channels_together, storage_chunk_size
 
 if TYPE_CHECKING:
     from monai_chunked.outputs.zarr_places import Place
@@ -28,7 +28,7 @@ class Layout:
     """How a result is stored.
 
     Attributes:
-        chunk: size of a storage chunk, ``(1, *spatial)``.
+        chunk: size of a storage chunk, ``(C, *spatial)``.
         shard: size of a shard, ``(C, *spatial)``; ``None``: every storage chunk is a file.
         compression_level: of zstd, or ``None``.
         levels: of resolution.
@@ -56,8 +56,8 @@ class ZarrOutput(FileOutput):
     be renamed there, so the store is written in place, says that it is an image only when it is complete, and is
     removed when the run fails; such a run cannot be resumed.
 
-    Storage chunks hold one channel each and are written once, whole. Their size is chosen by the cuts of the chunks, so
-    that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
+    Storage chunks are written once, whole, unless all of their voxels are zero. Their size is chosen by the cuts of the
+    chunks, so that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
 
     Args:
         output_dir: an existing folder, or a URL.
@@ -65,9 +65,10 @@ class ZarrOutput(FileOutput):
         label: whether voxels are labels. ``None``: they are if the result has one channel of integers.
         levels: of resolution; each has half the one before it, in every dimension. Labels and integers keep the first
             voxel of each two, others have the mean.
-        storage_chunk_size: spatial size of a storage chunk in voxels; by default some 2 MiB that suit the chunks.
-        shard_size: spatial size of a shard in voxels, a multiple of the storage chunk's. By default there are shards
-            only where an image would have more than 10,000 files, and these are of several channels.
+        storage_chunk_size: spatial size of a storage chunk of one channel in voxels. By default it is some 2 MiB that
+            suit the chunks, of several channels where one is much less.
+        shard_size: spatial size of a shard in voxels, a multiple of the storage chunk's, which has one channel then. By
+            default every storage chunk is a file.
         compression_level: of zstd, from 1 to 22; ``None``: no compression.
         storage_options: for the URL, such as credentials.
 
@@ -192,9 +193,10 @@ class ZarrOutput(FileOutput):
                 chunk = tuple(max(n for n in range(1, min(c, s) + 1) if s % n == 0) for c, s in zip(chunk, shard))
         if shard is not None and any(s % c for s, c in zip(shard, chunk)):
             raise ValueError(f"shard_size={shard} must be a multiple of storage_chunk_size={chunk} in every dimension")
-        together = channels_per_shard(result.shape[1:], chunk, itemsize) if shard is None else 1
-        sharded = (together, *(shard or chunk)) if shard is not None or together > 1 else None
-        return Layout((1, *chunk), sharded, self.compression_level, self.levels, label)
+        automatic = self.storage_chunk_size is None and shard is None
+        together = channels_together(channels, chunk, itemsize) if automatic else 1
+        sharded = None if shard is None else (1, *shard)
+        return Layout((together, *chunk), sharded, self.compression_level, self.levels, label)
 
 
 def _zarr_writer() -> type[ZarrWriter]:

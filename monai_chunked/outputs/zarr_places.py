@@ -58,7 +58,7 @@ class DurableStore(LocalStore):
             return
         with ThreadPoolExecutor(FLUSHING_THREADS) as threads:
             list(threads.map(_flush, [self.root / (key + UNFINISHED) for key in self._unnamed]))
-        folders = set()
+        folders: set[Path] = set()
         for key in self._unnamed:
             path = self.root / key
             path.with_name(path.name + UNFINISHED).replace(path)
