@@ -30,7 +30,7 @@ PAUSE = 20
 """Times what it took to make chunks safe, until those written meanwhile are made safe."""
 
 LONGEST_PAUSE = 30
-"""Seconds; a crash costs no more work than that, and what has not been written yet."""
+"""Seconds."""
 
 
 class RecordedOutput(NamedTuple):
@@ -207,7 +207,10 @@ class Recovery:
 
 
 class _RecordingWriter(OutputWriter):
-    """Writes chunks, and records them when they are safe: every now and then, several at a time."""
+    """Writes chunks, and records them when they are safe.
+
+    They are made safe when no other waits to be written, and every now and then while others do.
+    """
 
     def __init__(self, writer: OutputWriter, recovery: Recovery, output: int) -> None:
         self.writer = writer
@@ -224,6 +227,9 @@ class _RecordingWriter(OutputWriter):
             self._record()
             end = time.monotonic()
             self._due = end + min(PAUSE * (end - start), LONGEST_PAUSE)
+
+    def idle(self) -> None:
+        self._record()
 
     def finish(self) -> Any:
         self._record(last=True)

@@ -26,7 +26,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import EnsureChannelFirst, LoadImage, SaveImage
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, OutputWriter, Result
-from monai_chunked.outputs import nifti
+from monai_chunked.outputs import nifti, nifti_volume
 from monai_chunked.outputs.spans import SpanLayout
 from monai_chunked.plan import Box
 from tests.test_bundle import assert_same_file, run_bundle, saved
@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a file has many of them."""
     monkeypatch.setattr(nifti, "SPAN_BYTES", 500)
-    monkeypatch.setattr(nifti, "MOVED_BYTES", 600)
+    monkeypatch.setattr(nifti_volume, "MOVED_BYTES", 600)
 
 
 def image(*shape: int, name: str = "scan.nii") -> MetaTensor:
@@ -413,13 +413,13 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def die_before_line(number: int, code: Callable[[], Any]) -> bool:
-    """Run in a process that ends, as if killed, before it executes so many lines of nifti.py; whether it did."""
+    """Run in a process that ends, as if killed, before it executes so many lines of an output; whether it did."""
     pid = os.fork()
     if pid == 0:
         lines = itertools.count()
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
-            if frame.f_code.co_filename != nifti.__file__:
+            if frame.f_code.co_filename not in (nifti.__file__, nifti_volume.__file__):
                 return None
             if event == "line" and next(lines) == number:
                 os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import os
 import pickle
 import subprocess
@@ -19,10 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 
-from monai_chunked import ChunkedSlidingWindowInferer
+from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, Result
 
 OUTPUTS = ["device", "cpu", "disk", "auto"]
 SETTINGS: dict[str, Any] = {"roi_size": 6, "overlap": 0.5, "mode": "gaussian"}
@@ -121,6 +124,43 @@ def test_a_file_holds_monais_bits_for_any_number_of_dimensions(
     result = infer(volume(*size), **parameters, chunk_size=2, output="disk", output_dir=tmp_path)
     assert torch.equal(result, reference)
     assert same_array(np.load(tmp_path / "prediction-0001.npy"), reference)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_file_is_the_same_through_maps_and_through_writes(data: st.DataObject) -> None:
+    size = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=4))
+    cuts = tuple((0, *sorted(data.draw(st.sets(st.integers(1, n)))), n) for n in size)
+    cuts = tuple(tuple(sorted(set(each))) for each in cuts)
+    values = torch.rand(2, 3, *size)
+    result = Result("prediction", tuple(values.shape), values.dtype, cuts, ({}, {}))
+    boxes = list(itertools.product(*([slice(*each) for each in itertools.pairwise(c)] for c in cuts)))
+    for short_run in (0, 8, 4096):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("monai_chunked.outputs.numpy.SHORT_RUN", short_run)
+            writer = NumpyOutput().create(result)
+            for image, box in data.draw(st.permutations([(k, box) for k in range(2) for box in boxes])):
+                writer.write(image, box, values[image][(slice(None), *box)])
+                assert torch.equal(writer.read(image, box), values[image][(slice(None), *box)])
+            assert torch.equal(writer.finish(), values)
+
+
+def test_scores_in_memory_take_no_memory_beside_the_result() -> None:
+    """In a process of its own: the peak over the start."""
+    code = """
+import resource, torch
+from monai_chunked import ChunkedSlidingWindowInferer
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+image, weights = torch.rand(1, 1, 128, 128, 128), torch.rand(1, 32, 1, 1, 1)
+inferer = ChunkedSlidingWindowInferer(32, 1, 0.5, "gaussian", output="cpu")
+with torch.no_grad():
+    inferer(image[..., :32, :32, :32], lambda windows: windows * weights)
+    start = peak()
+    result = inferer(image, lambda windows: windows * weights)
+print((peak() - start) / result.nbytes)
+"""
+    ratio = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert 0.9 < ratio < 1.1  # with chunks of their own 1.3
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,18 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
+from monai_chunked import (
+    ChunkedSlidingWindowInferer,
+    NiftiOutput,
+    NumpyOutput,
+    Output,
+    OutputWriter,
+    Result,
+    ZarrOutput,
+    open_image,
+)
 from monai_chunked.journal import Journal
+from monai_chunked.recovery import PAUSE, RecordedOutput, Recovery
 from tests.killed_run import OUTPUTS, OVERLAP, ROI, SIZE, Boom, Network, image, inferer
 
 MOMENTS = 20
@@ -424,6 +435,63 @@ def test_a_full_disk_is_said_within_a_batch_and_freeing_space_is_enough(output: 
     with torch.no_grad():
         result = inferer(OUTPUTS[output](tmp_path))(image(), Network())
     assert torch.equal(voxels(result), expected())
+
+
+class SlowDisk(Output):
+    """Takes its time to make chunks safe, and says when it was asked to; may hold back every other chunk."""
+
+    def __init__(self, holding: bool) -> None:
+        self.holding = holding
+        self.flushed: list[int] = []
+
+    def create(self, result: Result) -> OutputWriter:
+        return SlowWriter(self)
+
+
+class SlowWriter(OutputWriter):
+    def __init__(self, output: SlowDisk) -> None:
+        self.output = output
+        self.written: list[Any] = []
+        self.all = 0
+
+    def write(self, image: int, box: Any, chunk: torch.Tensor) -> None:
+        self.written.append((image, box))
+        self.all += 1
+        time.sleep(0.002)
+
+    def flush(self, last: bool = False) -> Any:
+        time.sleep(0.02)
+        self.output.flushed.append(self.all)
+        kept = self.written[len(self.written) // 2 :] if self.output.holding and not last else []
+        safe = self.written[: len(self.written) - len(kept)]
+        self.written = kept
+        return safe if self.output.holding else None
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("holding", [False, True])
+@pytest.mark.parametrize("end", ["finish", "abandon"])
+def test_chunks_are_made_safe_several_at_a_time_and_all_of_them_in_the_end(
+    holding: bool, end: str, tmp_path: Path
+) -> None:
+    output, cuts = SlowDisk(holding), (tuple(range(101)),)
+    recovery = Recovery(tmp_path / "journal", 1, {}, overwrite=False)
+    recovery.begin(None, [RecordedOutput("prediction", 1, (1,), cuts)])
+    writer = recovery.writer(0, output, Result("prediction", (1, 1, 100), torch.float32, cuts, ({},)))
+    start = time.monotonic()
+    for k in range(100):
+        writer.write(0, (slice(k, k + 1),), torch.zeros(1, 1))
+    seconds = time.monotonic() - start
+    assert output.flushed[0] == 1  # nothing is known of the disk before
+    assert len(output.flushed) <= 2 + seconds / (PAUSE * 0.02)
+    getattr(writer, end)()
+    assert output.flushed[-1] == 100
+    recovery.close()
+    recorded = [record["chunk"][1] for record in Journal.read(tmp_path / "journal").records if "chunk" in record]
+    assert len(recorded) == len(set(recorded))
+    assert len(recorded) == 100 or (holding and end == "abandon" and 50 <= len(recorded) < 100)
 
 
 def test_outputs_that_cannot_be_resumed_leave_no_journal(tmp_path: Path) -> None:

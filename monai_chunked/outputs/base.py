@@ -63,6 +63,9 @@ class OutputWriter(ABC):
             chunk: ``(C, *chunk)`` in the dtype of the result, on any device. Its memory is used again afterwards.
         """
 
+    def idle(self) -> None:  # noqa: B027  nothing to do is a fine default
+        """No chunk waits to be written at the moment: time for what can wait. Called from the thread that writes."""
+
     @abstractmethod
     def finish(self) -> Any:
         """All chunks are written: the result, usually a tensor ``(B, C, *spatial)``."""

@@ -14,12 +14,12 @@ from monai_chunked.plan import Box
 
 __all__ = ["WriteBehind"]
 
-DEPTH = 2
-"""Finished chunks that may wait to be written."""
+WAITING_BYTES = 2**28
+"""What finished chunks may take that wait to be written; a larger one may wait alone."""
 
 
 class WriteBehind:
-    """Hands finished chunks to a writer in a thread, behind a queue of :py:data:`DEPTH` chunks.
+    """Hands finished chunks to a writer in a thread, behind a queue of at most :py:data:`WAITING_BYTES`.
 
     A chunk on an accelerator is copied to pinned memory first, on a stream of its own.
 
@@ -32,7 +32,9 @@ class WriteBehind:
         self.writer = writer
         self.threaded = threaded
         self._thread = ThreadPoolExecutor(1, "monai_chunked-write") if threaded else None
-        self._waiting: deque[tuple[Future[None], Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[Future[None], int, Callable[[], None]]] = deque()
+        self._waiting_bytes = 0
+        self._idle = True
         self._stream: torch.cuda.Stream | None = None
 
     def put(self, image: int, box: Box, chunk: torch.Tensor, written: Callable[[], None]) -> None:
@@ -41,20 +43,23 @@ class WriteBehind:
             self.writer.write(image, box, chunk)
             written()
             return
-        self.poll(DEPTH - 1)
+        self._wait(max(WAITING_BYTES - chunk.nbytes, 0))
         ready = torch.cuda.current_stream(chunk.device).record_event() if chunk.is_cuda else None
-        self._waiting.append((self._thread.submit(self._write, image, box, chunk, ready), written))
+        future = self._thread.submit(self._write, image, box, chunk, ready)
+        self._waiting.append((future, chunk.nbytes, written))
+        self._waiting_bytes += chunk.nbytes
+        self._idle = False
 
-    def poll(self, most: int = DEPTH) -> None:
-        """Raise what went wrong so far, and wait until at most so many chunks are waiting."""
-        while self._waiting and (len(self._waiting) > most or self._waiting[0][0].done()):
-            future, written = self._waiting.popleft()
-            future.result()
-            written()
+    def poll(self) -> None:
+        """Raise what went wrong so far, and tell the writer if no chunk waits."""
+        self._wait(WAITING_BYTES)
+        if self._thread is not None and not self._waiting and not self._idle:
+            self._waiting.append((self._thread.submit(self.writer.idle), 0, lambda: None))
+            self._idle = True
 
     def finish(self) -> Any:
         """The result, when everything is written."""
-        self.poll(0)
+        self._wait(-1)
         self._stop()
         return self.writer.finish()
 
@@ -62,6 +67,14 @@ class WriteBehind:
         """Leave nothing behind."""
         self._stop()
         self.writer.abandon()
+
+    def _wait(self, most: int) -> None:
+        """Until chunks that wait take at most so many bytes; at -1 for everything."""
+        while self._waiting and (self._waiting_bytes > most or self._waiting[0][0].done()):
+            future, size, written = self._waiting.popleft()
+            self._waiting_bytes -= size
+            future.result()
+            written()
 
     def _stop(self) -> None:
         if self._thread is not None:

@@ -1,55 +1,24 @@
-"""
-Finished chunks in NIfTI files, one for each image of the batch.
-
-Like :py:mod:`.numpy` this uses explicit file I/O, not a map. A file is written front to back when all chunks are
-there, span after span; until then they are kept beside it, see :py:mod:`.spans`. The kept spans lie in a file of their
-own with the last one first: what has gone over to the NIfTI file is cut off its end, so that together they never take
-more space than the result and a little, and their sizes tell how far a run got that was killed meanwhile.
-"""
+"""Finished chunks in NIfTI files, one for each image of the batch."""
 
 from __future__ import annotations
 
-import errno
-import gzip
-import logging
 import os
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from io import FileIO
-from math import prod
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from nibabel.openers import Opener
-from tqdm import tqdm
 
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
+from monai_chunked.outputs.files import FileOutput, make_folders
 from monai_chunked.outputs.nifti_header import header, stored_dtype
-from monai_chunked.outputs.spans import Span, SpanLayout
+from monai_chunked.outputs.nifti_volume import NiftiVolume, path_beside
+from monai_chunked.outputs.spans import SpanLayout
 from monai_chunked.plan import Box
 
 __all__ = ["NiftiOutput"]
 
-logger = logging.getLogger(__name__)
-
 SPAN_BYTES = 2**24
 """How much of a file is put in order at a time; three times as much is in memory then."""
-
-MOVED_BYTES = 2**27
-"""How much of a file is put in order until its space is given back where it was kept."""
-
-COPY_BYTES = 2**20
-"""How much is compressed at a time."""
-
-PROGRESS_DELAY = 3
-"""Seconds until finishing a file shows its progress."""
 
 
 class NiftiOutput(FileOutput):
@@ -108,7 +77,7 @@ class NiftiOutput(FileOutput):
         if dtype is not None:
             stored_dtype(dtype)
         # what an earlier run took is used again
-        left = [_beside(path, ".chunks") for path in self.paths(metadata)]
+        left = [path_beside(path, ".chunks") for path in self.paths(metadata)]
         held = sum(path.stat().st_size for path in left if path.exists())
         super().check(max(least_bytes - held, 0), dtype, metadata, overwrite)
 
@@ -143,18 +112,18 @@ class NiftiOutput(FileOutput):
     def load(self, result: Result) -> torch.Tensor | list[torch.Tensor]:
         return _packed([volume.load() for volume in self._volumes(result)], result.dtype)
 
-    def _volumes(self, result: Result) -> list[_Volume]:
+    def _volumes(self, result: Result) -> list[NiftiVolume]:
         dtype = stored_dtype(result.dtype)
         paths = self.paths(result.metadata, result.name)
         layout = SpanLayout(result.shape[1:], result.cuts, dtype.itemsize, SPAN_BYTES)
         return [
-            _Volume(path, result.shape[1:], dtype, header(result.shape[1:], dtype, metadata), layout)
+            NiftiVolume(path, result.shape[1:], dtype, header(result.shape[1:], dtype, metadata), layout)
             for path, metadata in zip(paths, result.metadata)
         ]
 
 
 class _NiftiWriter(OutputWriter):
-    def __init__(self, volumes: list[_Volume], result: Result) -> None:
+    def __init__(self, volumes: list[NiftiVolume], result: Result) -> None:
         self.volumes = volumes
         self.dtype = result.dtype
         self.resumable = result.resumable
@@ -180,238 +149,6 @@ class _NiftiWriter(OutputWriter):
                 volume.discard()
 
 
-class _Volume:
-    """The files of one image.
-
-    Args:
-        path: of the file when it is complete.
-        shape: ``(C, *spatial)``.
-        dtype: in the file.
-        header: all bytes before the voxels.
-        layout: where voxels are kept until the file is written.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, header: bytes, layout: SpanLayout) -> None:
-        self.path = path
-        self.shape = shape
-        self.dtype = dtype
-        self.header = header
-        self.layout = layout
-        self.compressed = path.suffix == ".gz"
-        self.chunks = _beside(path, ".chunks")
-        self.partial = _beside(path, ".partial")
-        self.bytes = prod(shape) * dtype.itemsize
-        self._file: FileIO | None = None
-        self._durable = False
-
-    def create(self) -> None:
-        """Start afresh; what an earlier run left is gone."""
-        logger.info("writing %s", self.path)
-        with self._telling(self.chunks):
-            self._file = FileIO(self.chunks, "w+")
-            allocate(self._file, self.bytes)
-        with self._telling(self.partial):
-            self.partial.write_bytes(self.header)
-            self.path.unlink(missing_ok=True)  # nobody must take it for the result of this run
-
-    def resume(self) -> bool:
-        """Open what an earlier run left; whether it had begun to finish the file."""
-        self._durable = True
-        if self.chunks.exists():
-            moved = self.bytes - self.chunks.stat().st_size
-            ends = (span.offset + span.count for span in self.layout.spans())
-            if moved != 0 and moved not in (end * self.dtype.itemsize for end in ends):
-                raise self._wrong_size(self.chunks)
-            self._check_size(self.partial, moved, at_least=True)
-            self._file = FileIO(self.chunks, "r+")
-            return moved > 0
-        if self.partial.exists():
-            self._check_size(self.partial, self.bytes)
-        elif not self.path.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.chunks))
-        elif not self.compressed:
-            self._check_size(self.path, self.bytes)
-        return True
-
-    def write(self, box: Box, chunk: np.ndarray) -> None:
-        """A chunk ``(C, *chunk)``."""
-        with self._telling(self.chunks):
-            for piece in self.layout.of_chunk(box):
-                values = chunk[self.layout.in_chunk(piece, box)].T
-                _write(self._at(piece.span, piece.offset), np.ascontiguousarray(values, self.dtype))
-
-    def read(self, box: Box) -> np.ndarray:
-        """A chunk ``(C, *chunk)``."""
-        chunk = np.empty((self.shape[0], *(side.stop - side.start for side in box)), self.dtype)
-        for piece in self.layout.of_chunk(box):
-            values = np.empty(piece.size[::-1], self.dtype)
-            _read(self._at(piece.span, piece.offset), values, self.chunks)
-            chunk[self.layout.in_chunk(piece, box)] = values.T
-        return chunk
-
-    def flush(self) -> None:
-        self._durable = True
-        if self._file is not None:
-            with self._telling(self.chunks):
-                os.fsync(self._file.fileno())
-
-    def complete(self) -> None:
-        """Bring the file to its name when all chunks are written, also after that has failed half-way.
-
-        The ``.nii.partial`` of a ``.nii.gz`` stays.
-        """
-        if self.chunks.exists():
-            self._put_in_order()
-        if self.partial.exists():
-            if self.compressed:
-                self._compress()
-            else:
-                self.partial.replace(self.path)
-
-    def finish(self) -> np.ndarray:
-        """Complete the file and map its voxels: ``(C, *spatial)``."""
-        self.complete()
-        if not self.partial.exists():
-            return self.load()
-        voxels = self._map(self.partial)
-        self.partial.unlink()
-        return voxels
-
-    def load(self) -> np.ndarray:
-        """The voxels of the complete file."""
-        if not self.compressed:
-            self._check_size(self.path, self.bytes)
-            return self._map(self.path)
-        with tempfile.TemporaryFile(dir=self.path.parent) as plain, self._telling(self.path):
-            try:
-                with gzip.open(self.path) as source:
-                    shutil.copyfileobj(source, plain, COPY_BYTES)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise OSError(errno.EIO, f"it is damaged ({error})", str(self.path)) from error
-            if plain.tell() != len(self.header) + self.bytes:
-                raise self._wrong_size(self.path)
-            plain.flush()
-            return self._map(plain)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def discard(self) -> None:
-        self.close()
-        if self._file is not None:
-            self.chunks.unlink(missing_ok=True)
-            self.partial.unlink(missing_ok=True)
-
-    def _put_in_order(self) -> None:
-        """Move span after span to the file."""
-        assert self._file is not None
-        if self._durable:
-            self.flush()
-        moved = self.bytes - os.fstat(self._file.fileno()).st_size
-        spans = [span for span in self.layout.spans() if span.offset * self.dtype.itemsize >= moved]
-        with self._telling(self.partial):
-            os.truncate(self.partial, len(self.header) + moved)
-        with FileIO(self.partial, "r+") as target, ThreadPoolExecutor(1) as reader, self._progress() as bar:
-            target.seek(0, os.SEEK_END)
-            following = reader.submit(self._ordered, spans[0]) if spans else None
-            for after in [*spans[1:], None][: len(spans)]:
-                assert following is not None
-                voxels = following.result()
-                following = reader.submit(self._ordered, after) if after else None
-                with self._telling(self.partial):
-                    _write(target, voxels)
-                    written = target.tell() - len(self.header)
-                    if written - moved >= MOVED_BYTES or not after:
-                        os.fsync(target.fileno())
-                        moved = written
-                        self._file.truncate(self.bytes - moved)
-                bar.update(voxels.nbytes)
-        self.close()
-        self.chunks.unlink()
-
-    def _ordered(self, span: Span) -> np.ndarray:
-        kept = np.empty(span.count, self.dtype)
-        _read(self._at(span), kept, self.chunks)
-        voxels = np.empty((span.stop - span.start, *self.layout.size[: self.layout.axis][::-1]), self.dtype)
-        for piece in self.layout.of_span(span):
-            *before, along = piece.box
-            index = (slice(along.start - span.start, along.stop - span.start), *reversed(before))
-            size = piece.size[::-1]
-            voxels[index] = kept[piece.offset : piece.offset + prod(size)].reshape(size)
-        return voxels
-
-    def _at(self, span: Span, offset: int = 0) -> FileIO:
-        """The file of the kept spans, at a voxel."""
-        assert self._file is not None
-        self._file.seek(self.bytes - (span.offset + span.count - offset) * self.dtype.itemsize)
-        return self._file
-
-    def _compress(self) -> None:
-        target = partial_path(self.path)
-        level = Opener.default_compresslevel
-        try:
-            with self._telling(target), target.open("wb") as file, self.partial.open("rb") as plain:
-                with gzip.GzipFile("", "wb", level, file, mtime=0) as packed, self._progress() as bar:
-                    while data := plain.read(COPY_BYTES):
-                        packed.write(data)
-                        bar.update(len(data))
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        target.replace(self.path)
-
-    def _map(self, file: Any) -> np.ndarray:
-        channels, *size = self.shape
-        mapped = np.memmap(file, self.dtype, "r+", len(self.header), (*size, channels), order="F")
-        return np.moveaxis(mapped, -1, 0)
-
-    def _progress(self) -> tqdm:
-        return tqdm(total=self.bytes, unit="B", unit_scale=True, desc=self.path.name, delay=PROGRESS_DELAY, leave=False)
-
-    def _check_size(self, path: Path, voxel_bytes: int, at_least: bool = False) -> None:
-        surplus = path.stat().st_size - len(self.header) - voxel_bytes
-        if surplus < 0 or (surplus > 0 and not at_least):
-            raise self._wrong_size(path)
-
-    def _wrong_size(self, path: Path) -> OSError:
-        whole = len(self.header) + self.bytes
-        return OSError(errno.EIO, f"its size does not belong to a result of {whole:,} bytes", str(path))
-
-    @contextmanager
-    def _telling(self, path: Path) -> Iterator[None]:
-        """Tell the path, and what space would be enough, in errors of the system."""
-        try:
-            yield
-        except OSError as error:
-            if error.filename is not None and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-                raise
-            whole = len(self.header) + self.bytes
-            raise OSError(error.errno, f"{error.strerror}; the whole output is {whole:,} bytes", str(path)) from error
-
-
-def _beside(path: Path, ending: str) -> Path:
-    """A file beside ``<name>.nii`` or ``<name>.nii.gz``: ``<name>.nii<ending>``."""
-    return path.with_name(path.name.removesuffix(".gz") + ending)
-
-
 def _packed(volumes: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor | list[torch.Tensor]:
     tensors = [torch.from_numpy(volume).view(dtype) for volume in volumes]
     return tensors if len(tensors) > 1 else tensors[0][None]
-
-
-def _write(file: FileIO, array: np.ndarray) -> None:
-    data = array.reshape(-1).view(np.uint8).data
-    while data:
-        data = data[file.write(data) :]
-
-
-def _read(file: FileIO, array: np.ndarray, path: Path) -> None:
-    data = array.reshape(-1).view(np.uint8).data
-    while data:
-        count = file.readinto(data)
-        if not count:
-            raise OSError(errno.EIO, "it is shorter than it was", str(path))
-        data = data[count:]
