@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -44,6 +44,7 @@ class OpenChunks:
         weights: importance map at the resolution of the output, ``(1, *prediction_size)``, of the dtype of the sums.
             MONAI divides by the sum of the weights that came with the first batch, also if a ``process_fn`` changes
             them afterwards.
+        done: where the chunks begin that an earlier run has finished; they are not added up again.
         placement: the memory of chunks.
         workers: threads for CPU memory.
         differentiable: keep what autograd needs.
@@ -58,6 +59,7 @@ class OpenChunks:
         grid: ChunkGrid,
         channels: int,
         weights: torch.Tensor,
+        done: Mapping[Corner, int],
         placement: Placement,
         workers: ThreadPoolExecutor,
         differentiable: bool = False,
@@ -67,6 +69,7 @@ class OpenChunks:
         self.channels = channels
         self.device = weights.device
         self.weights = {weights.device.type: weights}
+        self.done = done
         self.placement = placement
         self.workers = workers
         self.differentiable = differentiable
@@ -89,10 +92,13 @@ class OpenChunks:
             pieces = [
                 (self._chunk(window.image, chunk)[(slice(None), *in_chunk)], in_window)
                 for chunk, in_window, in_chunk in self.grid.pieces(window.position)
+                if not self._is_done(window.image, chunk)
             ]
         else:
             in_window, in_output = self.grid.part(window.position)
             pieces = [(self.result[window.image][(slice(None), *in_output)], in_window)]
+        if not pieces:
+            return
         if self.differentiable:
             product = (prediction * weights).to(prediction.dtype)
             for target, in_window in pieces:
@@ -102,18 +108,13 @@ class OpenChunks:
         else:
             self._add_on_accelerator(pieces, prediction, weights)
 
-    def finish(self, window: Window, done: Container[Corner] = ()) -> Iterator[tuple[Box, torch.Tensor | None]]:
+    def finish(self, window: Window) -> Iterator[tuple[Box, torch.Tensor | None]]:
         """The output voxels and the blended prediction ``(channels, *chunk)`` of each chunk that ends with a window.
 
-        Whoever takes a chunk recycles its memory when it is not needed any more.
-
-        Args:
-            window: the last one of the chunks.
-            done: where the chunks begin that are not wanted any more; ``None`` comes in their place.
+        Whoever takes a chunk recycles its memory when it is not needed any more. ``None`` stands for one that is done.
         """
         for position in self.grid.finished_by(window.position):
-            if (window.image, *self.grid.corner(position)) in done:
-                self.placement.recycle(self.placement.release((self.output, position)))
+            if self._is_done(window.image, position):
                 yield self.grid.box(position), None
                 continue
             chunk = self._chunk(window.image, position)
@@ -123,6 +124,9 @@ class OpenChunks:
             else:
                 self.placement.release_in_place((self.output, position))
             yield self.grid.box(position), chunk / weights if self.differentiable else chunk.div_(weights)
+
+    def _is_done(self, image: int, position: tuple[int, ...]) -> bool:
+        return bool(self.done) and (image, *self.grid.corner(position)) in self.done
 
     def _chunk(self, image: int, position: tuple[int, ...]) -> torch.Tensor:
         if self.result is not None:

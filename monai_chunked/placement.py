@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 import warnings
+from collections.abc import Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,7 +30,7 @@ class Placement:
 
     Args:
         layout: the chunks, and what the run will hold and move.
-        images: number of images.
+        done: for each image, the chunks that an earlier run has finished; they have no place here.
         device: where predictions are.
         dtype: of the sums.
         reuse: whether the memory of a finished chunk may be used again.
@@ -44,7 +45,7 @@ class Placement:
     def __init__(
         self,
         layout: Layout,
-        images: int,
+        done: Sequence[Container[Key]],
         device: torch.device,
         dtype: torch.dtype,
         reuse: bool = True,
@@ -55,7 +56,7 @@ class Placement:
         self.written = self.read = 0
         forecast = layout.forecast
         self._schedule = schedule = layout.schedule()
-        self._steps = (moves for _ in range(images) for moves in schedule.steps())
+        self._steps = (moves for keys in done for moves in schedule.steps(keys))
         self._dtype = dtype
         pinned = device.type == "cuda"
         self._pools = (

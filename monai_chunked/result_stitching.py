@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_chunked.chunks import OpenChunks
 from monai_chunked.outputs import OutputWriter
 from monai_chunked.outputs.behind import WriteBehind
-from monai_chunked.plan import Box, Corner, Window
+from monai_chunked.plan import Box, Window
 from monai_chunked.postprocessing import Postprocessing, argmax, label_dtype
 
 __all__ = ["ResultStitching", "known_result"]
@@ -25,7 +25,6 @@ class ResultStitching:
     Args:
         name: of the output in messages and file names.
         chunks: the open chunks, none so far.
-        done: where the chunks begin that an earlier run has finished.
         images: number of images in the input batch.
         postprocessing: applied to finished chunks, or ``None``.
         dtype: of the result if there is no postprocessing.
@@ -40,7 +39,6 @@ class ResultStitching:
         self,
         name: str,
         chunks: OpenChunks,
-        done: Container[Corner],
         images: int,
         postprocessing: Postprocessing | None,
         dtype: torch.dtype,
@@ -49,7 +47,6 @@ class ResultStitching:
     ) -> None:
         self.name = name
         self.chunks = chunks
-        self.done = done
         self.images = images
         self.postprocessing = postprocessing
         self.dtype = dtype
@@ -84,7 +81,7 @@ class ResultStitching:
 
     def finish_chunks(self, window: Window) -> None:
         """Write the chunks that end with a window, but for those that an earlier run has written."""
-        for box, chunk in self.chunks.finish(window, self.done):
+        for box, chunk in self.chunks.finish(window):
             self.finished += 1
             if chunk is not None and self.chunks.result is None:
                 self._write(window.image, box, chunk)

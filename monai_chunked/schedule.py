@@ -9,7 +9,7 @@ run makes the moves that are decided here and a forecast adds them up, so that n
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -110,17 +110,21 @@ class Schedule:
         """Bytes of an open chunk."""
         return self._size[key]
 
-    def steps(self) -> Iterator[list[Move]]:
+    def steps(self, done: Container[Key] = ()) -> Iterator[list[Move]]:
         """For each window in scan order and each output, what must move before the window can be added.
 
         Whoever asks for the next step has added the window, and finished what it finishes.
+
+        Args:
+            done: chunks that are finished already, and need no place.
 
         Raises:
             LimitError: when the limits cannot hold the chunks that a window touches.
         """
         for number, position in enumerate(self.grids[0].windows.positions()):
             for output, grid in enumerate(self.grids):
-                touched = [(output, chunk) for chunk in grid.touched_by(position)]
+                keys = ((output, chunk) for chunk in grid.touched_by(position))
+                touched = [key for key in keys if key not in done]
                 for key in touched:
                     self._size.setdefault(key, grid.voxels(key[1]) * self.voxel_bytes[output])
                     self._next[key] = number

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from monai_chunked.postprocessing import Postprocessing, match_postprocessing
 from monai_chunked.predictions import Prediction
 from monai_chunked.recovery import RecordedOutput, Recovery
 from monai_chunked.result_stitching import ResultStitching, known_result
+from monai_chunked.schedule import Key
 
 __all__ = ["Stitcher"]
 
@@ -179,17 +181,19 @@ class Stitcher:
         for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
             self.output.reserve(device, peak)
         differentiable = torch.is_grad_enabled()
-        placement = Placement(layout, self.images, self.device, self.sum_dtype, not differentiable, self.scratch_dir)
+        done = [self._done_keys(image, layout) for image in range(self.images)]
+        placement = Placement(layout, done, self.device, self.sum_dtype, not differentiable, self.scratch_dir)
         self._placement = placement
         functions = match_postprocessing(self.postprocessing, prediction.keys, len(prediction.tensors))
         if self._recorded is None:  # else its space is taken already
             self.output.check(sum(map(self._known_bytes, layout.grids, prediction.tensors, functions)))
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
-            chunks = OpenChunks(k, layout.grids[k], channels, weights, placement, self._workers, differentiable)
-            create, done = partial(self._create, k, name, layout.grids[k]), self._done(k)
+            grid, workers = layout.grids[k], self._workers
+            chunks = OpenChunks(k, grid, channels, weights, self._done(k), placement, workers, differentiable)
+            create = partial(self._create, k, name, grid)
             known = self._recorded_result(k) or known_result(channels, self.result_dtype, function)
-            stitching = ResultStitching(name, chunks, done, self.images, function, self.result_dtype, create, known)
+            stitching = ResultStitching(name, chunks, self.images, function, self.result_dtype, create, known)
             self._outputs.append(stitching)
             if not layout.forecast.moved and stitching.add_in_place():
                 placement.in_place.add(k)
@@ -215,8 +219,18 @@ class Stitcher:
     def _recorded_result(self, output: int) -> tuple[int, torch.dtype] | None:
         return self.recovery.results.get(output) if self.recovery is not None else None
 
-    def _done(self, output: int) -> Container[Corner]:
-        return self.recovery.done.setdefault(output, {}) if self.recovery is not None else ()
+    def _done(self, output: int) -> Mapping[Corner, int]:
+        return {} if self.recovery is None else self.recovery.done.get(output, {})
+
+    def _done_keys(self, image: int, layout: Layout) -> set[Key]:
+        """The chunks of an image that an earlier run has finished."""
+        return {
+            (k, position)
+            for k, grid in enumerate(layout.grids)
+            if (done := self._done(k))
+            for position in itertools.product(*map(range, grid.shape))
+            if (image, *grid.corner(position)) in done
+        }
 
     def _create(self, output: int, name: str, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> OutputWriter:
         """Start a result, or go on with one that an earlier run left."""

@@ -39,6 +39,7 @@ from monai_chunked import (
     recovery,
 )
 from monai_chunked.journal import Journal
+from monai_chunked.placement import Placement
 from monai_chunked.plan import chunk_grids, window_grid
 from monai_chunked.recovery import PAUSE, RecordedOutput, Recovery
 from tests.killed_run import OUTPUTS, OVERLAP, ROI, SIZE, Boom, Network, image, inferer
@@ -234,6 +235,33 @@ def test_a_limit_or_a_chunk_size_may_change_since_results_do_not_depend_on_it(tm
         result = inferer(NumpyOutput(tmp_path), cpu_memory="100KiB", chunk_size=7)(image(), network)
     assert torch.equal(voxels(result), expected())
     assert network.batches < 40
+
+
+def test_what_is_finished_takes_no_memory_and_no_scratch_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = expected()
+    placements: list[Placement] = []
+    wait = Placement.wait
+
+    def recording(self: Placement) -> None:
+        if self not in placements:
+            placements.append(self)
+        wait(self)
+
+    monkeypatch.setattr(Placement, "wait", recording)
+    folders = tmp_path / "whole", tmp_path / "broken"
+    for folder in folders:
+        folder.mkdir()
+    with torch.no_grad():
+        inferer(NumpyOutput(folders[0]), cpu_memory="45KiB")(image(), Network())
+        with pytest.raises(Boom):
+            inferer(NumpyOutput(folders[1]), cpu_memory="45KiB")(image(), Network(at=40))
+        result = inferer(NumpyOutput(folders[1]), cpu_memory="45KiB")(image(), Network())
+    assert torch.equal(voxels(result), reference)
+    whole, broken, resumed = (placement.written for placement in placements)
+    assert whole > 0
+    assert 0 < resumed < whole / 2 < broken
 
 
 def test_a_network_without_weights_is_resumed_only_by_its_network_id(tmp_path: Path) -> None:
