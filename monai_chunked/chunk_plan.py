@@ -39,7 +39,8 @@ class ChunkPlan:
         chunks: number of chunks in all.
         chunk_size: spatial size of the largest chunk; those that the plan cuts by itself are of several sizes.
         scan_order: the dimensions, from the one along which windows advance last to the one along which they do first.
-        device_peak, cpu_peak, scratch_peak: the most that open chunks take on each level under the limits.
+        device_peak, cpu_peak, scratch_peak: the most that open chunks take on each level under the limits. Scores that
+            stay in memory, with no postprocessing and nothing that moves, have their open chunks in the output.
         device_limit, cpu_limit: the limits; ``None``: none was set.
         scratch_written, scratch_read: bytes to and from scratch.
         output_bytes: of the finished output; ``None`` if that depends on what the postprocessing returns.

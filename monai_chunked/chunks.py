@@ -6,7 +6,6 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ __all__ = ["OpenChunks"]
 
 PRODUCT_BYTES = 2**26
 """How much of a prediction is multiplied at a time on an accelerator."""
-
 
 PART_BYTES = 2**20
 """How much of a prediction is multiplied at a time by a thread."""
@@ -153,9 +151,12 @@ class OpenChunks:
         jobs = deque(itertools.product(range(self.channels), parts.items()))
 
         def add(memory: np.ndarray) -> None:
-            with np.errstate(all="ignore"), suppress(IndexError):
+            with np.errstate(all="ignore"):
                 while True:
-                    c, ((start, stop), targets) = jobs.popleft()
+                    try:
+                        c, ((start, stop), targets) = jobs.popleft()
+                    except IndexError:
+                        return
                     product = memory[: stop - start]
                     np.multiply(prediction[c, start:stop], weights[0, start:stop], out=product, casting="same_kind")
                     for sums, in_rows in targets:
@@ -175,8 +176,7 @@ class OpenChunks:
         voxels = weights.numel()
         step = min(max(1, PRODUCT_BYTES // (voxels * prediction.element_size())), self.channels)
         if self._product.numel() < step * voxels or self._product.dtype != prediction.dtype:
-            self._products = np.empty(0)
-        self._product = torch.empty(step * voxels, dtype=prediction.dtype, device=self.device)
+            self._product = torch.empty(step * voxels, dtype=prediction.dtype, device=self.device)
         for start in range(0, self.channels, step):
             part = prediction[start : start + step]
             product = torch.mul(part, weights, out=self._product[: part.numel()].view(part.shape))

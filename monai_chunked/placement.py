@@ -128,6 +128,8 @@ class Placement:
         if key[0] in self.in_place:
             self._in_place[key] = target
             self.open_bytes[target] += size
+            if source is not None:  # not foreseen, and nothing but a number
+                self.open_bytes[source] -= size
             return True
         before = None if source in (None, SCRATCH) else self._chunks.pop(key)
         if target == SCRATCH:

@@ -237,9 +237,7 @@ def test_a_limit_or_a_chunk_size_may_change_since_results_do_not_depend_on_it(tm
     assert network.batches < 40
 
 
-def test_what_is_finished_takes_no_memory_and_no_scratch_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_finished_takes_no_memory_and_no_scratch_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = expected()
     placements: list[Placement] = []
     wait = Placement.wait
