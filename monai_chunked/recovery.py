@@ -209,7 +209,8 @@ class Recovery:
 class _RecordingWriter(OutputWriter):
     """Writes chunks, and records them when they are safe.
 
-    They are made safe when no other waits to be written, and every now and then while others do.
+    This takes time, and the less the more of them there are. So it is done every now and then, with a pause after it
+    of many times what it took.
     """
 
     def __init__(self, writer: OutputWriter, recovery: Recovery, output: int) -> None:
@@ -222,14 +223,15 @@ class _RecordingWriter(OutputWriter):
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         self.writer.write(image, box, chunk)
         self._unrecorded[_corner(image, box)] = _crc(chunk)
+        self.idle()
+
+    def idle(self) -> bool:
         start = time.monotonic()
-        if start >= self._due:
+        if start >= self._due and self._unrecorded:
             self._record()
             end = time.monotonic()
             self._due = end + min(PAUSE * (end - start), LONGEST_PAUSE)
-
-    def idle(self) -> None:
-        self._record()
+        return not self._unrecorded
 
     def finish(self) -> Any:
         self._record(last=True)
@@ -242,7 +244,7 @@ class _RecordingWriter(OutputWriter):
 
     def _record(self, last: bool = False) -> None:
         if not self._unrecorded:
-            return
+            return  # and perhaps the writer is complete
         safe = self.writer.flush(last)
         corners = list(self._unrecorded) if safe is None else [_corner(*each) for each in safe]
         if corners:

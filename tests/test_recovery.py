@@ -36,11 +36,10 @@ from monai_chunked import (
     Result,
     ZarrOutput,
     open_image,
-    recovery,
 )
 from monai_chunked.journal import Journal
+from monai_chunked.outputs.behind import WriteBehind
 from monai_chunked.placement import Placement
-from monai_chunked.plan import chunk_grids, window_grid
 from monai_chunked.recovery import PAUSE, RecordedOutput, Recovery
 from tests.killed_run import OUTPUTS, OVERLAP, ROI, SIZE, Boom, Network, image, inferer
 
@@ -522,27 +521,23 @@ def test_chunks_are_made_safe_several_at_a_time_and_all_of_them_in_the_end(
     assert len(recorded) == 100 or (holding and end == "abandon" and 50 <= len(recorded) < 100)
 
 
-@pytest.mark.parametrize("output", ["npy", "nii"])
-def test_what_was_finished_before_a_long_wait_is_recorded(
-    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also if it is not time yet, and no other chunk comes."""
-    monkeypatch.setattr(recovery, "PAUSE", 10**9)
-    last, found = 17, []
-
-    def wait() -> None:
-        time.sleep(0.5)
-        found.extend(record["chunk"] for record in records(tmp_path) if "chunk" in record)
-
-    with torch.no_grad():
-        inferer(OUTPUTS[output](tmp_path))(image(), Network(pause=0.05, at=last, act=wait))
-    windows = window_grid(SIZE, ROI, (OVERLAP,) * 3)
-    cuts = next(record["outputs"] for record in records(tmp_path) if "outputs" in record)[0]["cuts"]
-    (grid,) = [g for g in chunk_grids(windows, SIZE) if g.cuts == tuple(map(tuple, cuts))]
-    before = itertools.islice(windows.batches(2, 2), last - 2)
-    finished = [[w.image, *grid.corner(c)] for batch in before for w in batch for c in grid.finished_by(w.position)]
-    assert len(finished) > 5
-    assert all(corner in found for corner in finished)
+def test_chunks_are_recorded_though_no_other_comes(tmp_path: Path) -> None:
+    output, cuts = SlowDisk(holding=False), (tuple(range(11)),)
+    begun = Recovery(tmp_path / "journal", 1, {}, overwrite=False)
+    begun.begin(None, [RecordedOutput("prediction", 1, (1,), cuts)])
+    result = Result("prediction", (1, 1, 10), torch.float32, cuts, ({},))
+    behind = WriteBehind(begun.writer(0, output, result), threaded=True)
+    for k in range(5):
+        behind.put(0, (slice(k, k + 1),), torch.zeros(1, 1), lambda: None)
+    limit = time.monotonic() + 30
+    while output.flushed[-1:] != [5]:
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+        behind.poll()  # as before each window
+    assert len(output.flushed) == 2
+    behind.abandon()
+    begun.close()
+    assert sum("chunk" in record for record in Journal.read(tmp_path / "journal").records) == 5
 
 
 def test_outputs_that_cannot_be_resumed_leave_no_journal(tmp_path: Path) -> None:

@@ -63,8 +63,13 @@ class OutputWriter(ABC):
             chunk: ``(C, *chunk)`` in the dtype of the result, on any device. Its memory is used again afterwards.
         """
 
-    def idle(self) -> None:  # noqa: B027  nothing to do is a fine default
-        """No chunk waits to be written at the moment: time for what can wait. Called from the thread that writes."""
+    def idle(self) -> bool:
+        """No chunk waits to be written at the moment: time for what can wait. Called from the thread that writes.
+
+        Returns:
+            Whether nothing is left to do; otherwise it is called again.
+        """
+        return True
 
     @abstractmethod
     def finish(self) -> Any:

@@ -32,7 +32,7 @@ class WriteBehind:
         self.writer = writer
         self.threaded = threaded
         self._thread = ThreadPoolExecutor(1, "monai_chunked-write") if threaded else None
-        self._waiting: deque[tuple[Future[None], int, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[Future[Any], int, Callable[[], None]]] = deque()
         self._waiting_bytes = 0
         self._idle = True
         self._stream: torch.cuda.Stream | None = None
@@ -54,8 +54,8 @@ class WriteBehind:
         """Raise what went wrong so far, and tell the writer if no chunk waits."""
         self._wait(WAITING_BYTES)
         if self._thread is not None and not self._waiting and not self._idle:
-            self._waiting.append((self._thread.submit(self.writer.idle), 0, lambda: None))
-            self._idle = True
+            future = self._thread.submit(self.writer.idle)
+            self._waiting.append((future, 0, lambda: self._idled(future)))
 
     def finish(self) -> Any:
         """The result, when everything is written."""
@@ -75,6 +75,9 @@ class WriteBehind:
             self._waiting_bytes -= size
             future.result()
             written()
+
+    def _idled(self, future: Future[bool]) -> None:
+        self._idle = future.result()
 
     def _stop(self) -> None:
         if self._thread is not None:
