@@ -14,12 +14,12 @@ from monai_chunked.plan import Box
 
 __all__ = ["WriteBehind"]
 
-WAITING_BYTES = 2**28
-"""What finished chunks may take that wait to be written; a larger one may wait alone."""
+DEPTH = 2
+"""Finished chunks that may wait to be written."""
 
 
 class WriteBehind:
-    """Hands finished chunks to a writer in a thread, behind a queue of at most :py:data:`WAITING_BYTES`.
+    """Hands finished chunks to a writer in a thread, behind a queue of :py:data:`DEPTH` chunks.
 
     A chunk on an accelerator is copied to pinned memory first, on a stream of its own.
 
@@ -32,8 +32,7 @@ class WriteBehind:
         self.writer = writer
         self.threaded = threaded
         self._thread = ThreadPoolExecutor(1, "monai_chunked-write") if threaded else None
-        self._waiting: deque[tuple[Future[Any], int, Callable[[], None]]] = deque()
-        self._waiting_bytes = 0
+        self._waiting: deque[tuple[Future[Any], Callable[[], None]]] = deque()
         self._idle = True
         self._stream: torch.cuda.Stream | None = None
 
@@ -43,23 +42,22 @@ class WriteBehind:
             self.writer.write(image, box, chunk)
             written()
             return
-        self._wait(max(WAITING_BYTES - chunk.nbytes, 0))
+        self._wait(DEPTH - 1)
         ready = torch.cuda.current_stream(chunk.device).record_event() if chunk.is_cuda else None
         future = self._thread.submit(self._write, image, box, chunk, ready)
-        self._waiting.append((future, chunk.nbytes, written))
-        self._waiting_bytes += chunk.nbytes
+        self._waiting.append((future, written))
         self._idle = False
 
     def poll(self) -> None:
         """Raise what went wrong so far, and tell the writer if no chunk waits."""
-        self._wait(WAITING_BYTES)
+        self._wait(DEPTH)
         if self._thread is not None and not self._waiting and not self._idle:
             future = self._thread.submit(self.writer.idle)
-            self._waiting.append((future, 0, lambda: self._idled(future)))
+            self._waiting.append((future, lambda: self._idled(future)))
 
     def finish(self) -> Any:
         """The result, when everything is written."""
-        self._wait(-1)
+        self._wait(0)
         self._stop()
         return self.writer.finish()
 
@@ -69,10 +67,9 @@ class WriteBehind:
         self.writer.abandon()
 
     def _wait(self, most: int) -> None:
-        """Until chunks that wait take at most so many bytes; at -1 for everything."""
-        while self._waiting and (self._waiting_bytes > most or self._waiting[0][0].done()):
-            future, size, written = self._waiting.popleft()
-            self._waiting_bytes -= size
+        """Until at most so many chunks wait."""
+        while self._waiting and (len(self._waiting) > most or self._waiting[0][0].done()):
+            future, written = self._waiting.popleft()
             future.result()
             written()
 
