@@ -1,7 +1,7 @@
 """
 Question 7: what if the result does not fit in memory? Full scores to files, and how fast files are written.
 
-    python -m benchmarks.out_of_core              # some 30 minutes; needs 30 GB in the folder for temporary files
+    python -m benchmarks.out_of_core              # some 15 minutes; needs 30 GB in the folder for temporary files
     python -m benchmarks.out_of_core --shrink 4   # a trial, with sizes divided by 4; no results are kept
 """
 
