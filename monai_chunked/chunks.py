@@ -93,8 +93,8 @@ class OpenChunks:
                 if not self._is_done(window.image, chunk)
             ]
         else:
-            in_window, in_output = self.grid.part(window.position)
-            pieces = [(self.result[window.image][(slice(None), *in_output)], in_window)]
+            (piece,) = self.grid.uncut.pieces(window.position)
+            pieces = [(self.result[window.image][(slice(None), *piece.in_chunk)], piece.in_window)]
         if not pieces:
             return
         if self.differentiable:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import NamedTuple
@@ -245,6 +245,11 @@ class ChunkGrid:
             finished.append(by_window)
         return finished
 
+    @cached_property
+    def uncut(self) -> ChunkGrid:
+        """The same output as one chunk."""
+        return replace(self, cuts=tuple((0, size) for size in self.size))
+
     def voxels(self, chunk: tuple[int, ...]) -> int:
         """Number of output voxels of a chunk."""
         return prod(c[k + 1] - c[k] for c, k in zip(self.cuts, chunk))
@@ -257,16 +262,6 @@ class ChunkGrid:
         """What a window shares with each chunk that it touches."""
         for chunk in self.touched_by(window):
             yield self._piece(window, chunk)
-
-    def part(self, window: tuple[int, ...]) -> tuple[Box, Box]:
-        """What a window and the output have in common: counted from the start of the window's prediction, and there."""
-        in_window, in_output = [], []
-        for spans, w, size in zip(self.spans, window, self.size):
-            start, stop = spans[w]
-            low, high = max(start, 0), min(stop, size)
-            in_window.append(slice(low - start, high - start))
-            in_output.append(slice(low, high))
-        return tuple(in_window), tuple(in_output)
 
     def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Piece]:
         """What a chunk shares with each window that touches it, in scan order."""
