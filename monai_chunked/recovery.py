@@ -30,7 +30,7 @@ PAUSE = 20
 """Times what it took to make chunks safe, until those written meanwhile are made safe."""
 
 LONGEST_PAUSE = 30
-"""Seconds."""
+"""Seconds; what was finished in the last of them may have to be predicted again after a crash."""
 
 
 class RecordedOutput(NamedTuple):
