@@ -18,7 +18,7 @@ from monai_chunked.inputs import device_of, dtype_of, rows_of
 from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.plan import window_grid
 from monai_chunked.planning import lay_out, least_peak
-from monai_chunked.postprocessing import label_dtype
+from monai_chunked.postprocessing import is_argmax, label_dtype
 from monai_chunked.schedule import CPU, DEVICE, SCRATCH
 
 __all__ = ["ChunkPlan", "plan_inferer"]
@@ -177,7 +177,9 @@ def plan_inferer(
     on_cpu = torch.device(device).type == "cpu"
     limits = (0 if on_cpu else device_limit, cpu_limit)
     windows = window_grid(image_size, roi_size, overlap, inferer.buffer_steps, inferer.buffer_dim)
-    chosen = lay_out(windows, image_size, outputs, itemsize, chunk_size, *limits)
+    postprocessing = getattr(inferer, "postprocessing", None)
+    labels_on_cpu = on_cpu and is_argmax(postprocessing)
+    chosen = lay_out(windows, image_size, outputs, itemsize, chunk_size, *limits, labels_on_cpu=labels_on_cpu)
     least = {
         d: least_peak(window_grid(image_size, roi_size, overlap, 1, d), image_size, outputs, itemsize)
         for d in range(dims)
@@ -189,7 +191,6 @@ def plan_inferer(
             f"with buffer_steps=1 and buffer_dim={best} open chunks fit in {format_bytes(least[best])} instead of "
             f"{format_bytes(least[windows.order[0]])}, if that is the limit (other order than MONAI's, other last bits)"
         )
-    postprocessing = getattr(inferer, "postprocessing", None)
     voxels = [images * prod(grid.size) for grid in chosen.grids]
     output_bytes: int | None = None
     if postprocessing is None:

@@ -323,6 +323,10 @@ class ChunkGrid:
         """The most voxels that are open at one time."""
         return int(self.open_voxels().max())
 
+    def piece_count(self) -> int:
+        """How often a window touches a chunk."""
+        return prod(sum(map(len, touched)) for touched in self._touched)
+
     def window_voxels(self) -> int:
         """The most voxels of chunks that one window touches."""
         return prod(

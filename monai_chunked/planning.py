@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -15,6 +16,9 @@ __all__ = ["Layout", "lay_out", "least_peak"]
 
 WORTHWHILE = 0.8
 """Without a limit, chunks are cut smaller where that brings the peak of open chunks below this fraction."""
+
+PIECE_BYTES = 2**20
+"""Below this size of a piece of a window, what many pieces cost outweighs what it spares to add them without gaps."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def lay_out(
     device_limit: int | None = 0,
     cpu_limit: int | None = None,
     cuts: Sequence[tuple[tuple[int, ...], ...]] | None = None,
+    labels_on_cpu: bool = False,
 ) -> Layout:
     """Cut the outputs of the network into chunks.
 
@@ -63,6 +68,9 @@ def lay_out(
         device_limit: the most bytes of open chunks on the device; ``None``: no limit, 0: none, or there is no device.
         cpu_limit: the most bytes of open chunks in CPU memory; ``None``: no limit.
         cuts: of the chunks of each output in each dimension, where they are given.
+        labels_on_cpu: predictions are in CPU memory, and only labels are written. Chunks are cut in every dimension
+            then, unless pieces get small: adding is faster where what a window and a chunk have in common has no gaps,
+            fewer bytes are open, and the short runs in which such chunks are written do not matter for labels.
 
     Raises:
         ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
@@ -72,6 +80,10 @@ def lay_out(
     if cuts is not None:
         ways = [tuple(replace(grid, cuts=each) for grid, each in zip(ways[0], cuts))]
     voxel_bytes = [channels * itemsize for channels, _ in outputs]
+    if labels_on_cpu and len(ways) > 1:
+        predicted = len(windows) * sum(prod(size) * each for (_, size), each in zip(outputs, voxel_bytes))
+        if predicted / sum(grid.piece_count() for grid in ways[1]) >= PIECE_BYTES:
+            del ways[0]
     top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
     layouts = []
     for grids in ways:

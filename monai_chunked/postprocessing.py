@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.utils import ensure_tuple
 
-__all__ = ["Postprocessing", "argmax", "label_dtype", "match_postprocessing"]
+__all__ = ["Postprocessing", "argmax", "is_argmax", "label_dtype", "match_postprocessing"]
 
 Postprocessing = Callable[[torch.Tensor], torch.Tensor]
 
@@ -49,6 +50,13 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
         for start in starts:
             label(start)
     return labels
+
+
+def is_argmax(postprocessing: Any) -> bool:
+    """Whether every output of the network ends in labels."""
+    if isinstance(postprocessing, dict):
+        postprocessing = list(postprocessing.values())
+    return all(isinstance(one, str) and one == "argmax" for one in ensure_tuple(postprocessing))
 
 
 def _argmax_by_class(scores: np.ndarray, labels: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from monai_chunked.outputs import Metadata, Output, OutputWriter, Result
 from monai_chunked.placement import Placement
 from monai_chunked.plan import ChunkGrid, Corner, Window, WindowGrid
 from monai_chunked.planning import Layout, lay_out
-from monai_chunked.postprocessing import Postprocessing, match_postprocessing
+from monai_chunked.postprocessing import Postprocessing, is_argmax, match_postprocessing
 from monai_chunked.predictions import Prediction
 from monai_chunked.recovery import RecordedOutput, Recovery
 from monai_chunked.result_stitching import ResultStitching, known_result
@@ -262,15 +262,17 @@ class Stitcher:
     def _lay_out(self, outputs: list[tuple[int, tuple[int, ...]]], cuts: list[Any] | None = None) -> Layout:
         """Within the limits that the user set, and within what is free where there is none."""
         sizes = (self.windows, self.image_size, outputs, self.sum_dtype.itemsize, self.chunk_size)
-        limits = [0 if self.device.type == "cpu" else self.device_memory, self.cpu_memory]
-        layout = lay_out(*sizes, limits[0], limits[1], cuts)
+        on_cpu = self.device.type == "cpu"
+        limits = [0 if on_cpu else self.device_memory, self.cpu_memory]
+        labels_on_cpu = on_cpu and is_argmax(self.postprocessing)
+        layout = lay_out(*sizes, *limits, cuts, labels_on_cpu)
         for level, device in enumerate((self.device, torch.device("cpu"))):
             if torch.is_grad_enabled():
                 break  # a chunk that moves is cut off from what autograd knows
             free = available_memory(device)
             if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
                 limits[level] = int(MARGIN * free)
-                layout = lay_out(*sizes, limits[0], limits[1], cuts)
+                layout = lay_out(*sizes, *limits, cuts, labels_on_cpu)
         return layout
 
     def _close(self) -> None:
