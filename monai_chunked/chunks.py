@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +19,29 @@ PRODUCT_BYTES = 2**26
 """How much of a prediction is multiplied at a time on an accelerator."""
 
 PART_BYTES = 2**21
-"""How much of a prediction is multiplied at a time by a thread: little enough for its cache, and enough to spare calls."""
+"""How much of a prediction is multiplied at a time by a thread: enough to need few calls."""
 
 THREAD_BYTES = 2**19
 """A prediction is worth one thread for each so many bytes."""
 
-Piece = tuple[torch.Tensor, Box]
-"""What a window and a chunk have in common: in the chunk, ``(channels, *piece)``, and where in the window."""
+
+class Piece(NamedTuple):
+    """What a window and a chunk have in common.
+
+    Attributes:
+        sums: in the chunk, ``(channels, *piece)``.
+        in_window: where in the window.
+        first: whether it is the whole of a chunk that has just been opened, which nobody has filled with zeros then:
+            what is added to zeros takes their place.
+    """
+
+    sums: torch.Tensor
+    in_window: Box
+    first: bool
+
+
+Target = tuple[np.ndarray, tuple[Any, ...], bool]
+"""Sums of some rows of a piece, where in these rows of the window they are, and whether they are the first."""
 
 
 class OpenChunks:
@@ -72,7 +88,8 @@ class OpenChunks:
         self.workers = workers
         self.differentiable = differentiable
         self.result: torch.Tensor | None = None
-        self._products = np.empty(0)
+        self._on_cpu = self.device.type == "cpu" and not differentiable
+        self._products = np.empty((0, 0))
         self._product = torch.empty(0, device=self.device)
 
     def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
@@ -88,20 +105,20 @@ class OpenChunks:
             prediction = prediction.to(torch.result_type(prediction, weights))
         if self.result is None:
             pieces = [
-                (self._chunk(window.image, chunk)[(slice(None), *in_chunk)], in_window)
+                self._piece(window.image, chunk, in_window, in_chunk)
                 for chunk, in_window, in_chunk in self.grid.pieces(window.position)
                 if not self._is_done(window.image, chunk)
             ]
         else:
             (piece,) = self.grid.uncut.pieces(window.position)
-            pieces = [(self.result[window.image][(slice(None), *piece.in_chunk)], piece.in_window)]
+            pieces = [Piece(self.result[window.image][(slice(None), *piece.in_chunk)], piece.in_window, False)]
         if not pieces:
             return
         if self.differentiable:
             product = (prediction * weights).to(prediction.dtype)
-            for target, in_window in pieces:
-                target.add_(product[(slice(None), *in_window)])
-        elif self.device.type == "cpu":
+            for sums, in_window, _ in pieces:
+                sums.add_(product[(slice(None), *in_window)])
+        elif self._on_cpu:
             self._add_on_cpu(pieces, prediction.numpy(), weights.numpy())
         else:
             self._add_on_accelerator(pieces, prediction, weights)
@@ -132,6 +149,15 @@ class OpenChunks:
         sizes = (s.stop - s.start for s in self.grid.box(position))
         return self.placement.get((self.output, position)).view(self.channels, *sizes)
 
+    def _piece(self, image: int, position: tuple[int, ...], in_window: Box, in_chunk: Box) -> Piece:
+        chunk = self._chunk(image, position)
+        sums = chunk[(slice(None), *in_chunk)]
+        empty = self.placement.is_empty((self.output, position))
+        first = empty and self._on_cpu and sums.shape == chunk.shape
+        if empty and not first:
+            chunk.zero_()
+        return Piece(sums, in_window, first)
+
     def _add_on_cpu(self, pieces: list[Piece], prediction: np.ndarray, weights: np.ndarray) -> None:
         """A part of the prediction at a time, so that the product stays in cache, spread over threads.
 
@@ -139,43 +165,45 @@ class OpenChunks:
         and not once an operation, which costs dearly when the processor has other things to do. Each takes the next
         part when it is ready, because those of the network may be about for a while.
         """
-        row = prediction[0, 0].size
-        most = max(1, PART_BYTES // prediction[0, 0].nbytes)
-        rows: dict[tuple[int, int], list[tuple[np.ndarray, Box]]] = {}
-        for target, (first, *others) in pieces:
-            sums = target.numpy()
-            for start in range(first.start, first.stop, most):
-                stop = min(start + most, first.stop)
-                in_sums = sums[:, start - first.start : stop - first.start]
-                rows.setdefault((start, stop), []).append((in_sums, (slice(None), slice(None), *others)))
-        parts = deque(
-            (slice(channel, channel + step), slice(start, stop), targets)
-            for (start, stop), targets in rows.items()
-            for step in [max(1, most // (stop - start))]
-            for channel in range(0, self.channels, step)
-        )
+        parts = deque(self._parts(pieces, max(1, PART_BYTES // prediction[0, 0].nbytes)))
+        most = max(PART_BYTES // prediction.itemsize, prediction[0, 0].size)
 
         def add(memory: np.ndarray) -> None:
             with np.errstate(all="ignore"):
                 while True:
                     try:
-                        channels, in_first, targets = parts.popleft()
+                        channels, rows, targets = parts.popleft()
                     except IndexError:
                         return
-                    part = prediction[channels, in_first]
+                    part = prediction[channels, rows]
                     product = memory[: part.size].reshape(part.shape)
-                    np.multiply(part, weights[:, in_first], out=product, casting="same_kind")
-                    for sums, in_part in targets:
-                        np.add(sums[channels], product[in_part], out=sums[channels], casting="same_kind")
+                    np.multiply(part, weights[:, rows], out=product, casting="same_kind")
+                    for sums, in_part, first in targets:
+                        before = 0 if first else sums[channels]
+                        np.add(before, product[in_part], out=sums[channels], casting="same_kind")
 
         threads = min(torch.get_num_threads(), len(parts), 1 + prediction.nbytes // THREAD_BYTES)
-        shape = (threads, most * row)
-        if (self._products.shape, self._products.dtype) != (shape, prediction.dtype):
+        shape = (threads, most)
+        if self._products.shape != shape or self._products.dtype != prediction.dtype:
             self._products = np.empty(shape, prediction.dtype)
         busy = [self.workers.submit(add, memory) for memory in self._products[1:]]
         add(self._products[0])
         for future in busy:
             future.result()
+
+    def _parts(self, pieces: list[Piece], most: int) -> Iterator[tuple[slice, slice, list[Target]]]:
+        """Channels, rows along the first dimension, and what they are added to: ``most`` rows of a channel in all."""
+        targets: dict[tuple[int, int], list[Target]] = {}
+        for piece in pieces:
+            sums, (rows, *others) = piece.sums.numpy(), piece.in_window
+            for start in range(rows.start, rows.stop, most):
+                stop = min(start + most, rows.stop)
+                in_sums = sums[:, start - rows.start : stop - rows.start]
+                targets.setdefault((start, stop), []).append((in_sums, (..., *others), piece.first))
+        for (start, stop), those in targets.items():
+            step = max(1, most // (stop - start))
+            for channel in range(0, self.channels, step):
+                yield slice(channel, channel + step), slice(start, stop), those
 
     def _add_on_accelerator(self, pieces: list[Piece], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """A few channels at a time, to chunks on the device and in CPU memory."""
@@ -186,8 +214,8 @@ class OpenChunks:
         for start in range(0, self.channels, step):
             part = prediction[start : start + step]
             product = torch.mul(part, weights, out=self._product[: part.numel()].view(part.shape))
-            for target, in_window in pieces:
-                target[start : start + step].add_(product[(slice(None), *in_window)].to(target.device))
+            for sums, in_window, _ in pieces:
+                sums[start : start + step].add_(product[(slice(None), *in_window)].to(sums.device))
 
     def _sum_of_weights(self, chunk: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Of all windows over a chunk, ``(1, *chunk)``; it depends on geometry alone, so nobody needs to keep it."""

@@ -64,6 +64,7 @@ class Placement:
             _Pool(torch.device("cpu"), dtype, forecast.peak[CPU], reuse, pinned),
         )
         self._chunks: dict[Key, torch.Tensor] = {}
+        self._empty: set[Key] = set()
         self._in_place: dict[Key, int] = {}
         self._scratch_dir = scratch_dir
         self._scratch: ScratchFile | None = None
@@ -88,8 +89,15 @@ class Placement:
             self._pending.result()
 
     def get(self, key: Key) -> torch.Tensor:
-        """An open chunk that the window touches, flat; zeros if it has just been opened."""
+        """An open chunk that the window touches, flat."""
         return self._chunks[key]
+
+    def is_empty(self, key: Key) -> bool:
+        """Whether a chunk has just been opened, so that its memory holds nothing yet. Said once."""
+        if key in self._empty:
+            self._empty.remove(key)
+            return True
+        return False
 
     def release(self, key: Key) -> torch.Tensor:
         """A chunk is finished, and open no more. It belongs to the caller until it is recycled."""
@@ -150,7 +158,7 @@ class Placement:
             self.open_bytes[SCRATCH] -= size
             before = host
         if before is None:
-            after.zero_()
+            self._empty.add(key)
         elif before is not after:
             after.copy_(before)
             if source != SCRATCH:

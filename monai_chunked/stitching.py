@@ -265,14 +265,14 @@ class Stitcher:
         on_cpu = self.device.type == "cpu"
         limits = [0 if on_cpu else self.device_memory, self.cpu_memory]
         labels_on_cpu = on_cpu and is_argmax(self.postprocessing)
-        layout = lay_out(*sizes, *limits, cuts, labels_on_cpu)
+        layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu)
         for level, device in enumerate((self.device, torch.device("cpu"))):
             if torch.is_grad_enabled():
                 break  # a chunk that moves is cut off from what autograd knows
             free = available_memory(device)
             if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
                 limits[level] = int(MARGIN * free)
-                layout = lay_out(*sizes, *limits, cuts, labels_on_cpu)
+                layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu)
         return layout
 
     def _close(self) -> None:

@@ -46,6 +46,18 @@ def grids(geometry: dict[str, Any]) -> tuple[WindowGrid, ChunkGrid]:
     return windows, chunk_grid(windows, geometry["image_size"], chunk_size=chunk_size)
 
 
+def test_chunks_of_labels_are_cut_in_every_dimension_unless_pieces_get_small() -> None:
+    def chunks(classes: int, overlap: float, labels_on_cpu: bool) -> tuple[int, ...]:
+        windows = window_grid((256,) * 3, (96,) * 3, (overlap,) * 3)
+        outputs = [(classes, windows.roi_size)]
+        return lay_out(windows, (256,) * 3, outputs, 4, labels_on_cpu=labels_on_cpu).grids[0].shape
+
+    assert chunks(50, 0.5, labels_on_cpu=True) == (7, 7, 7)
+    assert chunks(50, 0.5, labels_on_cpu=False) == (7, 7, 1)
+    assert chunks(2, 0.5, labels_on_cpu=True) == (7, 7, 1)
+    assert chunks(50, 0.9, labels_on_cpu=True)[2] == 1
+
+
 @CASES
 @given(geometries())
 def test_windows_are_those_of_monai_in_its_order(geometry: dict[str, Any]) -> None:
