@@ -8,8 +8,9 @@ are kept that of ``chunks``, and where finished chunks go that of ``outputs``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice, tee, zip_longest
 from math import prod
 from typing import Any
 
@@ -71,8 +72,8 @@ def chunked_sliding_window_inference(
     Args:
         inputs: ``(B, C, *spatial)``, a tensor, or anything with ``shape``, ``dtype`` and slicing: ``numpy.memmap``,
             ``zarr.Array``, ``h5py.Dataset``, ``dask.array``, what :py:func:`open_image` returns. An array is never read
-            as a whole: rows of it that the current windows need are kept, so that each voxel is read once. Integers
-            become float32. Never written to.
+            as a whole: rows of it that the current windows need are kept, so that each voxel is read once, and those of
+            the next batch are read by a thread while the network runs. Integers become float32. Never written to.
         roi_size, sw_batch_size, predictor, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             roi_weight_map, process_fn, with_coord, args, kwargs: as in ``monai.inferers.sliding_window_inference``.
             Open chunks are on ``sw_device``.
@@ -192,6 +193,7 @@ def chunked_sliding_window_inference(
                     condition=None if condition is None else read(condition),
                     importance=importance,
                     process_fn=process_fn,
+                    ahead=not torch.is_grad_enabled() and _is_far(inputs, network_device),
                     device=network_device,
                     with_coord=with_coord,
                     args=args,
@@ -205,10 +207,10 @@ def chunked_sliding_window_inference(
 def _run(batches: Iterable[Sequence[Window]], predict: Predictor, stitcher: Stitcher, bar: tqdm) -> list[Any]:
     """The results of all outputs of the network; all are complete, or none is there."""
     try:
-        for batch in batches:
-            if stitcher.needs(batch):
+        for batch, needed, following in _steps(batches, stitcher.needs):
+            if needed:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and stitcher.in_memory):
-                    prediction = predict(batch)
+                    prediction = predict(batch, following)
                     stitcher.add(batch, prediction)
                 del prediction  # the network must not find it in memory when it predicts the next one
             else:
@@ -223,6 +225,22 @@ def _run(batches: Iterable[Sequence[Window]], predict: Predictor, stitcher: Stit
     except BaseException:
         stitcher.abandon()
         raise
+    finally:
+        predict.close()
+
+
+def _steps(
+    batches: Iterable[Sequence[Window]], needs: Callable[[Sequence[Window]], bool]
+) -> Iterator[tuple[Sequence[Window], bool, Sequence[Window] | None]]:
+    """Each batch, whether it must be predicted, and the batch after it if that one must be."""
+    this, after = tee((batch, needs(batch)) for batch in batches)
+    for (batch, needed), (following, next_needed) in zip_longest(this, islice(after, 1, None), fillvalue=([], False)):
+        yield batch, needed, following if next_needed else None
+
+
+def _is_far(inputs: Any, device: torch.device) -> bool:
+    """Whether it takes a while until windows are on the device: they are read from an array, or copied there."""
+    return not isinstance(inputs, torch.Tensor) or inputs.device != device
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -97,15 +97,13 @@ class WindowedImage(Image):
         result = None
         for k, window in enumerate(batch):
             data = self._read(window)
-            if result is None:
-                if data.device != self.device:
-                    shape = (len(batch), *data.shape)
-                    result = torch.empty(shape, dtype=data.dtype, device=self.device)
-                else:
-                    result = self._memory(batch, data)
+            if result is None and data.device == self.device:
+                result = self._memory(batch, data)
+            elif result is None:
+                result = torch.empty((len(batch), *data.shape), dtype=data.dtype, device=data.device)
             result[k : k + 1] = data[None]
         assert result is not None
-        return result
+        return _send(result, self.device)
 
     def _read(self, window: Window) -> torch.Tensor:
         box = tuple(map(inside, window.box, self.image_size, self.windows.roi_size))
@@ -304,9 +302,17 @@ def read_windows(image: torch.Tensor, batch: Sequence[Window], device: torch.dev
     """
     views = _views(image, batch)
     if gather:
-        return torch.cat(views).to(device)
+        return _send(torch.cat(views), device)
     (view,) = views
-    return _copy_with_layout(view) if view.device == device else view.to(device)
+    return _copy_with_layout(view) if view.device == device else _send(view, device)
+
+
+def _send(windows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Windows on a device; to CUDA from pinned memory, from which it copies while other things go on."""
+    if device.type == "cuda" and windows.device.type == "cpu":
+        pinned = torch.empty_like(windows, pin_memory=True)  # as dense as the copy will be, unlike pin_memory()
+        return pinned.copy_(windows).to(device, non_blocking=True)
+    return windows.to(device)
 
 
 def _views(image: torch.Tensor, batch: Sequence[Window]) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from monai.utils import convert_data_type, ensure_tuple
 
 from monai_chunked.inputs import Image
 from monai_chunked.plan import Window
+from monai_chunked.read_ahead import ReadAhead
 
 __all__ = ["BoundNetwork", "Prediction", "Predictor", "importance_map", "pack"]
 
@@ -67,6 +68,7 @@ class Predictor:
         condition: like ``image``, or ``None``.
         importance: importance map, as MONAI hands it to ``process_fn``.
         process_fn: as in MONAI.
+        ahead: read the next windows in a thread while the network runs; for what autograd need not see.
         device: where the network runs.
         with_coord: pass the position of the windows as second argument.
         args, kwargs: further arguments of the network.
@@ -79,6 +81,7 @@ class Predictor:
         condition: Image | None,
         importance: torch.Tensor,
         process_fn: Callable[..., Any] | None,
+        ahead: bool,
         device: torch.device,
         with_coord: bool,
         args: Sequence[Any],
@@ -95,22 +98,25 @@ class Predictor:
         self.kwargs = kwargs
         self._expected: tuple[Any, ...] | None = None
         self._weights: list[torch.Tensor] | None = None
+        self._reader = ReadAhead(self._read, device) if ahead else None
 
-    def __call__(self, batch: Sequence[Window]) -> Prediction:
+    def __call__(self, batch: Sequence[Window], following: Sequence[Window] | None = None) -> Prediction:
         """Predict a batch of windows.
+
+        Args:
+            batch: the windows.
+            following: the batch that will be asked for next; ``None`` if that is not known.
 
         Raises:
             ValueError: when the prediction does not fit the windows or the predictions before.
         """
-        with _naming(batch, "reading"):
-            data = self.image.read(batch)
-            condition = None if self.condition is None else self.condition.read(batch)
+        data, *condition = self._read(batch) if self._reader is None else self._reader.get(batch, following)
         positional: list[Any] = [data]
         if self.with_coord:
             positional.append([[slice(w.image, w.image + 1), slice(None), *w.box] for w in batch])
         named = dict(self.kwargs)
-        if condition is not None:
-            named["condition"] = condition
+        if condition:
+            (named["condition"],) = condition
         with _naming(batch, "predicting"):
             keys, tensors = _flatten(self.network(*positional, *self.args, **named))
         weights = self.importance
@@ -123,6 +129,15 @@ class Predictor:
         if self.process_fn is not None or self._weights is None:
             self._weights = self._resample(weights, tuple(data.shape[2:]), [tuple(t.shape[2:]) for t in tensors])
         return Prediction(keys, [t.to(self.device) for t in tensors], self._weights)
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _read(self, batch: Sequence[Window]) -> list[torch.Tensor]:
+        with _naming(batch, "reading"):
+            return [image.read(batch) for image in (self.image, self.condition) if image is not None]
 
     def _check(
         self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], dims: int
