@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 
 import torch
 
@@ -28,10 +27,19 @@ class ReadAhead:
 
     def __init__(self, read: Callable[[Batch], Data], device: torch.device) -> None:
         self.read = read
-        self._thread = ThreadPoolExecutor(1, "monai_chunked-read")
+        autocast = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in {"cpu", device.type}
+        ]
+
+        def begin() -> None:
+            """Preprocessing must not notice that it runs in another thread."""
+            torch.set_grad_enabled(False)
+            for kind, enabled, dtype in autocast:  # leaving torch.autocast would empty the cache of the network, too
+                torch.set_autocast_enabled(kind, enabled)
+                torch.set_autocast_dtype(kind, dtype)
+
+        self._thread = ThreadPoolExecutor(1, "monai_chunked-read", begin)
         self._next: Future[Data] | None = None
-        # preprocessing must not notice that it runs in another thread
-        self._autocast = (torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu"))
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
@@ -59,10 +67,9 @@ class ReadAhead:
         self._thread.shutdown(cancel_futures=True)
 
     def _ahead(self, batch: Batch) -> Data:
-        dtype, enabled = self._autocast
-        stream = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-        with torch.no_grad(), torch.autocast("cpu", dtype, enabled), stream:
+        if self._stream is None:
+            return self.read(batch)
+        with torch.cuda.stream(self._stream):
             data = self.read(batch)
-        if self._stream is not None:
-            self._stream.synchronize()
+        self._stream.synchronize()
         return data
