@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from monai_chunked.checks import check_folder
+from monai_chunked.chunk_memory import ChunkMemory
 from monai_chunked.memory import format_bytes
 from monai_chunked.planning import Layout
 from monai_chunked.schedule import CPU, DEVICE, SCRATCH, Key, Move
@@ -58,11 +59,10 @@ class Placement:
         self._schedule = schedule = layout.schedule()
         self._steps = (moves for keys in done for moves in schedule.steps(keys))
         self._dtype = dtype
-        pinned = device.type == "cuda"
-        self._pools = (
-            _Pool(device, dtype, forecast.peak[DEVICE], reuse),
-            _Pool(torch.device("cpu"), dtype, forecast.peak[CPU], reuse, pinned),
-        )
+        self._device = device
+        self._memory: ChunkMemory | None = None
+        if reuse and ChunkMemory.supported and device.type != "cuda":  # PyTorch keeps what is pinned
+            self._memory = ChunkMemory(dtype, forecast.peak[CPU], layout.largest_chunk())
         self._chunks: dict[Key, torch.Tensor] = {}
         self._empty: set[Key] = set()
         self._in_place: dict[Key, int] = {}
@@ -102,9 +102,7 @@ class Placement:
     def release(self, key: Key) -> torch.Tensor:
         """A chunk is finished, and open no more. It belongs to the caller until it is recycled."""
         chunk = self._chunks.pop(key)
-        level = self._level(chunk)
-        self.open_bytes[level] -= chunk.nbytes
-        self._pools[level].lend(chunk)
+        self._count_out(chunk)
         return chunk
 
     def release_in_place(self, key: Key) -> None:
@@ -113,7 +111,8 @@ class Placement:
 
     def recycle(self, chunk: torch.Tensor) -> None:
         """The memory of a released chunk can be used again."""
-        self._pools[self._level(chunk)].keep(chunk)
+        if self._memory is not None and self._level(chunk) == CPU:
+            self._memory.recycle(chunk)
 
     def close(self) -> None:
         """The run is over, well or not."""
@@ -170,7 +169,7 @@ class Placement:
         """Memory for a chunk on a level, or in CPU memory where a device turns out to have none."""
         elements = size // self._dtype.itemsize
         try:
-            chunk = self._pools[target].allocate(elements)
+            chunk = self._allocate(target, elements)
         except torch.OutOfMemoryError:
             if target != DEVICE:
                 raise
@@ -179,58 +178,29 @@ class Placement:
                 f"they go to CPU memory from now on (device_memory sets a limit beforehand)",
                 stacklevel=2,
             )
-            chunk = self._pools[CPU].allocate(elements)
+            chunk = self._allocate(CPU, elements)
         self.open_bytes[self._level(chunk)] += size
         return chunk
 
+    def _allocate(self, level: int, elements: int) -> torch.Tensor:
+        if level == DEVICE:
+            return torch.empty(elements, dtype=self._dtype, device=self._device)
+        if self._memory is None:
+            return torch.empty(elements, dtype=self._dtype, pin_memory=self._device.type == "cuda")
+        return self._memory.allocate(elements)
+
     def _leave(self, chunk: torch.Tensor) -> None:
+        self._count_out(chunk)
+        self.recycle(chunk)
+
+    def _count_out(self, chunk: torch.Tensor) -> None:
         level = self._level(chunk)
         self.open_bytes[level] -= chunk.nbytes
-        self._pools[level].lend(chunk)
-        self._pools[level].keep(chunk)
+        if self._memory is not None and level == CPU:
+            self._memory.release(chunk)
 
     def _level(self, chunk: torch.Tensor) -> int:
         return CPU if chunk.device.type == "cpu" else DEVICE
-
-
-class _Pool:
-    """Memory of finished chunks, used again for others of the same volume.
-
-    What is used and what is kept never add to more than ``most`` bytes.
-    """
-
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, most: int, reuse: bool = True, pinned: bool = False
-    ) -> None:
-        self.device = device
-        self.dtype = dtype
-        self.most = most
-        self.reuse = reuse
-        self.pinned = pinned
-        self._used = self._kept = 0
-        self._free: dict[int, list[torch.Tensor]] = {}
-
-    def allocate(self, elements: int) -> torch.Tensor:
-        size = elements * self.dtype.itemsize
-        if same_volume := self._free.get(elements):
-            self._kept -= size
-            self._used += size
-            return same_volume.pop()
-        if self._used + self._kept + size > self.most:
-            self._free.clear()
-            self._kept = 0
-        chunk = torch.empty(elements, dtype=self.dtype, device=self.device, pin_memory=self.pinned)
-        self._used += size
-        return chunk
-
-    def lend(self, chunk: torch.Tensor) -> None:
-        """What was allocated is not used any more; it may still be kept."""
-        self._used -= chunk.nbytes
-
-    def keep(self, chunk: torch.Tensor) -> None:
-        if self.reuse and self._used + self._kept + chunk.nbytes <= self.most:
-            self._kept += chunk.nbytes
-            self._free.setdefault(chunk.numel(), []).append(chunk.flatten())
 
 
 class ScratchFile:

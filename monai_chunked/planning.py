@@ -42,6 +42,11 @@ class Layout:
         """What the run follows."""
         return Schedule(self.grids, self.voxel_bytes, self.device_limit, self.cpu_limit)
 
+    def largest_chunk(self) -> int:
+        """Bytes of the largest chunk."""
+        sizes = (prod(int(np.diff(cuts).max()) for cuts in grid.cuts) for grid in self.grids)
+        return max(size * each for size, each in zip(sizes, self.voxel_bytes))
+
 
 def lay_out(
     windows: WindowGrid,

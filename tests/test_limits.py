@@ -84,8 +84,9 @@ def check_limited_run(run: dict[str, Any]) -> None:
         # what is in the result already must not be postprocessed, nor move
         assert not (in_memory if self.in_place else self._in_place)
         assert bool(self.in_place) == (run["postprocessing"] is None and not forecast.moved)
-        kept = sum(chunk.nbytes for same_volume in self._pools[CPU]._free.values() for chunk in same_volume)
-        assert in_memory + kept <= (most if limit is None else limit)
+        assert self._memory is not None
+        assert self._memory.used == in_memory
+        assert in_memory + self._memory.kept <= (most if limit is None else limit)
         held.append(tuple(self.open_bytes))
         placements[:] = [self]
 

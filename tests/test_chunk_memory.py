@@ -1,0 +1,89 @@
+"""The memory of open chunks: nobody writes into what another holds, and it takes no more than it may."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_chunked.chunk_memory import ChunkMemory
+
+pytestmark = pytest.mark.skipif(not ChunkMemory.supported, reason="this system takes back whole maps only")
+
+LARGEST = 40_000
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["allocate", "release", "recycle", "finish"]), st.integers(0, 100)),
+    min_size=20,
+    max_size=80,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 3 * LARGEST), STEPS)
+def test_chunks_keep_what_is_in_them_and_no_more_is_kept_than_there_is_room(
+    most: int, steps: list[tuple[str, int]]
+) -> None:
+    memory = ChunkMemory(torch.float32, most, LARGEST)
+    open_chunks: list[tuple[torch.Tensor, int]] = []
+    released: list[tuple[torch.Tensor, int]] = []
+    for number, (step, choice) in enumerate(steps):
+        if step == "allocate":
+            elements = 1 + choice * (LARGEST // 4 - 1) // 100
+            chunk = memory.allocate(elements)
+            assert chunk.shape == (elements,)
+            open_chunks.append((chunk.fill_(number), number))
+        elif step == "release" and open_chunks:
+            released.append(open_chunks.pop(choice % len(open_chunks)))
+            memory.release(released[-1][0])
+        elif step == "recycle" and released:
+            memory.recycle(released.pop(choice % len(released))[0])
+        elif step == "finish" and open_chunks:
+            chunk, _ = open_chunks.pop(choice % len(open_chunks))
+            memory.release(chunk)
+            memory.recycle(chunk)
+        assert all(bool((chunk == written).all()) for chunk, written in open_chunks + released)
+        assert memory.used == sum(chunk.nbytes for chunk, _ in open_chunks)
+        assert memory.kept <= max(most - memory.used, 0)
+
+
+def test_memory_that_is_kept_is_used_again() -> None:
+    memory = ChunkMemory(torch.float32, LARGEST, LARGEST)
+    addresses = set()
+    for elements in (10_000, 2_000, 5_000, 10_000):
+        chunk = memory.allocate(elements)
+        addresses.add(chunk.data_ptr())
+        memory.release(chunk)
+        memory.recycle(chunk)
+    assert len(addresses) == 1
+
+
+def test_chunks_of_many_sizes_take_no_more_memory_than_they_may() -> None:
+    code = """
+import random, resource, sys
+import torch
+from monai_chunked.chunk_memory import ChunkMemory
+
+def peak():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+most, largest = 2**28, 2**24
+memory, chunks = ChunkMemory(torch.float32, most, largest), []
+choose = random.Random(0)
+torch.ones(2**20).sum()
+start = peak()
+for _ in range(3000):
+    elements = choose.randint(1, largest // 4)
+    while chunks and memory.used + 4 * elements > most:
+        chunk = chunks.pop(choose.randrange(len(chunks)))
+        memory.release(chunk)
+        memory.recycle(chunk)
+    chunks.append(memory.allocate(elements).fill_(1))
+print((peak() - start) / most)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.5 < float(process.stdout) < 1.05
