@@ -7,7 +7,7 @@ from benchmarks.report import MEMORY, RATIOS, RESULT, TIMES, bars, columns
 
 SIZE, CLASSES = (256, 256, 256), 50
 OVERLAPS = (0.25, 0.5)
-ZARR_CLASSES = 10
+ZARR_CLASSES = 5
 TITLE = "1. Stitching"
 
 

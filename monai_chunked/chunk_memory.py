@@ -6,6 +6,7 @@ import mmap
 import threading
 from bisect import bisect_left, insort
 from operator import itemgetter
+from pathlib import Path
 
 import torch
 
@@ -18,7 +19,7 @@ class ChunkMemory:
     Every chunk gets pages of its own. In the heap of the C library, where what is smaller than 32 MiB would be, chunks
     of many sizes leave holes that others do not fit into. A block of pages has addresses for the largest chunk, but
     memory for the chunk that is in it: it serves for any chunk afterwards, and the operating system takes back, or
-    adds, the difference.
+    adds, the difference. So addresses must not be scarce.
 
     It may be used from several threads.
 
@@ -28,12 +29,9 @@ class ChunkMemory:
         largest: bytes of the largest chunk.
 
     Attributes:
-        supported: whether the operating system takes back a part of a block.
         used: bytes of chunks.
         kept: bytes in no use.
     """
-
-    supported = hasattr(mmap, "MADV_DONTNEED")
 
     def __init__(self, dtype: torch.dtype, most: int, largest: int) -> None:
         self.dtype = dtype
@@ -43,6 +41,18 @@ class ChunkMemory:
         self._lock = threading.Lock()
         self._lent: dict[int, mmap.mmap] = {}  # by address
         self._kept: list[tuple[int, mmap.mmap]] = []  # with the bytes that it holds; ascending
+
+    @staticmethod
+    def supported() -> bool:
+        """Whether the operating system takes back a part of a block, and addresses are not limited like memory."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return False
+        import resource  # where there is madvise
+
+        strict = Path("/proc/sys/vm/overcommit_memory")
+        if strict.exists() and strict.read_text().strip() == "2":
+            return False
+        return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
     def allocate(self, elements: int) -> torch.Tensor:
         """Memory for a chunk, flat; it holds anything."""

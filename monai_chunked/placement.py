@@ -61,7 +61,7 @@ class Placement:
         self._dtype = dtype
         self._device = device
         self._memory: ChunkMemory | None = None
-        if reuse and ChunkMemory.supported and device.type != "cuda":  # PyTorch keeps what is pinned
+        if reuse and ChunkMemory.supported() and device.type != "cuda":  # PyTorch keeps what is pinned
             self._memory = ChunkMemory(dtype, forecast.peak[CPU], layout.largest_chunk())
         self._chunks: dict[Key, torch.Tensor] = {}
         self._empty: set[Key] = set()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from monai_chunked.chunk_memory import ChunkMemory
 
-pytestmark = pytest.mark.skipif(not ChunkMemory.supported, reason="this system takes back whole maps only")
+pytestmark = pytest.mark.skipif(not ChunkMemory.supported(), reason="this system takes back whole maps only")
 
 LARGEST = 40_000
 STEPS = st.lists(
@@ -87,3 +87,27 @@ print((peak() - start) / most)
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.5 < float(process.stdout) < 1.05
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the addresses in use are read from /proc")
+def test_a_run_fits_where_addresses_are_limited() -> None:
+    code = """
+import resource
+import torch
+from pathlib import Path
+from monai.inferers import SlidingWindowInferer
+from monai_chunked import ChunkedSlidingWindowInferer
+
+torch.set_num_threads(1)
+settings = {"roi_size": 16, "overlap": 0.25, "mode": "gaussian"}
+image, network = torch.rand(1, 1, 96, 96, 96), torch.nn.Conv3d(1, 16, 1)
+with torch.no_grad():
+    reference = SlidingWindowInferer(**settings)(image, network).argmax(1, keepdim=True)
+    # one chunk is of 90 x 90 x 90 voxels and seven are thin; 8 blocks for the largest would have 356 MiB of addresses
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 150 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    labels = ChunkedSlidingWindowInferer(**settings, chunk_size=90, postprocessing="argmax")(image, network)
+    assert torch.equal(labels, reference)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
