@@ -17,9 +17,9 @@ class ChunkMemory:
     """Hands out memory, and keeps what comes back as long as all together is no more than a limit.
 
     Every chunk gets pages of its own. In the heap of the C library, where what is smaller than 32 MiB would be, chunks
-    of many sizes leave holes that others do not fit into. A block of pages has addresses for the largest chunk, but
-    memory for the chunk that is in it: it serves for any chunk afterwards, and the operating system takes back, or
-    adds, the difference. So addresses must not be scarce.
+    of many sizes leave holes that others do not fit into. Pages have addresses for the largest chunk, but memory for
+    the chunk that is in them: they serve for any chunk afterwards, and the operating system takes back, or adds, the
+    difference. So addresses must not be scarce.
 
     It may be used from several threads.
 
@@ -40,11 +40,11 @@ class ChunkMemory:
         self.used = self.kept = 0
         self._lock = threading.Lock()
         self._lent: dict[int, mmap.mmap] = {}  # by address
-        self._kept: list[tuple[int, mmap.mmap]] = []  # with the bytes that it holds; ascending
+        self._kept: list[tuple[int, mmap.mmap]] = []  # with the bytes that they hold; ascending
 
     @staticmethod
     def supported() -> bool:
-        """Whether the operating system takes back a part of a block, and addresses are not limited like memory."""
+        """Whether the operating system takes back some of many pages, and addresses are not limited like memory."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return False
         import resource  # where there is madvise
@@ -58,14 +58,14 @@ class ChunkMemory:
         """Memory for a chunk, flat; it holds anything."""
         size = elements * self.dtype.itemsize
         with self._lock:
-            block = self._take(size)
+            pages = self._take(size)
             self.used += size
             while self._kept and self.used + self.kept > self.most:
-                held, other = self._kept.pop()
+                held, others = self._kept.pop()
                 self.kept -= held
-                self._keep(other, held)
-            chunk = torch.frombuffer(block, dtype=self.dtype, count=elements)
-            self._lent[chunk.data_ptr()] = block
+                self._keep(others, held)
+            chunk = torch.frombuffer(pages, dtype=self.dtype, count=elements)
+            self._lent[chunk.data_ptr()] = pages
         return chunk
 
     def release(self, chunk: torch.Tensor) -> None:
@@ -79,27 +79,27 @@ class ChunkMemory:
             self._keep(self._lent.pop(chunk.data_ptr()), chunk.nbytes)
 
     def _take(self, size: int) -> mmap.mmap:
-        """The block that holds little more than that, or else the one that holds most, or a new one."""
+        """Pages that hold little more than that, or else those that hold most, or new ones."""
         if not self._kept:
             return mmap.mmap(-1, self.largest, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         place = bisect_left(self._kept, size, key=itemgetter(0))
-        held, block = self._kept.pop(min(place, len(self._kept) - 1))
+        held, pages = self._kept.pop(min(place, len(self._kept) - 1))
         self.kept -= held
-        _shrink(block, held, size)
-        return block
+        _shrink(pages, held, size)
+        return pages
 
-    def _keep(self, block: mmap.mmap, held: int) -> None:
-        """As much of a block as there is room for."""
+    def _keep(self, pages: mmap.mmap, held: int) -> None:
+        """As many of them as there is room for."""
         room = self.most - self.used - self.kept
         if room > 0:
-            held = _shrink(block, held, room)
-            insort(self._kept, (held, block), key=itemgetter(0))
+            held = _shrink(pages, held, room)
+            insort(self._kept, (held, pages), key=itemgetter(0))
             self.kept += held
 
 
-def _shrink(block: mmap.mmap, held: int, most: int) -> int:
-    """Let the operating system take back what a block holds beyond a size, in whole pages; what it holds then."""
+def _shrink(pages: mmap.mmap, held: int, most: int) -> int:
+    """Let the operating system take back what pages hold beyond a size; what they hold then."""
     start = -(-most // mmap.PAGESIZE) * mmap.PAGESIZE
     if start < held:
-        block.madvise(mmap.MADV_DONTNEED, start, held - start)
+        pages.madvise(mmap.MADV_DONTNEED, start, held - start)
     return min(held, most)

@@ -100,7 +100,6 @@ def chunked_sliding_window_inference(
             that do not fit go to a scratch file.
         scratch_dir: the folder of the scratch file, which has no name and vanishes with the process; by default the one
             for temporary files. More than 1 GiB of rows of an array are kept there too.
-
         overwrite: whether a result on disk that exists already may be replaced. Without it a run that was interrupted
             goes on, and one that is finished returns its result, if nothing that the result depends on has changed.
         network_id: a name for the weights of the network, which is needed for that where it has no ``state_dict``.

@@ -61,7 +61,7 @@ class Placement:
         self._dtype = dtype
         self._device = device
         self._memory: ChunkMemory | None = None
-        if reuse and ChunkMemory.supported() and device.type != "cuda":  # PyTorch keeps what is pinned
+        if reuse and ChunkMemory.supported():
             self._memory = ChunkMemory(dtype, forecast.peak[CPU], layout.largest_chunk())
         self._chunks: dict[Key, torch.Tensor] = {}
         self._empty: set[Key] = set()
@@ -186,7 +186,7 @@ class Placement:
         if level == DEVICE:
             return torch.empty(elements, dtype=self._dtype, device=self._device)
         if self._memory is None:
-            return torch.empty(elements, dtype=self._dtype, pin_memory=self._device.type == "cuda")
+            return torch.empty(elements, dtype=self._dtype)
         return self._memory.allocate(elements)
 
     def _leave(self, chunk: torch.Tensor) -> None:

@@ -103,7 +103,7 @@ settings = {"roi_size": 16, "overlap": 0.25, "mode": "gaussian"}
 image, network = torch.rand(1, 1, 96, 96, 96), torch.nn.Conv3d(1, 16, 1)
 with torch.no_grad():
     reference = SlidingWindowInferer(**settings)(image, network).argmax(1, keepdim=True)
-    # one chunk is of 90 x 90 x 90 voxels and seven are thin; 8 blocks for the largest would have 356 MiB of addresses
+    # one chunk is of 90 x 90 x 90 voxels and seven are thin; 8 times the largest is 356 MiB of addresses
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 150 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     labels = ChunkedSlidingWindowInferer(**settings, chunk_size=90, postprocessing="argmax")(image, network)
