@@ -86,6 +86,7 @@ def check_limited_run(run: dict[str, Any]) -> None:
         assert bool(self.in_place) == (run["postprocessing"] is None and not forecast.moved)
         assert self._memory is not None
         assert self._memory.used == in_memory
+        assert len(self._memory._lent) == len(self._chunks)  # what is finished has come back
         assert in_memory + self._memory.kept <= (most if limit is None else limit)
         held.append(tuple(self.open_bytes))
         placements[:] = [self]
