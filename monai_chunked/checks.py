@@ -87,6 +87,11 @@ def check_output(output: Any) -> str:
     return _choice("output", output, ("auto", "device", "cpu", "disk"))
 
 
+def check_overwrite(overwrite: Any) -> None:
+    if not (isinstance(overwrite, bool) or overwrite == "changed"):
+        raise ValueError(f"overwrite={overwrite!r} must be True, False or 'changed'")
+
+
 def check_buffer(buffer_steps: int | None, buffer_dim: Any, dims: int) -> None:
     if buffer_steps is not None and buffer_steps > 0 and not -dims <= buffer_dim < dims:
         raise ValueError(f"buffer_dim={buffer_dim} must be at least {-dims} and less than {dims}")

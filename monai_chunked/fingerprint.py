@@ -1,96 +1,72 @@
-"""
-What the result of a run depends on, in a form that can be kept and compared.
-
-Tensors are known by the BLAKE2 digest of their dtype, shape and bytes. An array that is read piece by piece is known by
-dtype, shape, the path, size and time of change of its files where it names them, and the voxels of at most 64 small
-boxes spread over it: reading all of it would take as long as much of the run. Functions are known by name and code.
-"""
+"""What the result of a run depends on, in a form that can be kept and compared."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from math import prod
-from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-__all__ = ["describe", "differences", "digest_of_input", "digest_of_network"]
+from monai_chunked.array_description import DIGEST_BYTES
+from monai_chunked.description import Describer, Undescribable, sorted_metadata
 
-DIGEST_BYTES = 16
-DEPTH = 8
-"""How far an object is followed to what it holds."""
+__all__ = ["differences", "fingerprint_of"]
 
-SAMPLES = 4
-"""Boxes for each dimension."""
-
-SAMPLE_SIZE = 8
-"""Voxels along each side of a box."""
+LONGEST = 4 * DIGEST_BYTES
+"""Characters of what is kept as it is; anything longer becomes a digest."""
 
 
-def digest_of_network(network: Any, network_id: str | None) -> str | None:
-    """Of the structure and all weights of a network, and of ``network_id``; ``None`` if there is neither."""
+def fingerprint_of(
+    inputs: Any,
+    metadata: Sequence[Mapping[str, Any]],
+    network: Any,
+    network_id: str | None,
+    run_id: str | None,
+    settings: Mapping[str, Any],
+) -> tuple[dict[str, str], list[str]]:
+    """Of one call.
+
+    Args:
+        inputs: ``(B, C, *spatial)``.
+        metadata: of each image.
+        network: what is called with windows.
+        network_id: by which the user vouches for all of the network but its weights.
+        run_id: by which the user vouches for all that cannot be described.
+        settings: all else that the result depends on.
+
+    Returns:
+        A text for each part, and what of them cannot be described.
+    """
+    describer = Describer(vouched=run_id is not None)
+    unknown: list[str] = []
+    texts: dict[str, str] = {}
+
+    def add(name: str, text: Callable[[], str]) -> None:
+        try:
+            texts[name] = _short(text())
+        except Undescribable as error:
+            unknown.append(str(error))
+
     state = getattr(network, "state_dict", None)
-    if state is None and network_id is None:
-        return None
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    digest.update(repr(network_id).encode())
-    if state is not None:
-        digest.update(_without_addresses(f"{type(network).__qualname__} {network}").encode())
-        digest.update(str(getattr(network, "training", None)).encode())
-        for name, value in state().items():
-            digest.update(f"{name}={describe(value)}".encode())
-    return digest.hexdigest()
-
-
-def digest_of_input(inputs: Any) -> str:
-    """Of ``(B, C, *spatial)``: of all voxels of a tensor, of some of another array."""
-    if isinstance(inputs, (torch.Tensor, np.ndarray)) and not isinstance(inputs, np.memmap):
-        return describe(inputs)
-    digest = hashlib.blake2b(f"{inputs.dtype} {tuple(inputs.shape)}".encode(), digest_size=DIGEST_BYTES)
-    for path in _files_of(inputs):
-        status = path.stat()
-        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
-    for box in _samples(tuple(inputs.shape)):
-        digest.update(np.ascontiguousarray(inputs[box]).tobytes())
-    return digest.hexdigest()
-
-
-def describe(value: Any, depth: int = DEPTH) -> str:
-    """The same text for what computes the same, as far as that can be told, in this process and in others."""
-
-    def inner(part: Any) -> str:
-        return describe(part, depth - 1) if depth else _name(type(part))
-
-    if isinstance(value, torch.Tensor):
-        return _digest_of_tensor(value)
-    if isinstance(value, np.ndarray):
-        return _digest_of_array(value)
-    if isinstance(value, torch.nn.Module):
-        return str(digest_of_network(value, None))
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {inner(v)}" for k, v in sorted(value.items(), key=lambda i: repr(i[0]))) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(inner, value))) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(inner, value)) + "]"
-    if isinstance(value, MethodType):
-        return f"{inner(value.__self__)}.{value.__name__}"
-    if isinstance(value, FunctionType):
-        closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        return f"{_name(value)}({_digest_of_code(value.__code__)}, {inner(value.__defaults__)}, {inner(closure)})"
-    if isinstance(value, (type, BuiltinFunctionType, np.ufunc)):
-        return _name(value)
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return digest_of_input(value)
-    if hasattr(value, "__dict__"):
-        return f"{_name(type(value))}{inner(vars(value))}"
-    return _without_addresses(repr(value))
+    if callable(state):
+        add("network weights", lambda: describer.weights_text(state()))
+    if network_id is None:
+        add("network", lambda: describer.text(network, "network"))
+    else:
+        texts["network_id"] = repr(network_id)
+    if run_id is not None:
+        texts["run_id"] = repr(run_id)
+    add("input", lambda: _image_text(describer, inputs, "input"))
+    # what the image is called says where the result goes, not what it is
+    add("metadata", lambda: describer.text([_without_name(each) for each in metadata], "metadata"))
+    condition = settings.get("condition")
+    if condition is not None:
+        add("condition", lambda: _image_text(describer, condition, "condition"))
+    for name, value in settings.items():
+        if name != "condition":
+            add(name, lambda name=name, value=value: describer.text(value, name))  # type: ignore[misc]
+    return texts, unknown
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -108,60 +84,17 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _files_of(inputs: Any) -> Iterator[Path]:
-    """The files that an array is read from, as far as it names them."""
-    metadata = getattr(inputs, "meta", None) or {}
-    each_image = metadata if isinstance(metadata, Sequence) else [metadata]
-    roots = [each.get("filename_or_obj") for each in each_image]
-    roots += [getattr(inputs, "filename", None), getattr(getattr(inputs, "store", None), "root", None)]
-    for root in {Path(root) for root in roots if isinstance(root, (str, Path))}:
-        if root.is_file():
-            yield root
-        elif root.is_dir():  # of a Zarr store
-            yield from sorted(path for path in root.rglob("*") if path.is_file())
+def _image_text(describer: Describer, images: Any, name: str) -> str:
+    if isinstance(images, torch.Tensor):
+        return describer.text(images.detach().as_subclass(torch.Tensor), name)
+    return describer.array(images, name)
 
 
-def _samples(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Small boxes, spread evenly over the three largest dimensions."""
-    largest = sorted(range(len(shape)), key=lambda d: -shape[d])[:3]
-    starts = []
-    for d, size in enumerate(shape):
-        last = max(size - SAMPLE_SIZE, 0)
-        starts.append(sorted({last * k // (SAMPLES - 1) for k in range(SAMPLES)}) if d in largest else [0])
-    for corner in itertools.product(*starts):
-        yield tuple(slice(start, start + SAMPLE_SIZE) for start in corner)
+def _without_name(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return sorted_metadata({key: value for key, value in metadata.items() if key != "filename_or_obj"})
 
 
-def _digest_of_tensor(tensor: torch.Tensor) -> str:
-    tensor = tensor.detach()
-    if tensor.dtype in (torch.bfloat16, torch.complex32):
-        tensor = tensor.view(torch.uint8) if tensor.dim() and tensor.is_contiguous() else tensor.float()
-    if tensor.dim() < 2:
-        return _digest_of_array(torch.as_tensor(tensor).cpu().numpy())
-    # one part at a time, which needs no copy of the whole where the tensor is elsewhere or not contiguous
-    digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=DIGEST_BYTES)
-    for index in itertools.product(*map(range, tensor.shape[: min(3, tensor.dim() - 1)])):
-        part = torch.as_tensor(tensor[index]).cpu().contiguous().numpy()
-        digest.update(part.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _digest_of_array(array: np.ndarray) -> str:
-    digest = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=DIGEST_BYTES)
-    if prod(array.shape):
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _digest_of_code(code: CodeType) -> str:
-    constants = [_digest_of_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    text = f"{code.co_code.hex()} {constants} {code.co_names} {code.co_varnames}"
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
-
-
-def _name(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', getattr(value, '__name__', ''))}"
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r"0x[0-9a-f]+", "0x", text)
+def _short(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()

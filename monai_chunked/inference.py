@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice, tee, zip_longest
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
+import monai
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.utils import BlendMode, PytorchPadMode, convert_to_dst_type
@@ -58,8 +59,9 @@ def chunked_sliding_window_inference(
     device_memory: int | str | None = None,
     cpu_memory: int | str | None = None,
     scratch_dir: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
+    overwrite: bool | Literal["changed"] = False,
     network_id: str | None = None,
+    run_id: str | None = None,
     **kwargs: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
     """
@@ -101,8 +103,12 @@ def chunked_sliding_window_inference(
         scratch_dir: the folder of the scratch file, which has no name and vanishes with the process; by default the one
             for temporary files. More than 1 GiB of rows of an array are kept there too.
         overwrite: whether a result on disk that exists already may be replaced. Without it a run that was interrupted
-            goes on, and one that is finished returns its result, if nothing that the result depends on has changed.
-        network_id: a name for the weights of the network, which is needed for that where it has no ``state_dict``.
+            goes on, and one that is finished returns its result with a warning, if nothing that the result depends on
+            has changed. ``"changed"``: so it is, and what has changed is replaced.
+        network_id: the user's name for the network, which is known by this and its weights then, instead of by its code
+            and attributes. Needed where these cannot be compared, or change from run to run.
+        run_id: the user's name for the run, who vouches with it for all that cannot be compared in the network, in
+            functions and in the input. What can be compared still is.
 
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
@@ -132,6 +138,7 @@ def chunked_sliding_window_inference(
     checks.check_condition(condition, inputs)
     checks.check_preprocessing(preprocessing)
     checks.check_postprocessing(postprocessing)
+    checks.check_overwrite(overwrite)
     limits = parse_bytes("device_memory", device_memory), parse_bytes("cpu_memory", cpu_memory)
     windows = window_grid(inputs.shape[2:], roi, checks.check_overlap(overlap, dims), buffer_steps, buffer_dim)
 
@@ -146,7 +153,7 @@ def chunked_sliding_window_inference(
     settings = {
         "roi_size": roi,
         "sw_batch_size": sw_batch_size,
-        "overlap": overlap,
+        "overlap": tuple(overlap) if isinstance(overlap, Sequence) else overlap,
         "importance map": importance,
         "padding": (padding_mode, cval),
         "buffer": (buffer_steps, buffer_dim) if buffer_steps else None,
@@ -158,13 +165,16 @@ def chunked_sliding_window_inference(
         "network arguments": (args, kwargs, getattr(predictor, "args", ()), getattr(predictor, "kwargs", {})),
         "sw_device": network_device.type,
         "autocast": torch.is_autocast_enabled(network_device.type) and torch.get_autocast_dtype(network_device.type),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "dtype": result_dtype,
         "torch": torch.__version__,
+        "monai": monai.__version__,
     }
     network = predictor.network if isinstance(predictor, BoundNetwork) else predictor
-    with recovering(target, inputs, network, network_id, settings, overwrite) as (recovery, metadata):
+    with recovering(target, inputs, network, (network_id, run_id), settings, overwrite) as (recovery, metadata):
         if recovery is None or not recovery.resumed:
             size = inputs.shape[0] * prod(inputs.shape[2:]) * least_itemsize
-            target.check(size, known_dtype, metadata, overwrite)
+            target.check(size, known_dtype, metadata, bool(overwrite))
         stitcher = Stitcher(
             windows=windows,
             image_size=tuple(inputs.shape[2:]),
@@ -175,7 +185,7 @@ def chunked_sliding_window_inference(
             result_dtype=result_dtype,
             postprocessing=postprocessing,
             output=target,
-            overwrite=overwrite,
+            overwrite=bool(overwrite),
             recovery=recovery,
             device_memory=limits[0],
             cpu_memory=limits[1],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
@@ -30,7 +30,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             cache_roi_weight_map, cpu_thresh, with_coord: as in ``monai.inferers.SlidingWindowInferer``.
         buffer_steps, buffer_dim, chunk_size, preprocessing, postprocessing, output, output_dir, device_memory,
-            cpu_memory, scratch_dir, overwrite, network_id: as in
+            cpu_memory, scratch_dir, overwrite, network_id, run_id: as in
             :py:func:`chunked_sliding_window_inference`.
 
     Raises:
@@ -68,8 +68,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         device_memory: int | str | None = None,
         cpu_memory: int | str | None = None,
         scratch_dir: str | os.PathLike[str] | None = None,
-        overwrite: bool = False,
+        overwrite: bool | Literal["changed"] = False,
         network_id: str | None = None,
+        run_id: str | None = None,
     ) -> None:
         super().__init__(
             roi_size,
@@ -98,6 +99,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.scratch_dir = scratch_dir
         self.overwrite = overwrite
         self.network_id = network_id
+        self.run_id = run_id
 
     def __call__(
         self,
@@ -194,6 +196,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             scratch_dir=self.scratch_dir,
             overwrite=self.overwrite,
             network_id=self.network_id,
+            run_id=self.run_id,
             condition=condition,
         )
 

@@ -22,7 +22,7 @@ __all__ = ["FORMAT", "Journal"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the records; a run is resumed only by the version that began it."""
 
 

@@ -6,25 +6,30 @@ import errno
 import itertools
 import logging
 import time
+import warnings
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from hashlib import blake2b
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 
-from monai_chunked.fingerprint import describe, differences, digest_of_input, digest_of_network
+from monai_chunked.fingerprint import differences, fingerprint_of
 from monai_chunked.inputs import metadata_of
-from monai_chunked.journal import Journal
+from monai_chunked.journal import FORMAT, Journal
 from monai_chunked.outputs import Metadata, Output, OutputWriter, Result
 from monai_chunked.plan import Box, Corner
 
-__all__ = ["RecordedOutput", "Recovery", "recovering"]
+__all__ = ["Overwrite", "RecordedOutput", "Recovery", "recovering"]
 
 logger = logging.getLogger(__name__)
+
+Overwrite = bool | Literal["changed"]
 
 PAUSE = 20
 """Times what it took to make chunks safe, until those written meanwhile are made safe."""
@@ -58,7 +63,7 @@ class Recovery:
         path: of the journal.
         images: number of images in the input batch.
         fingerprint: what the result depends on.
-        overwrite: start afresh whatever is there.
+        overwrite: start afresh whatever is there; ``"changed"``: only if it is of another fingerprint.
 
     Raises:
         FileExistsError: when an earlier run had another fingerprint; the message says what differs.
@@ -70,10 +75,10 @@ class Recovery:
         outputs: of the network, as soon as they are known.
         results: channels and dtype of the results that have been started, by the number of their output.
         done: CRC-32 of the chunks that are safe, by where they begin, for each output.
-        complete: whether the earlier run finished.
+        complete: when the earlier run finished; ``None``: it did not.
     """
 
-    def __init__(self, path: Path, images: int, fingerprint: Mapping[str, str], overwrite: bool) -> None:
+    def __init__(self, path: Path, images: int, fingerprint: Mapping[str, str], overwrite: Overwrite) -> None:
         self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
@@ -85,31 +90,54 @@ class Recovery:
             reason = "another run is writing this result; wait for it, or choose another output_dir"
             raise BlockingIOError(errno.EAGAIN, reason, str(path)) from None
         try:
-            self._journal = None if overwrite else Journal.read(path)
-            if overwrite:
+            self._journal = None if overwrite is True else self._read(overwrite)
+            if self._journal is None:
                 path.unlink(missing_ok=True)
             self._restore()
         except BaseException:
             self.close()
             raise
 
+    def _read(self, overwrite: Overwrite) -> Journal | None:
+        """The journal of a run with this fingerprint; another one is refused, unless it may be replaced."""
+        replaced = overwrite == "changed"
+        try:
+            journal = Journal.read(self.path)
+        except OSError:
+            if not replaced or not self.path.is_file():
+                raise
+            logger.warning("%s is damaged, so this result starts afresh", self.path)
+            return None
+        if journal is None:
+            return None
+        header = journal.records[0]
+        if header.get("format") != FORMAT:
+            reason = "another version of monai_chunked began or finished this result, and wrote down other things of it"
+        else:
+            found = differences(header["fingerprint"], self.fingerprint)
+            if not found:
+                return journal
+            reason = (
+                f"an earlier run with other settings began or finished this result; what differs: {', '.join(found)}"
+            )
+            if any(name.startswith("network") for name in found) and "network_id" not in self.fingerprint:
+                reason += " (network_id= vouches for all of the network but its weights)"
+        if replaced:
+            logger.info("%s starts afresh: %s", self.path, reason)
+            return None
+        advice = "overwrite=True starts afresh, overwrite='changed' does where something differs, "
+        advice += "another output_dir keeps both"
+        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(self.path))
+
     def _restore(self) -> None:
         self.keys: list[Hashable] | None = None
         self.outputs: list[RecordedOutput] = []
         self.results: dict[int, tuple[int, torch.dtype]] = {}
         self.done: dict[int, dict[Corner, int]] = {}
-        self.complete = False
+        self.complete: str | None = None
         if self._journal is None:
             return
-        header, *records = self._journal.records
-        if found := differences(header["fingerprint"], self.fingerprint):
-            raise FileExistsError(
-                errno.EEXIST,
-                f"an earlier run with other settings began or finished this result; what differs: {', '.join(found)}; "
-                f"overwrite=True starts afresh, another output_dir keeps both",
-                str(self.path),
-            )
-        for record in records:
+        for record in self._journal.records[1:]:
             if "outputs" in record:
                 self.keys = record["keys"]
                 self.outputs = [_output_of(output) for output in record["outputs"]]
@@ -118,7 +146,7 @@ class Recovery:
             elif "chunk" in record:
                 self.done.setdefault(record["output"], {})[tuple(record["chunk"])] = record["crc"]
             elif "complete" in record:
-                self.complete = True
+                self.complete = record["complete"]
 
     @property
     def resumed(self) -> bool:
@@ -193,7 +221,7 @@ class Recovery:
 
     def finish(self) -> None:
         """All results have their names."""
-        self._add({"complete": True})
+        self._add({"complete": datetime.now().astimezone().isoformat(" ", "seconds")})
 
     def close(self) -> None:
         """Let others have the journal."""
@@ -270,9 +298,9 @@ def recovering(
     output: Output,
     inputs: Any,
     network: Any,
-    network_id: str | None,
+    ids: tuple[str | None, str | None],
     settings: Mapping[str, Any],
-    overwrite: bool,
+    overwrite: Overwrite,
 ) -> Iterator[tuple[Recovery | None, tuple[Metadata, ...]]]:
     """What is left of an earlier run for the same result, and metadata in which every image has a name.
 
@@ -281,33 +309,40 @@ def recovering(
     Args:
         output: where results go.
         inputs: ``(B, C, *spatial)``.
-        network: whose weights the result depends on.
-        network_id: the user's name for it.
+        network: what is called with windows.
+        ids: the user's names for the network and for the run.
         settings: all else that the result depends on.
-        overwrite: start afresh whatever is there.
+        overwrite: start afresh whatever is there, or what has changed.
 
     Yields:
-        ``None`` in the place of the first if the output or the network does not allow a run to be resumed.
+        ``None`` in the place of the first if the output does not allow a run to be resumed, or if something that the
+        result depends on cannot be compared.
+
+    Raises:
+        FileExistsError: when something differs from an earlier run, or cannot be compared with it.
     """
     metadata = metadata_of(inputs)
-    resumable = output.journal(metadata) is not None
-    weights = digest_of_network(network, network_id) if resumable else None
-    if weights is None:
+    if output.journal(metadata) is None:
         yield None, metadata
         return
-    content = digest_of_input(inputs)
+    kind = {name: value for name, value in vars(output).items() if name not in ("output_dir", "data_root_dir")}
+    settings = {**settings, "output": (type(output), kind)}
+    fingerprint, unknown = fingerprint_of(inputs, metadata, network, *ids, settings)
+    if unknown:
+        warnings.warn(
+            f"this run cannot be resumed, because there is no telling whether {'; '.join(unknown)} will be the same; "
+            f"run_id= vouches for all of it, network_id= for the network",
+            stacklevel=6,
+        )
+        _forget(output, metadata, overwrite)
+        yield None, metadata
+        return
     endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
+    content = blake2b(fingerprint["input"].encode(), digest_size=4).hexdigest()
     named = tuple(
-        each if each.get("filename_or_obj") else {**each, "filename_or_obj": f"image-{content[:8]}{ending}"}
+        each if each.get("filename_or_obj") else {**each, "filename_or_obj": f"image-{content}{ending}"}
         for each, ending in zip(metadata, endings)
     )
-    kind = {name: value for name, value in vars(output).items() if name not in ("output_dir", "data_root_dir")}
-    fingerprint = {
-        "input": content,
-        "network weights": weights,
-        "output": f"{type(output).__name__}{describe(kind)}",
-        **{name: describe(value) for name, value in settings.items()},
-    }
     path = output.journal(named)
     assert path is not None
     recovery = Recovery(path, len(named), fingerprint, overwrite)
@@ -315,3 +350,15 @@ def recovering(
         yield recovery, named
     finally:
         recovery.close()
+
+
+def _forget(output: Output, metadata: Sequence[Metadata], overwrite: Overwrite) -> None:
+    """A run without a journal must not leave its result beside the journal of another one."""
+    path = output.journal(metadata)
+    if path is None or not path.exists() or not metadata[0].get("filename_or_obj"):
+        return
+    if not overwrite:
+        reason = "an earlier run began or finished this result, and this one cannot be compared with it"
+        advice = "overwrite=True starts afresh, another output_dir keeps both"
+        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(path))
+    Recovery(path, len(metadata), {}, overwrite=True).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -132,7 +133,12 @@ class Stitcher:
             self.recovery.start_afresh()
             self._recorded = None
             return None
-        logger.info("an earlier run finished this result: %s", self.recovery.path)
+        result = self.recovery.path.with_name(self.recovery.path.name.removesuffix(".journal"))
+        warnings.warn(
+            f"{result} is returned as an earlier run finished it on {self.recovery.complete}, without running the "
+            f"network: nothing that it depends on has changed; overwrite=True starts afresh",
+            stacklevel=5,
+        )
         self._close()
         return results
 
