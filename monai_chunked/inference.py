@@ -150,6 +150,7 @@ def chunked_sliding_window_inference(
     known_dtype = result_dtype if postprocessing is None else None
     target.check(0, known_dtype)
     importance = importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype)
+    bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, (), {})
     settings = {
         "roi_size": roi,
         "sw_batch_size": sw_batch_size,
@@ -162,7 +163,8 @@ def chunked_sliding_window_inference(
         "preprocessing": preprocessing,
         "process_fn": process_fn,
         "postprocessing": postprocessing,
-        "network arguments": (args, kwargs, getattr(predictor, "args", ()), getattr(predictor, "kwargs", {})),
+        "network arguments": (args, kwargs, bound.args, bound.kwargs),
+        "network wrapper": bound.wrapper,
         "sw_device": network_device.type,
         "autocast": torch.is_autocast_enabled(network_device.type) and torch.get_autocast_dtype(network_device.type),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
@@ -170,8 +172,7 @@ def chunked_sliding_window_inference(
         "torch": torch.__version__,
         "monai": monai.__version__,
     }
-    network = predictor.network if isinstance(predictor, BoundNetwork) else predictor
-    with recovering(target, inputs, network, (network_id, run_id), settings, overwrite) as (recovery, metadata):
+    with recovering(target, inputs, bound.network, (network_id, run_id), settings, overwrite) as (recovery, metadata):
         if recovery is None or not recovery.resumed:
             size = inputs.shape[0] * prod(inputs.shape[2:]) * least_itemsize
             target.check(size, known_dtype, metadata, bool(overwrite))

@@ -172,7 +172,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             inputs,
             roi_size,
             self.sw_batch_size,
-            BoundNetwork(network, args, kwargs, call),
+            BoundNetwork(network, args, kwargs, call, None if call is None else self._wrapper()),
             self.overlap,
             self.mode,
             self.sigma_scale,
@@ -199,6 +199,10 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             run_id=self.run_id,
             condition=condition,
         )
+
+    def _wrapper(self) -> Any:
+        """What is done with the network beside calling it, in a form that can be compared."""
+        return None
 
 
 class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
@@ -249,3 +253,6 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
             return self.network_wrapper(network, windows, condition, *args, **kwargs)
 
         return self._infer(inputs, network, roi_size, weights, args, kwargs, slices)
+
+    def _wrapper(self) -> Any:
+        return type(self).network_wrapper, self.spatial_dim

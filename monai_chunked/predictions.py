@@ -48,12 +48,14 @@ class BoundNetwork:
         network: whose weights predictions depend on.
         args, kwargs: further arguments.
         call: what is called with them, if not the network itself.
+        wrapper: what ``call`` does with the network, in a form that can be compared.
     """
 
     network: Callable[..., Any]
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     call: Callable[..., Any] | None = None
+    wrapper: Any = None
 
     def __call__(self, *windows: Any, **condition: Any) -> Any:
         return (self.call or self.network)(*windows, *self.args, **condition, **self.kwargs)

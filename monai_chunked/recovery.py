@@ -82,6 +82,8 @@ class Recovery:
         self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
+        self._is_new = not path.parent.exists()
+        self._begun = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         try:
@@ -162,6 +164,7 @@ class Recovery:
     def begin(self, keys: list[Hashable] | None, outputs: Sequence[RecordedOutput]) -> None:
         """The first batch is there: record what the outputs of the network are, before any of them is started."""
         self.keys, self.outputs = keys, list(outputs)
+        self._begun = True
         self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint})
         self._journal.add({"keys": keys, "outputs": [output._asdict() for output in outputs]})
 
@@ -224,10 +227,15 @@ class Recovery:
         self._add({"complete": datetime.now().astimezone().isoformat(" ", "seconds")})
 
     def close(self) -> None:
-        """Let others have the journal."""
+        """Let others have the journal; there is none if the run failed before it started a result."""
+        if self._begun and not self.results:
+            self.path.unlink(missing_ok=True)
         if self._lock.is_locked:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
+        if self._is_new:
+            with suppress(OSError):  # it is in use
+                self.path.parent.rmdir()
 
     def _add(self, *records: dict[str, Any]) -> None:
         assert self._journal is not None
