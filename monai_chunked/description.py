@@ -358,12 +358,14 @@ class Describer:
             return self.cannot(value) if version is None else f"{_path(value)}{reduced} {version}"
         function, arguments, *rest = reduced
         state, in_list, in_dict = (*rest, None, None, None)[:3]
+        if kind is Compose:  # draws no numbers itself, and is seeded by chance
+            state = {key: held for key, held in state.items() if key != "R"}
         parts = [self.describe(kind), self.describe(function), self._all(arguments), self._state(state)]
         if in_list is not None:
             parts.append(f"[{self._all(in_list)}]")
         if in_dict is not None:
             parts.append("{" + self._items(in_dict) + "}")
-        if isinstance(value, Randomizable) and kind is not Compose:  # the one of Compose has no effect
+        if isinstance(value, Randomizable) and kind is not Compose:
             parts.append(self.describe(value.R, ".R"))
         return f"object({', '.join(parts)})"
 
