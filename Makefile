@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 
-.PHONY: demo test bench bench-disk bench-gpu lint setup oldest clean
+.PHONY: demo test test-long bench bench-disk bench-gpu lint setup oldest clean
 
 demo: setup
 	$(BIN)/python -m tutorials.demo
 
 test: setup
 	$(BIN)/python -m pytest
+
+# what the tests draw at random, drawn more often; power cuts need root
+test-long: setup
+	$(BIN)/python -m pytest -m long tests
 
 # every peer in a process of its own, in turn; results go to benchmarks/results
 bench: setup

@@ -3,7 +3,7 @@ The journal beside a result on disk: what the run depends on, and which chunks o
 
 A text file. Each line is one record in JSON behind its CRC-32 in eight hexadecimal digits; the first is the header, and
 what is added is on the disk before more is. Whatever ends the process or the machine, what comes behind the last whole
-line is dropped.
+line is dropped. After a power cut that may be zeros, where the file had its new size but not yet all of its bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_chunked.durable import make_folder, rename
+
 __all__ = ["FORMAT", "Journal"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the records; a run is resumed only by the version that began it."""
+
+NOT_WRITTEN = bytes(16)
+"""In the records of a journal there are none of these, also where one of their bytes was damaged."""
 
 
 class Journal:
@@ -46,13 +51,16 @@ class Journal:
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> Journal:
         """A new file, in place of one that is there; it has its name when the header is safe."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         record = {"format": FORMAT, **header}
         new = path.with_name(path.name + ".new")
-        with new.open("wb") as file:
-            _append(file, record)
-        new.replace(path)
-        _sync_folder(path.parent)
+        try:
+            with new.open("wb") as file:
+                _append(file, record)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        rename(new, path)
         return cls(path, [record])
 
     @classmethod
@@ -68,17 +76,21 @@ class Journal:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
-        *lines, rest = data.split(b"\n")
-        records = []
-        for number, line in enumerate(lines, start=1):
+        *lines, _ = data.split(b"\n")
+        records: list[dict[str, Any]] = []
+        whole = 0
+        for line in lines:
             if line[:9] != b"%08x " % zlib.crc32(line[9:]):
-                raise _damaged(path, f"line {number} is not what was written")
+                if NOT_WRITTEN in data[whole:]:
+                    break
+                raise _damaged(path, f"line {len(records) + 1} is not what was written")
             records.append(json.loads(line[9:]))
+            whole += len(line) + 1
         if not records:
             raise _damaged(path, "its header is missing")
-        if rest:
+        if whole < len(data):
             logger.warning("%s ends in the middle of a record, which is dropped", path)
-            os.truncate(path, len(data) - len(rest))
+            os.truncate(path, whole)
         return cls(path, records)
 
     def add(self, *records: dict[str, Any]) -> None:
@@ -106,18 +118,6 @@ def _append(file: Any, *records: Mapping[str, Any]) -> None:
     file.write(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the names in a folder survive a crash too; not every system can open a folder."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(path: Path, how: str) -> OSError:

@@ -255,6 +255,7 @@ class _RecordingWriter(OutputWriter):
         self.output = output
         self._unrecorded: dict[Corner, int] = {}
         self._due = 0.0
+        self._failed = False
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         self.writer.write(image, box, chunk)
@@ -274,14 +275,17 @@ class _RecordingWriter(OutputWriter):
         return self.writer.finish()
 
     def abandon(self) -> None:
-        with suppress(OSError):  # the run has failed already, and perhaps from this
-            self._record()
+        if not self._failed:  # what could not be made safe once may be gone, though the system says no more about it
+            with suppress(OSError):  # the run has failed already
+                self._record()
         self.writer.abandon()
 
     def _record(self, last: bool = False) -> None:
         if not self._unrecorded:
             return  # and perhaps the writer is complete
+        self._failed = True
         safe = self.writer.flush(last)
+        self._failed = False
         corners = list(self._unrecorded) if safe is None else [_corner(*each) for each in safe]
         if corners:
             self.recovery.record(self.output, {corner: self._unrecorded.pop(corner) for corner in corners})

@@ -1,15 +1,18 @@
 """
-Runs that are killed, each in a process of its own; a helper of ``test_recovery.py``.
+Runs that are killed, each in a process of its own; a helper of ``test_recovery.py`` and ``test_power_cut.py``.
 
 Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork
 of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the
-exit status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` there.
+exit status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` there, or
+to the one that the request names. It may name a file ``result`` for the voxels too, and a file ``disk`` that is copied
+to ``copy`` while the run stands still, before it is killed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import collate_meta_tensor_fn
@@ -85,8 +89,12 @@ def inferer(output: Output | str, **settings: Any) -> ChunkedSlidingWindowInfere
 def run(request: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     output = OUTPUTS[request["output"]](request["folder"])
+    seen = Path(request.get("seen") or Path(request["folder"], "seen"))
     with torch.no_grad():
-        inferer(output)(image(), Network(Path(request["folder"], "seen"), pause=0.003))
+        result: Any = inferer(output)(image(), Network(seen, pause=0.003))
+    if request.get("result"):
+        images = result if isinstance(result, list) else [result]
+        np.save(request["result"], np.stack([np.asarray(each[:]) for each in images]).reshape(2, 3, *SIZE))
 
 
 def serve() -> None:
@@ -103,6 +111,10 @@ def serve() -> None:
                 os._exit(1)
         if request["kill_after"] is not None:
             time.sleep(request["kill_after"])
+            if request.get("disk"):
+                os.kill(child, signal.SIGSTOP)
+                os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+                shutil.copyfile(request["disk"], request["copy"])
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         answer = {"exit": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - start}

@@ -14,6 +14,7 @@ import torch
 from monai.data.folder_layout import FolderLayout
 
 from monai_chunked.checks import check_folder
+from monai_chunked.durable import make_folder
 from monai_chunked.outputs.base import Metadata, Output, Result
 
 __all__ = ["FileOutput", "allocate", "check_different", "make_folders", "partial_path"]
@@ -105,7 +106,7 @@ def make_folders(result: Result, paths: Sequence[Path]) -> None:
     for path in paths:
         if path.exists() and not result.overwrite:
             raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
 
 
 def allocate(file: FileIO, size: int) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from nibabel.openers import Opener
 from tqdm import tqdm
 
+from monai_chunked.durable import rename, sync, sync_folder
 from monai_chunked.outputs.files import allocate, partial_path
 from monai_chunked.outputs.spans import Span, SpanLayout
 from monai_chunked.plan import Box
@@ -68,21 +69,24 @@ class NiftiVolume:
         self.partial = path_beside(path, ".partial")
         self.bytes = prod(shape) * dtype.itemsize
         self._file: FileIO | None = None
-        self._durable = False
+        self._recorded = False
 
     def create(self) -> None:
-        """Start afresh; what an earlier run left is gone."""
+        """Start afresh; what an earlier run left is gone. The files have their names and sizes when the power goes."""
         logger.info("writing %s", self.path)
         with self._telling(self.chunks):
             self._file = FileIO(self.chunks, "w+")
             allocate(self._file, self.bytes)
+            os.fsync(self._file.fileno())
         with self._telling(self.partial):
             self.partial.write_bytes(self.header)
+            sync(self.partial)
             self.path.unlink(missing_ok=True)  # nobody must take it for the result of this run
+            sync_folder(self.path.parent)
 
     def resume(self) -> bool:
         """Open what an earlier run left; whether it had begun to finish the file."""
-        self._durable = True
+        self._recorded = True
         if self.chunks.exists():
             moved = self.bytes - self.chunks.stat().st_size
             ends = (span.offset + span.count for span in self.layout.spans())
@@ -116,7 +120,7 @@ class NiftiVolume:
         return chunk
 
     def flush(self) -> None:
-        self._durable = True
+        self._recorded = True
         if self._file is not None:
             with self._telling(self.chunks):
                 os.fsync(self._file.fileno())
@@ -132,7 +136,7 @@ class NiftiVolume:
             if self.compressed:
                 self._compress()
             else:
-                self.partial.replace(self.path)
+                rename(self.partial, self.path)
 
     def finish(self) -> np.ndarray:
         """Complete the file and map its voxels: ``(C, *spatial)``."""
@@ -172,7 +176,7 @@ class NiftiVolume:
     def _put_in_order(self) -> None:
         """Move span after span to the file."""
         assert self._file is not None
-        if self._durable:
+        if self._recorded:  # else nothing goes on with it
             self.flush()
         moved = self.bytes - os.fstat(self._file.fileno()).st_size
         spans = [span for span in self.layout.spans() if span.offset * self.dtype.itemsize >= moved]
@@ -195,6 +199,7 @@ class NiftiVolume:
                 bar.update(voxels.nbytes)
         self.close()
         self.chunks.unlink()
+        sync_folder(self.chunks.parent)  # so that it is gone before the other file has another name
 
     def _ordered(self, span: Span) -> np.ndarray:
         kept = np.empty(span.count, self.dtype)
@@ -227,7 +232,7 @@ class NiftiVolume:
         except BaseException:
             target.unlink(missing_ok=True)
             raise
-        target.replace(self.path)
+        rename(target, self.path)
 
     def _map(self, file: Any) -> np.ndarray:
         channels, *size = self.shape

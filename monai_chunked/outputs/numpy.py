@@ -15,19 +15,19 @@ import itertools
 import logging
 import os
 import re
-import shutil
 import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
 
 from monai_chunked.checks import check_folder
+from monai_chunked.durable import rename, sync_folder
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
 from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
 from monai_chunked.plan import Box
@@ -48,7 +48,8 @@ class NumpyOutput(FileOutput):
     the number that is free. Until it is complete, ``.partial`` is appended.
 
     Args:
-        output_dir: an existing folder. By default a temporary one, removed when the tensor is gone.
+        output_dir: an existing folder. By default the result is in a file without a name in the folder for temporary
+            files, which is gone with the tensor, and with the process whatever ends it.
         output_postfix: appended to the name of the image, with an underscore between.
         separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
         data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
@@ -94,12 +95,13 @@ class NumpyOutput(FileOutput):
     def create(self, result: Result) -> OutputWriter:
         size = prod(result.shape) * result.dtype.itemsize
         self.check(size, result.dtype)
-        if not self.temporary and _is_named(result.metadata[0]):
+        if self.temporary:
+            return _NumpyWriter.create(None, tempfile.TemporaryFile(buffering=0), result)
+        if _is_named(result.metadata[0]):
             path = self._only(result)
             make_folders(result, [path])
             return _NumpyWriter.create(path, FileIO(partial_path(path), "w+"), result)
-        folder = Path(tempfile.mkdtemp(prefix="monai_chunked-") if self.temporary else self.output_dir)
-        return _NumpyWriter.create(*_reserve(folder, result.name), result, self.temporary)
+        return _NumpyWriter.create(*_reserve(Path(self.output_dir), result.name), result)
 
     def resume(self, result: Result) -> OutputWriter:
         path = self._only(result)
@@ -121,34 +123,34 @@ class _NumpyWriter(OutputWriter):
     """Writes to a file that has its header already.
 
     Args:
-        path: of the file when it is complete.
+        path: of the file when it is complete; ``None``: it has no name.
         file: its ``.partial``, or the file if it is complete.
         result: what it is.
-        temporary: whether its folder is removed along with it.
         complete: whether it is.
     """
 
-    def __init__(
-        self, path: Path, file: FileIO, result: Result, temporary: bool = False, complete: bool = False
-    ) -> None:
+    def __init__(self, path: Path | None, file: Any, result: Result, complete: bool = False) -> None:
         self.path = path
+        self.partial = None if path is None else partial_path(path)
         self.file = file
         self.shape = result.shape
         self.dtype = _numpy_dtype(result)
         self.start = len(_header(result))
         self.resumable = result.resumable
-        self.temporary = temporary
         self.complete = complete
 
     @classmethod
-    def create(cls, path: Path, file: FileIO, result: Result, temporary: bool = False) -> _NumpyWriter:
-        """Start the file."""
-        logger.info("writing %s", path)
-        writer = cls(path, file, result, temporary)
+    def create(cls, path: Path | None, file: Any, result: Result) -> _NumpyWriter:
+        """Start the file, which has its name and size when the power goes."""
+        logger.info("writing %s", path or "a file without a name")
+        writer = cls(path, file, result)
         writer.resumable = False
         try:
             writer._put(0, memoryview(_header(result)))
             allocate(file, writer.start + writer._bytes)
+            if path is not None:
+                os.fsync(file.fileno())
+                sync_folder(path.parent)
         except OSError as error:
             writer.abandon()
             raise writer._told(error) from error
@@ -157,10 +159,6 @@ class _NumpyWriter(OutputWriter):
             raise
         writer.resumable = result.resumable
         return writer
-
-    @property
-    def partial(self) -> Path:
-        return partial_path(self.path)
 
     @property
     def _bytes(self) -> int:
@@ -185,28 +183,31 @@ class _NumpyWriter(OutputWriter):
             self.file.seek(offset)
             data = memoryview(array[at]).cast("B")
             if self.file.readinto(data) != len(data):
-                raise OSError(errno.EIO, "it is shorter than it was", str(self.partial))
+                raise OSError(errno.EIO, "it is shorter than it was", self._name)
         return torch.from_numpy(array[0])
 
     def flush(self, last: bool = False) -> None:
-        os.fsync(self.file.fileno())
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise self._told(error) from error
 
     def finish(self) -> torch.Tensor:
+        if self.path is None or self.partial is None:
+            mapped = np.memmap(self.file, self.dtype, "r+", self.start, self.shape)
+            self.file.close()  # the map keeps it
+            return torch.from_numpy(mapped)
+        if not self.complete:
+            self.flush()
         self.file.close()
         if not self.complete:
-            self.partial.replace(self.path)
-        mapped = np.load(self.path, mmap_mode="r+")
-        if self.temporary:
-            weakref.finalize(mapped, _remove, self.path.parent, os.getpid())
-        return torch.from_numpy(mapped)
+            rename(self.partial, self.path)
+        return torch.from_numpy(np.load(self.path, mmap_mode="r+"))
 
     def abandon(self) -> None:
         self.file.close()
-        if self.resumable:
-            return
-        self.partial.unlink(missing_ok=True)
-        if self.temporary:
-            shutil.rmtree(self.path.parent, ignore_errors=True)
+        if self.partial is not None and not self.resumable:
+            self.partial.unlink(missing_ok=True)
 
     def _in_short_runs(self, box: Box) -> bool:
         if not hasattr(os, "posix_fallocate"):
@@ -246,7 +247,12 @@ class _NumpyWriter(OutputWriter):
                 raise self._told(error) from error
 
     def _told(self, error: OSError) -> OSError:
-        return OSError(error.errno, f"{error.strerror}; the whole output is {self._bytes:,} bytes", str(self.partial))
+        return OSError(error.errno, f"{error.strerror}; the whole output is {self._bytes:,} bytes", self._name)
+
+    @property
+    def _name(self) -> str:
+        """Of the file, or of the folder in which it has none."""
+        return str(self.partial or tempfile.gettempdir())
 
 
 def _numpy_dtype(result: Result) -> np.dtype:
@@ -289,8 +295,3 @@ def _reserve(folder: Path, name: str) -> tuple[Path, FileIO]:
         file.close()
         partial_path(path).unlink()
     raise AssertionError("unreachable")
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child holds a copy of the tensor, but the file is not its own
-        shutil.rmtree(folder, ignore_errors=True)

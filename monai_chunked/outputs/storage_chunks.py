@@ -86,7 +86,7 @@ def channels_together(channels: int, chunk_size: Sequence[int], itemsize: int) -
 
 @dataclass
 class _Chunk:
-    """A chunk that was added, and the number of storage chunks with a part of it that are held."""
+    """A chunk that was added, and how much of it is not written: storage chunks with a part of it that are held."""
 
     box: Box
     held: int = 0
@@ -129,7 +129,7 @@ class Collector:
             box: the voxels of the chunk.
             chunk: ``(C, *chunk)``; not needed any more when all regions are written.
         """
-        added = _Chunk(box)
+        added = _Chunk(box, held=1)  # until all of the regions below are written, which may fail
         self._added.append(added)
         touched = [range(s.start // u, ceil(s.stop / u)) for s, u in zip(box, self.unit)]
         whole = [self._whole(d, s, ks) for d, (s, ks) in enumerate(zip(box, touched))]
@@ -142,6 +142,7 @@ class Collector:
             self._hold(position, added, chunk)
             if self._missing[position] == 0:
                 yield from self._release(position)
+        added.held -= 1
         while self.held_bytes > self.limit:
             yield from self._release(next(iter(self._held)))  # the oldest
 
@@ -151,7 +152,7 @@ class Collector:
             yield from self._release(position)
 
     def written(self) -> list[Box]:
-        """The chunks of which nothing is held, each of them once; all regions so far must have been written."""
+        """The chunks of which all is written, each of them once."""
         done = [chunk.box for chunk in self._added if not chunk.held]
         self._added = [chunk for chunk in self._added if chunk.held]
         return done

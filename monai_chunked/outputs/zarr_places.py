@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
+from monai_chunked.durable import make_folder, sync_folder
+from monai_chunked.durable import sync as sync_file
 from monai_chunked.outputs.files import partial_path
 
 __all__ = ["LocalPlace", "Place", "RemotePlace"]
@@ -57,15 +58,15 @@ class DurableStore(LocalStore):
         if not self._unnamed:
             return
         with ThreadPoolExecutor(FLUSHING_THREADS) as threads:
-            list(threads.map(_flush, [self.root / (key + UNFINISHED) for key in self._unnamed]))
+            list(threads.map(sync_file, [self.root / (key + UNFINISHED) for key in self._unnamed]))
         folders: set[Path] = set()
-        for key in self._unnamed:
+        while self._unnamed:
+            key = self._unnamed.pop()
             path = self.root / key
             path.with_name(path.name + UNFINISHED).replace(path)
             folders.update(path.parents[: len(path.relative_to(self.root).parts)])
-        self._unnamed.clear()
         for folder in folders:
-            _flush(folder)
+            sync_folder(folder)
 
     def _write(self, path: Path, data: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,7 @@ class LocalPlace:
     def create(self) -> Store:
         """An empty store."""
         _remove(self.partial)
+        make_folder(self.partial)
         return self.begun()
 
     def begun(self) -> Store:
@@ -115,14 +117,15 @@ class LocalPlace:
             self._store.flush()
 
     def publish(self) -> None:
-        """Give the store its name. Another one that has it is removed."""
+        """Give the store its name, if it has another. The store that had it is removed when that is safe."""
         self.flush()
         old = self.path.with_name(self.path.name + ".old")
-        _remove(old)
-        if self.path.exists():
-            self.path.rename(old)
-        self.partial.rename(self.path)
-        _flush(self.path.parent)
+        if self.is_begun:
+            if self.path.exists():
+                _remove(old)
+                self.path.rename(old)
+            self.partial.rename(self.path)
+            sync_folder(self.path.parent)
         _remove(old)
 
     def abandon(self, keep: bool) -> None:
@@ -190,17 +193,6 @@ class RemotePlace:
 
 
 Place = LocalPlace | RemotePlace
-
-
-def _flush(path: Path) -> None:
-    """Return when the bytes of a file, or the names in a folder, are on disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -106,8 +106,7 @@ class ZarrWriter(OutputWriter):
             with _told(image.place, self.result):
                 image.complete()
         for place in self.places:
-            if place.is_begun:
-                place.publish()
+            place.publish()
         return self.load(self.result, self.places)
 
     def abandon(self) -> None:
