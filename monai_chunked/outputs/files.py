@@ -16,20 +16,20 @@ from monai.data.folder_layout import FolderLayout
 from monai_chunked.checks import check_folder
 from monai_chunked.outputs.base import Metadata, Output, Result
 
-__all__ = ["FileOutput", "allocate", "check_different", "make_folders", "partial_path"]
+__all__ = ["FileOutput", "allocate", "check_different", "make_folder", "make_folders", "partial_path"]
 
 
 class FileOutput(Output):
     """Names files as MONAI's ``SaveImage`` does.
 
     Args:
-        output_dir: an existing folder.
+        output_dir: the folder, which is created if it is missing.
         output_postfix: appended to the name of the image, with an underscore between.
         separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
         data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, PermissionError: when ``output_dir`` is not a folder for files.
+        NotADirectoryError, PermissionError: when ``output_dir`` is not, or cannot become, a folder for files.
         FileExistsError: when a result exists and may not be replaced, or two images would have the same file.
         OSError: when its disk has less free space than the results need.
     """
@@ -105,7 +105,12 @@ def make_folders(result: Result, paths: Sequence[Path]) -> None:
     for path in paths:
         if path.exists() and not result.overwrite:
             raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """A folder for results and its parents, if they are missing, as ``SaveImage`` makes them."""
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def allocate(file: FileIO, size: int) -> None:

@@ -29,7 +29,7 @@ from numpy.lib import format as npy
 
 from monai_chunked.checks import check_folder
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
+from monai_chunked.outputs.files import FileOutput, allocate, make_folder, make_folders, partial_path
 from monai_chunked.plan import Box
 
 __all__ = ["NumpyOutput"]
@@ -48,15 +48,15 @@ class NumpyOutput(FileOutput):
     the number that is free. Until it is complete, ``.partial`` is appended.
 
     Args:
-        output_dir: an existing folder. By default a temporary one, removed when the tensor is gone.
+        output_dir: the folder, which is created if it is missing. By default a temporary one, removed when the tensor
+            is gone.
         output_postfix: appended to the name of the image, with an underscore between.
         separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
         data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
 
     Raises:
         TypeError: when the result is of ``torch.bfloat16``, which a ``.npy`` file cannot hold.
-        FileNotFoundError: when ``output_dir`` does not exist.
-        NotADirectoryError: when it is something else than a folder.
+        NotADirectoryError: when ``output_dir`` is something else than a folder.
         PermissionError: when it cannot be written to.
         FileExistsError: when a result exists and may not be replaced.
         OSError: when its disk has less free space than the output needs.
@@ -99,6 +99,7 @@ class NumpyOutput(FileOutput):
             make_folders(result, [path])
             return _NumpyWriter.create(path, FileIO(partial_path(path), "w+"), result)
         folder = Path(tempfile.mkdtemp(prefix="monai_chunked-") if self.temporary else self.output_dir)
+        make_folder(folder)
         return _NumpyWriter.create(*_reserve(folder, result.name), result, self.temporary)
 
     def resume(self, result: Result) -> OutputWriter:
