@@ -157,7 +157,7 @@ def _check(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
         named = kwargs.get("mode", INTERPOLATION[func])
         if isinstance(args[0] if args else kwargs.get("input"), Labels) and "nearest" not in str(named):
             warnings.warn(
-                f"labels are interpolated with mode {named!r}, which makes values between classes that are not there. "
+                f"labels are interpolated with mode={named}, which makes values between classes that are not there. "
                 f"Set nearest_interp to true in Invertd (mode='nearest' elsewhere); that gives labels that were "
                 f"inverted, another answer than MONAI's, which inverts scores and takes labels then.",
                 UserWarning,
