@@ -15,6 +15,12 @@ import numpy as np
 import torch
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, ensure_tuple_rep, fall_back_tuple
 
+from monai_chunked.voxelwise import check_voxelwise
+
+OUTPUTS = ("auto", "device", "cpu", "disk")
+FILE_OUTPUTS = {".nii.gz": "NiftiOutput", ".nii": "NiftiOutput", ".zarr": "ZarrOutput", ".npy": "NumpyOutput"}
+"""What writes files with these endings."""
+
 
 def check_inputs(inputs: Any, name: str = "inputs") -> None:
     """A tensor or array ``(B, C, *spatial)`` of real numbers with at least one of everything."""
@@ -27,7 +33,7 @@ def check_inputs(inputs: Any, name: str = "inputs") -> None:
     if len(shape) < 3 or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape):
         raise ValueError(
             f"{name} must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
-            f"got {tuple(shape)}"
+            f"got {tuple(shape)}{'; an image without batch and channel is inputs[None, None]' * (len(shape) == 2)}"
         )
     if isinstance(inputs, torch.Tensor):
         is_complex, is_real = inputs.is_complex(), True
@@ -45,10 +51,15 @@ def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
     dims = len(shape) - 2
     given = ensure_tuple(roi_size)
     if len(given) != dims and np.ndim(roi_size) > 0:
+        missing = {
+            1: "If the batch dimension is missing, pass inputs[None]. ",
+            2: "If the dimensions of batch and channel are missing, pass inputs[None, None]. ",
+        }
         raise ValueError(
             f"roi_size={roi_size} has {len(given)} dimension(s) but inputs of shape {tuple(shape)} have {dims} "
-            f"spatial dimension(s) behind batch and channel. Data with the channel last must be brought to "
-            f"(B, C, *spatial) first, with monai.transforms.EnsureChannelFirst or EnsureChannelFirstd."
+            f"spatial dimension(s) behind batch and channel. {missing.get(len(given) - dims, '')}Data with the channel "
+            f"last must be brought to (B, C, *spatial) first, with monai.transforms.EnsureChannelFirst or "
+            f"EnsureChannelFirstd."
         )
     try:
         return tuple(operator.index(r) for r in fall_back_tuple(roi_size, shape[2:]))
@@ -84,7 +95,33 @@ def check_padding_mode(padding_mode: Any) -> str:
 
 
 def check_output(output: Any) -> str:
-    return _choice("output", output, ("auto", "device", "cpu", "disk"))
+    """One of the names of outputs. What was meant by anything else is said where it can be guessed."""
+    if isinstance(output, type):
+        folder = '"folder"' if output.__name__ in FILE_OUTPUTS.values() else "..."
+        raise TypeError(f"output={output.__name__} is a class; give an object, {output.__name__}({folder})")
+    ending = next((ending for ending in FILE_OUTPUTS if str(output).rstrip("/").endswith(ending)), None)
+    if ending is not None:
+        options = f', output_ext="{ending}"' if ending.startswith(".nii") else ""
+        raise ValueError(
+            f"output={output!r} is the name of a file, but files are named after their image, in a folder that you "
+            f'name: output={FILE_OUTPUTS[ending]}("folder"{options})'
+        )
+    return _choice("output", output, OUTPUTS, ', or an output object, such as NiftiOutput("folder")')
+
+
+def check_output_dir(output_dir: Any, output: Any) -> None:
+    """Refused where no file would be written to it.
+
+    Args:
+        output_dir: its value.
+        output: a name, or the class of an output object.
+    """
+    if output_dir is not None and output not in ("auto", "disk"):
+        own = f"{output!r} writes no file" if isinstance(output, str) else f"{output.__name__}(...) has its own folder"
+        raise ValueError(
+            f"output_dir={str(output_dir)!r} is the folder of output='disk' and output='auto', but output={own}; "
+            f"change output, or remove output_dir"
+        )
 
 
 def check_overwrite(overwrite: Any) -> None:
@@ -117,7 +154,10 @@ def check_condition(condition: Any, inputs: Any) -> None:
 
 
 def check_folder(name: str, path: Any, needed: int) -> None:
-    """It exists, can be written to, and its disk has room; ``None`` is the folder for temporary files.
+    """It can be written to, and its disk has room; ``None`` is the folder for temporary files.
+
+    A folder for scratch must exist. One for results need not: it is created when something is written to it, so what
+    counts until then is the first of its parents that exists.
 
     Args:
         name: of the parameter.
@@ -128,6 +168,8 @@ def check_folder(name: str, path: Any, needed: int) -> None:
         folder = Path(tempfile.gettempdir() if path is None else path)
     except TypeError:
         raise TypeError(f"{name}={path!r} must be a path") from None
+    if name == "output_dir":
+        folder = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not folder.exists():
         raise FileNotFoundError(errno.ENOENT, f"{name} does not exist; create it first", str(folder))
     if not folder.is_dir():
@@ -148,6 +190,7 @@ def check_preprocessing(preprocessing: Any) -> None:
         raise TypeError(
             f"preprocessing={preprocessing!r} must be a callable that maps (C, *window) to (C', *window), or None"
         )
+    check_voxelwise("preprocessing", preprocessing)
 
 
 def check_postprocessing(postprocessing: Any) -> None:
@@ -161,12 +204,13 @@ def check_postprocessing(postprocessing: Any) -> None:
             raise ValueError(
                 f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
             )
+        check_voxelwise("postprocessing", part)
 
 
-def _choice(name: str, value: Any, accepted: Sequence[str]) -> str:
+def _choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:
     text = str(getattr(value, "value", value))
     if text not in accepted:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}")
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}{other}")
     return text
 
 

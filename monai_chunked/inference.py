@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from monai_chunked import checks
 from monai_chunked.inputs import device_of, dtype_of, image_of, template_of
+from monai_chunked.labels import mark_labels
 from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
 from monai_chunked.plan import Window, window_grid
+from monai_chunked.postprocessing import match_postprocessing
 from monai_chunked.predictions import BoundNetwork, Predictor, importance_map, pack
 from monai_chunked.recovery import recovering
 from monai_chunked.stitching import Stitcher
@@ -211,7 +213,8 @@ def chunked_sliding_window_inference(
                 )
                 with tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress) as bar:
                     results = _run(windows.batches(inputs.shape[0], sw_batch_size), predict, stitcher, bar)
-    return pack(stitcher.keys, _with_metadata(results, inputs))
+    each = match_postprocessing(postprocessing, stitcher.keys, len(results))
+    return pack(stitcher.keys, mark_labels(_with_metadata(results, inputs), each))
 
 
 def _run(batches: Iterable[Sequence[Window]], predict: Predictor, stitcher: Stitcher, bar: tqdm) -> list[Any]:
@@ -259,9 +262,10 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 def _output(output: str | Output, device: torch.device, output_dir: str | os.PathLike[str] | None) -> Output:
+    name = "" if isinstance(output, Output) else checks.check_output(output)
+    checks.check_output_dir(output_dir, name or type(output))
     if isinstance(output, Output):
         return output
-    name = checks.check_output(output)
     if name == "disk":
         return NumpyOutput(output_dir)
     if name == "auto":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
@@ -17,6 +17,9 @@ from monai_chunked.inference import chunked_sliding_window_inference
 from monai_chunked.outputs import Output
 from monai_chunked.predictions import BoundNetwork
 
+if TYPE_CHECKING:
+    import zarr
+
 __all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer"]
 
 
@@ -26,12 +29,59 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
     One object serves any number of calls, also at the same time from several threads.
 
+    The first 15 parameters are those of MONAI, the others can only be given by name. ``B`` is the number of images,
+    ``C`` of channels, ``*spatial`` one to four sizes in voxels. Sizes of memory are in bytes, as a number or as in
+    ``"512MB"`` (10 ** 6) or ``"2GiB"`` (2 ** 30).
+
     Args:
-        roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
-            cache_roi_weight_map, cpu_thresh, with_coord: as in ``monai.inferers.SlidingWindowInferer``.
-        buffer_steps, buffer_dim, chunk_size, preprocessing, postprocessing, output, output_dir, device_memory,
-            cpu_memory, scratch_dir, overwrite, network_id, run_id: as in
-            :py:func:`chunked_sliding_window_inference`.
+        roi_size: spatial size of a window in voxels, one number or one for each dimension; where it is 0, negative or
+            ``None``, the size of the image. Smaller images are padded.
+        sw_batch_size: how many windows the network gets at a time.
+        overlap: of neighbouring windows, as a part of ``roi_size``, at least 0 and less than 1; one number or one for
+            each dimension.
+        mode: weights for blending windows: ``"constant"``, or ``"gaussian"``, less towards their borders.
+        sigma_scale: standard deviation of the gaussian weights, as a part of ``roi_size``; one number or one for each
+            dimension.
+        padding_mode: how images that are smaller than a window are padded: ``"constant"``, ``"reflect"``,
+            ``"replicate"`` or ``"circular"``.
+        cval: the value for ``"constant"`` padding.
+        sw_device: where the network runs and open chunks are; by default the device of the input.
+        device: where the result is if it is in memory; by default the device of the input.
+        progress: show a bar with windows, finished chunks and the bytes of open ones.
+        cache_roi_weight_map: compute the weights of a window once, when the inferer is made; ``roi_size`` must be
+            positive then.
+        cpu_thresh: results with more voxels than this are in CPU memory, if ``device`` is ``None``.
+        buffer_steps: if positive, windows advance along ``buffer_dim`` last, and a chunk is so many scan steps long in
+            it. Takes less memory where ``plan`` says so; adds up in another order than MONAI.
+        buffer_dim: a spatial dimension, from 0 or, counted from the last, from -1.
+        with_coord: hand the network the slices of each window as second argument.
+        chunk_size: spatial size of a chunk in voxels of the result, one number or one for each dimension. By default
+            chunks end where windows start or end, which takes the least work.
+        preprocessing: applied to the data of each window, ``(C, *window)`` to ``(C', *window)``, before padding and
+            the network. It promises to treat each voxel by itself, as ``ScaleIntensityRange`` does: never to look at
+            other voxels, at where a voxel is, or at random numbers. MONAI's array transforms that do not are refused;
+            any other callable is taken at its word.
+        postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
+            one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
+            ``preprocessing``; for networks with several outputs one for all, or a tuple or dict to match. ``None``:
+            scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
+            softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
+        output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
+            tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
+            :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.
+        output_dir: the folder for ``"disk"``, and for ``"auto"`` when it comes to that; created if it is missing. By
+            default a temporary one, removed when the tensor is gone. Refused with any other output.
+        device_memory: the most that open chunks may take on ``sw_device`` if it is an accelerator, in bytes. By default
+            what is free there after the first batch. Those that do not fit are kept in CPU memory.
+        cpu_memory: the most that open chunks may take in CPU memory, in bytes. By default what is available. Those that
+            do not fit are kept in a scratch file.
+        scratch_dir: the folder of the scratch file, which must exist; by default the one for temporary files.
+        overwrite: whether a result on disk that exists already may be replaced. If not, a run that was interrupted goes
+            on, and one that is finished returns its result, unless something that it depends on has changed.
+            ``"changed"``: it is replaced if something has.
+        network_id: the user's name for the network, which vouches for all of it but its weights; needed for runs that
+            can be resumed where the network has no ``state_dict``, or cannot be described.
+        run_id: the user's name for all that cannot be described, of functions, the network and the input.
 
     Raises:
         ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
@@ -101,13 +151,37 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.network_id = network_id
         self.run_id = run_id
 
+    @overload
+    def __call__(
+        self, inputs: Any, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor: ...
+
+    @overload
+    def __call__(
+        self, inputs: Any, network: Callable[..., dict[Any, torch.Tensor]], *args: Any, **kwargs: Any
+    ) -> dict[Any, torch.Tensor]: ...
+
+    @overload
+    def __call__(
+        self, inputs: Any, network: Callable[..., Sequence[torch.Tensor]], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, ...]: ...
+
+    @overload
     def __call__(
         self,
         inputs: Any,
         network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
         *args: Any,
         **kwargs: Any,
-    ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
+    ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]: ...
+
+    def __call__(
+        self,
+        inputs: Any,
+        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor | zarr.Array | list[torch.Tensor] | list[zarr.Array] | tuple[Any, ...] | dict[Any, Any]:
         """
         Args:
             inputs: ``(B, C, *spatial)``, a tensor or an array, see :py:func:`chunked_sliding_window_inference`.
@@ -121,7 +195,10 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             ValueError, TypeError, OSError: see :py:func:`chunked_sliding_window_inference`.
 
         Returns:
-            ``(B, C', *spatial)`` for each output of the network, in the structure that it returns.
+            For each output of the network, in a tuple or dict where it returns several: a tensor
+            ``(B, C', *spatial)``. With an :py:class:`Output` it is what that one returns, for ``ZarrOutput`` a
+            ``zarr.Array`` and for several images a list with one for each. Type checkers are told of tensors, as they
+            do not see the output; ``typing.cast`` tells them of anything else.
         """
         return self._infer(inputs, network, self.roi_size, self.roi_weight_map, args, kwargs)
 
@@ -153,7 +230,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         args: Sequence[Any],
         kwargs: dict[str, Any],
         call: Callable[..., Any] | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
+    ) -> Any:
         device = kwargs.pop("device", self.device)
         buffer_steps = kwargs.pop("buffer_steps", self.buffer_steps)
         buffer_dim = kwargs.pop("buffer_dim", self.buffer_dim)
@@ -227,7 +304,7 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
         network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
         *args: Any,
         **kwargs: Any,
-    ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
+    ) -> Any:
         """
         Args:
             inputs: ``(B, C, H, W, D)``.

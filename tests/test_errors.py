@@ -150,15 +150,15 @@ REFUSED = {
         ValueError,
         ["condition", "(2, 1, 12, 12, 12)", "(1, 1, 12, 12, 12)"],
     ),
-    "output_dir that is missing": (
-        {"output": "disk", "output_dir": "/nowhere/at all"},
-        FileNotFoundError,
-        ["output_dir", "'/nowhere/at all'", "does not exist"],
+    "output_dir that cannot be created": (
+        {"output": "disk", "output_dir": f"{__file__}/results/of today"},
+        NotADirectoryError,
+        ["output_dir", __file__, "not a folder"],
     ),
-    "output_dir that is missing, in case of need": (
-        {"output": "auto", "output_dir": "/nowhere/at all"},
-        FileNotFoundError,
-        ["output_dir", "'/nowhere/at all'", "does not exist"],
+    "output_dir that cannot be created, in case of need": (
+        {"output": "auto", "output_dir": f"{__file__}/results"},
+        NotADirectoryError,
+        ["output_dir", __file__, "not a folder"],
     ),
     "output_dir that is a file": (
         {"output": "disk", "output_dir": __file__},

@@ -223,7 +223,8 @@ def test_labels_of_300_classes_are_uint16_everywhere(output: str, tmp_path: Path
         return -(windows * 300 - k).abs()
 
     inputs = volume(6, 6, 8)
-    labels = infer(inputs, classes, postprocessing="argmax", output=output, output_dir=tmp_path)
+    where = {"output_dir": tmp_path} if output == "disk" else {}
+    labels = infer(inputs, classes, postprocessing="argmax", output=output, **where)
     reference = monai(inputs, classes).argmax(1, keepdim=True)
     assert labels.dtype == torch.uint16
     assert reference.max() > 255

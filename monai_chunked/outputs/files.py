@@ -24,13 +24,13 @@ class FileOutput(Output):
     """Names files as MONAI's ``SaveImage`` does.
 
     Args:
-        output_dir: an existing folder.
+        output_dir: the folder, which is created if it is missing.
         output_postfix: appended to the name of the image, with an underscore between.
         separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
         data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, PermissionError: when ``output_dir`` is not a folder for files.
+        NotADirectoryError, PermissionError: when ``output_dir`` is not, or cannot become, a folder for files.
         FileExistsError: when a result exists and may not be replaced, or two images would have the same file.
         OSError: when its disk has less free space than the results need.
     """

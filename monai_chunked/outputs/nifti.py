@@ -36,7 +36,7 @@ class NiftiOutput(FileOutput):
     uncompressed voxels are mapped, in a file without a name in the same folder, which is gone with the tensor.
 
     Args:
-        output_dir: an existing folder.
+        output_dir: the folder, which is created if it is missing.
         output_postfix: appended to the name of the image, with an underscore between.
         output_ext: ``".nii"`` or ``".nii.gz"``.
         separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
@@ -45,7 +45,7 @@ class NiftiOutput(FileOutput):
     Raises:
         ValueError: when ``output_ext`` is another.
         TypeError: when NIfTI cannot hold the dtype of the result, such as float16 or bfloat16.
-        FileNotFoundError, NotADirectoryError, PermissionError, FileExistsError, OSError: as :py:class:`FileOutput`.
+        NotADirectoryError, PermissionError, FileExistsError, OSError: as :py:class:`FileOutput`.
 
     Example::
 

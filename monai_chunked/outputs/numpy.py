@@ -27,7 +27,7 @@ import torch
 from numpy.lib import format as npy
 
 from monai_chunked.checks import check_folder
-from monai_chunked.durable import rename, sync_folder
+from monai_chunked.durable import make_folder, rename, sync_folder
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
 from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
 from monai_chunked.plan import Box
@@ -48,16 +48,15 @@ class NumpyOutput(FileOutput):
     the number that is free. Until it is complete, ``.partial`` is appended.
 
     Args:
-        output_dir: an existing folder. By default the result is in a file without a name in the folder for temporary
-            files, which is gone with the tensor, and with the process whatever ends it.
+        output_dir: the folder, which is created if it is missing. By default the result is in a file without a name in
+            the folder for temporary files, which is gone with the tensor, and with the process whatever ends it.
         output_postfix: appended to the name of the image, with an underscore between.
         separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
         data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
 
     Raises:
         TypeError: when the result is of ``torch.bfloat16``, which a ``.npy`` file cannot hold.
-        FileNotFoundError: when ``output_dir`` does not exist.
-        NotADirectoryError: when it is something else than a folder.
+        NotADirectoryError: when ``output_dir`` is something else than a folder.
         PermissionError: when it cannot be written to.
         FileExistsError: when a result exists and may not be replaced.
         OSError: when its disk has less free space than the output needs.
@@ -101,7 +100,9 @@ class NumpyOutput(FileOutput):
             path = self._only(result)
             make_folders(result, [path])
             return _NumpyWriter.create(path, FileIO(partial_path(path), "w+"), result)
-        return _NumpyWriter.create(*_reserve(Path(self.output_dir), result.name), result)
+        folder = Path(self.output_dir)
+        make_folder(folder)
+        return _NumpyWriter.create(*_reserve(folder, result.name), result)
 
     def resume(self, result: Result) -> OutputWriter:
         path = self._only(result)

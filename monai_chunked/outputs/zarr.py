@@ -60,7 +60,7 @@ class ZarrOutput(FileOutput):
     chunks, so that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
 
     Args:
-        output_dir: an existing folder, or a URL.
+        output_dir: the folder, which is created if it is missing, or a URL.
         output_postfix, separate_folder, data_root_dir: as in MONAI's ``SaveImage``.
         label: whether voxels are labels. ``None``: they are if the result has one channel of integers.
         levels: of resolution; each has half the one before it, in every dimension. Labels and integers keep the first
