@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+from monai.data.meta_tensor import MetaTensor
 from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
 
 from monai_chunked.outputs import ngff
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
+from monai_chunked.outputs.images import Images, StoredTensor
 from monai_chunked.outputs.storage_chunks import Collector, Region
 from monai_chunked.outputs.zarr import Layout
 from monai_chunked.outputs.zarr_places import Place
@@ -79,7 +81,8 @@ class ZarrWriter(OutputWriter):
     def load(cls, result: Result, places: Sequence[Place]) -> Any:
         """What :py:meth:`finish` returned."""
         arrays = [_level(_open(place.published(), place, result), 0) for place in places]
-        return arrays[0] if len(arrays) == 1 else arrays
+        images = [ZarrImage(array.async_array) for array in arrays]
+        return images[0] if len(images) == 1 else ZarrImages(images)
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         with _told(self.places[image], self.result):
@@ -113,6 +116,49 @@ class ZarrWriter(OutputWriter):
     def abandon(self) -> None:
         for place in self.places:
             place.abandon(self.result.resumable)
+
+
+class ZarrImage(zarr.Array):
+    """Level 0 of a store, ``(C, *spatial)``: a ``zarr.Array`` that MONAI's engines take for a batch of one image.
+
+    They get a :py:class:`StoredTensor`. To iterate is to go through that batch, as ``decollate_batch`` does.
+    """
+
+    template: MetaTensor | None = None
+
+    def with_metadata(self, templates: Sequence[MetaTensor]) -> ZarrImage:
+        """With the metadata of the first of these in engines."""
+        self.template = templates[0]
+        return self
+
+    def tensor(self) -> StoredTensor:
+        """``(C, *spatial)``, not read yet."""
+        return StoredTensor(self, self.template)
+
+    def __iter__(self) -> Iterator[_Only]:
+        yield _Only(self)
+
+
+class _Only:
+    """The image of a batch of one, for ``decollate_batch``, see :py:mod:`.images`."""
+
+    ndim = 0
+
+    def __init__(self, image: ZarrImage) -> None:
+        self.image = image
+
+    def item(self) -> StoredTensor:
+        return self.image.tensor()
+
+
+class ZarrImages(Images):
+    """Of a batch of several images."""
+
+    def item(self) -> list[Any]:
+        return [image.tensor() for image in self]
+
+    def with_metadata(self, templates: Sequence[MetaTensor]) -> ZarrImages:
+        return ZarrImages(image.with_metadata([each]) for image, each in zip(self, templates))
 
 
 class _Image:
