@@ -118,7 +118,8 @@ def _files_of(inputs: Any) -> Iterator[Path]:
         if root.is_file():
             yield root
         elif root.is_dir():  # of a Zarr store
-            yield from sorted(path for path in root.rglob("*") if path.is_file())
+            files = (path for path in root.rglob("*") if path.is_file())
+            yield from sorted(path for path in files if path.relative_to(root).parts[0] != "labels")  # results, perhaps
 
 
 def _samples(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
