@@ -108,7 +108,7 @@ class ChunkPlan:
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            raise ImportError("drawing a plan needs matplotlib: pip install 'monai-chunked[demo]'") from None
+            raise ImportError("drawing a plan needs matplotlib: pip install matplotlib") from None
 
         unit = 2**30
         figure = Figure(figsize=(9, 4.5), layout="constrained")

@@ -21,7 +21,7 @@ from monai.utils import BlendMode, PytorchPadMode, convert_to_dst_type
 from tqdm import tqdm
 
 from monai_chunked import checks
-from monai_chunked.inputs import device_of, dtype_of, image_of, template_of
+from monai_chunked.inputs import device_of, dtype_of, image_of, template_of, templates_of
 from monai_chunked.labels import mark_labels
 from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
@@ -284,7 +284,11 @@ def _result_dtype(inputs: Any) -> torch.dtype:
 def _with_metadata(results: Sequence[torch.Tensor], inputs: Any) -> list[torch.Tensor]:
     """MetaTensors where the input has metadata. As in MONAI only a single result takes it over."""
     metadata = template_of(inputs)
-    if metadata is None or not all(isinstance(result, torch.Tensor) for result in results):
+    if metadata is None:
+        return list(results)
+    if len(results) == 1 and hasattr(results[0], "with_metadata"):  # what is in several files, or in a store
+        return [results[0].with_metadata(templates_of(inputs))]
+    if not all(isinstance(result, torch.Tensor) for result in results):
         return list(results)
     if len(results) > 1:
         return [MetaTensor(result) for result in results]

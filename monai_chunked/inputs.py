@@ -22,7 +22,17 @@ from monai.utils import convert_data_type
 from monai_chunked.kept_rows import KeptRows, RowsPlan, inside, plan_rows, read_array
 from monai_chunked.plan import Box, Window, WindowGrid, padding
 
-__all__ = ["Image", "device_of", "dtype_of", "image_of", "metadata_of", "read_windows", "rows_of", "template_of"]
+__all__ = [
+    "Image",
+    "device_of",
+    "dtype_of",
+    "image_of",
+    "metadata_of",
+    "read_windows",
+    "rows_of",
+    "template_of",
+    "templates_of",
+]
 
 ALIGNMENT = 64
 """Bytes (of addresses) and elements (of strides) to which the layout of a copy repeats that of the original."""
@@ -269,6 +279,13 @@ def template_of(inputs: Any) -> MetaTensor | None:
         return None
     tensors = [MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in each]
     return tensors[0] if len(tensors) == 1 else collate_meta_tensor_fn(tensors)
+
+
+def templates_of(inputs: Any) -> list[MetaTensor]:
+    """As :py:func:`template_of`, but one for each image."""
+    if isinstance(inputs, MetaTensor):
+        return [MetaTensor([]).copy_meta_from(image, copy_attr=False) for image in inputs[:, :1]]
+    return [MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in metadata_of(inputs)]
 
 
 def pad(tensor: torch.Tensor, roi_size: Sequence[int], padding_mode: str, cval: float) -> torch.Tensor:

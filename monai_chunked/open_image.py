@@ -19,10 +19,9 @@ from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, optional_import
 from nibabel.volumeutils import apply_read_scaling
 
-__all__ = ["ImageArray", "open_image"]
+from monai_chunked.outputs.ngff import MILLIMETERS
 
-MILLIMETERS = {"nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0, "centimeter": 10.0, "meter": 1e3}
-"""Length of the units that OME-Zarr names; MONAI's affines are in millimeters."""
+__all__ = ["ImageArray", "open_image"]
 
 
 class ImageArray:
@@ -35,6 +34,7 @@ class ImageArray:
         meta: as ``MetaTensor.meta``, one for each image of a batch.
         chunks: for each dimension of the source, the length of its storage chunks; ``None``: it has none.
         scaled: whether the source gives other numbers than its ``dtype`` says.
+        time: dimension of the source and the index in it, for one point of a time series.
 
     Attributes:
         shape: ``(B, C, *spatial)``.
@@ -50,12 +50,14 @@ class ImageArray:
         meta: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         chunks: Sequence[int] | None = None,
         scaled: bool = False,
+        time: tuple[int, int] | None = None,
     ) -> None:
         dtype = np.dtype(source.dtype)
         if dtype.kind not in "biuf":
             raise TypeError(f"the image must hold integers or floats, got dtype {dtype}")
         self.source = source
         self.axes = tuple(axes)
+        self.time = time
         self.meta = meta
         self.shape = tuple(1 if a is None else int(source.shape[a]) for a in axes)
         self.dtype = np.dtype(np.float32) if scaled or dtype.kind == "f" else dtype
@@ -90,6 +92,8 @@ class ImageArray:
 
     def _read(self, index: tuple[slice, ...]) -> np.ndarray:
         of_source = [slice(0, 1)] * len(self.source.shape)
+        if self.time is not None:
+            of_source[self.time[0]] = slice(self.time[1], self.time[1] + 1)
         for axis, part in zip(self.axes, index):
             if axis is not None:
                 of_source[axis] = part
@@ -104,7 +108,9 @@ class ImageArray:
         return data.astype(self.dtype, copy=False)
 
 
-def open_image(path: str | os.PathLike[str], axes: str | None = None, level: int = 0) -> ImageArray:
+def open_image(
+    path: str | os.PathLike[str], axes: str | None = None, level: int = 0, time: int | None = None
+) -> ImageArray:
     """Open an image without reading it, as an input for :py:func:`chunked_sliding_window_inference`.
 
     Its voxels are those of MONAI's ``LoadImage`` with ``EnsureChannelFirst``, and so is its metadata, which outputs
@@ -116,31 +122,44 @@ def open_image(path: str | os.PathLike[str], axes: str | None = None, level: int
         path: ``.nii``, ``.nii.gz`` or ``.npy``; anything else is a Zarr array, or a group with an OME-Zarr image
             (0.4 or 0.5), on disk or at a URL.
         axes: what the dimensions of a ``.npy`` or a Zarr array are, for instance ``"czyx"``: letters out of ``t``
-            (becomes the batch), ``c`` (the channel) and ``x``, ``y``, ``z``, which come in this order in the image.
-            By default as its metadata says, and for a ``.npy`` of up to three dimensions ``"xyz"``.
+            (time points, which become the batch), ``c`` (the channel) and ``x``, ``y``, ``z``, which come in this order
+            in the image. By default as its metadata says, and for a ``.npy`` of up to three dimensions ``"xyz"``.
         level: of the resolution pyramid of an OME-Zarr image, 0 for the finest.
+        time: one point of a time series, from 0 on; ``None``: all of them, as a batch. Outputs write a result for each
+            point, with ``_t000``, ``_t001``, ... behind its name.
 
     Raises:
         FileNotFoundError: when there is nothing at ``path``.
         ImportError: when a package that the format needs is missing.
-        ValueError: when ``axes`` or ``level`` do not fit, or the metadata say too little.
+        ValueError: when ``axes``, ``level`` or ``time`` do not fit, or the metadata say too little.
         TypeError: when the image holds something else than integers or floats.
 
     Example::
 
         labels = inferer(open_image("brain.nii.gz"), network)  # (1, 1, *spatial), with the affine of the file
+
+    for time in range(len(open_image("movie.ome.zarr"))):  # one after the other, which can be resumed one by one
+        inferer(open_image("movie.ome.zarr", time=time), network)
     """
     text = os.fspath(path)
-    if "://" not in text and not Path(text).exists():
-        raise FileNotFoundError(errno.ENOENT, "there is no image", text)
-    name = text.rstrip("/").lower()
+    if "://" not in text:
+        if not Path(text).exists():
+            raise FileNotFoundError(errno.ENOENT, "there is no image", text)
+        if Path(text).name in ("", ".."):  # of ".", which has a name nevertheless
+            text = os.path.abspath(text)
+    text = text.rstrip("/") or text
+    name = text.lower()
     if name.endswith((".nii", ".nii.gz")):
+        if time is not None:
+            raise ValueError(
+                f"time={time} is for time series in OME-Zarr, Zarr and .npy; the 4th dimension of {text} is c"
+            )
         return _open_nifti(text)
     if name.endswith(".npy"):
         array = np.load(text, mmap_mode="r")
         default = "xyz"[: array.ndim] if array.ndim <= 3 else None
-        return _arrange(array, axes or default, text, np.eye(4))
-    return _open_zarr(text, axes, level)
+        return _arrange(array, axes or default, text, np.eye(4), _axes_of(axes) if axes else {}, time)
+    return _open_zarr(text, axes, level, time)
 
 
 class _Scaled:
@@ -214,7 +233,7 @@ class _Header(NibabelReader):
 def _open_nifti(path: str) -> ImageArray:
     compressed = path.lower().endswith(".gz")
     if compressed and not optional_import("indexed_gzip")[1]:
-        raise ImportError("reading .nii.gz piece by piece needs indexed_gzip: pip install 'monai-chunked[lazy]'")
+        raise ImportError("reading .nii.gz piece by piece needs indexed_gzip: pip install indexed_gzip")
     reader = _Header(squeeze_non_spatial_dims=True)
     image: Any = reader.read(path)
     shown, header = reader.get_data(image)
@@ -237,8 +256,16 @@ def _open_nifti(path: str) -> ImageArray:
     return ImageArray(_Scaled(mapped, proxy.slope, proxy.inter) if scaled else mapped, axes, meta, scaled=scaled)
 
 
-def _arrange(array: Any, axes: str | None, path: str, affine: np.ndarray) -> ImageArray:
-    """An array with named dimensions."""
+def _axes_of(names: str, units: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Metadata for outputs that write axes in the order of the input."""
+    spatial = [letter for letter in names if letter in "xyz"]
+    return {"axes": tuple(spatial), "axis_units": tuple((units or {}).get(letter, "") for letter in spatial)}
+
+
+def _arrange(
+    array: Any, axes: str | None, path: str, affine: np.ndarray, known: Mapping[str, Any], time: int | None
+) -> ImageArray:
+    """An array with named dimensions, and what is known of it besides."""
     shape = tuple(array.shape)
     if axes is None:
         raise ValueError(f"axes must say what the dimensions of {path} of shape {shape} are, for instance 'czyx'")
@@ -261,16 +288,25 @@ def _arrange(array: Any, axes: str | None, path: str, affine: np.ndarray) -> Ima
         MetaKeys.SPATIAL_SHAPE: np.array([shape[axes.index(letter)] for letter in spatial]),
         MetaKeys.ORIGINAL_CHANNEL_DIM: axes.index("c") if "c" in axes else float("nan"),
         ImageMetaKey.FILENAME_OR_OBJ: path,
+        **known,
     }
-    images = shape[axes.index("t")] if "t" in axes else 1
-    return ImageArray(array, order, [dict(meta) for _ in range(images)], getattr(array, "chunks", None))
+    chunks = getattr(array, "chunks", None)
+    points = shape[axes.index("t")] if "t" in axes else 1
+    if time is not None and not 0 <= time < points:
+        raise ValueError(f"time={time} must be at least 0 and less than {points}, the time points of {path}")
+    digits = max(3, len(str(points - 1)))
+    names = [{ImageMetaKey.PATCH_INDEX: f"t{point:0{digits}}"} if points > 1 else {} for point in range(points)]
+    if time is None or "t" not in axes:
+        return ImageArray(array, order, [{**meta, **name} for name in names], chunks)
+    meta.update(names[time])
+    return ImageArray(array, (None, *order[1:]), [meta], chunks, time=(axes.index("t"), time))
 
 
-def _open_zarr(path: str, axes: str | None, level: int) -> ImageArray:
+def _open_zarr(path: str, axes: str | None, level: int, time: int | None) -> ImageArray:
     try:
         import zarr
     except ImportError:
-        raise ImportError("reading Zarr needs zarr: pip install 'monai-chunked[lazy]'") from None
+        raise ImportError("reading Zarr needs zarr 3: pip install 'zarr>=3'") from None
     try:
         node = zarr.open(path, mode="r")
     except FileNotFoundError as error:
@@ -278,7 +314,8 @@ def _open_zarr(path: str, axes: str | None, level: int) -> ImageArray:
     if isinstance(node, zarr.Array):
         names = getattr(node.metadata, "dimension_names", None)
         known = "".join(map(str, names)) if names and all(names) else None
-        return _arrange(node, axes or known, path, np.eye(4))
+        letters = axes or known
+        return _arrange(node, letters, path, np.eye(4), _axes_of(letters or ""), time)
     attributes: Any = dict(node.attrs)
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if not multiscales:
@@ -296,7 +333,9 @@ def _open_zarr(path: str, axes: str | None, level: int) -> ImageArray:
     affine = _affine(
         described, dataset.get("coordinateTransformations", []), image.get("coordinateTransformations", [])
     )
-    return _arrange(node[dataset["path"]], axes or names, path, affine)
+    units = {axis["name"]: axis.get("unit") or "" for axis in described}
+    more = {**_axes_of(axes or names, units), "ome_zarr": path}
+    return _arrange(node[dataset["path"]], axes or names, path, affine, more, time)
 
 
 def _affine(axes: Sequence[Mapping[str, Any]], *steps: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -46,12 +46,12 @@ def test_the_example_out_of_core_labels_a_zarr_array(tmp_path: Path, monkeypatch
     zarr.open_group("embryo.ome.zarr").attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
     network = torch.nn.Conv3d(1, 3, 1)
     names = {"network": network, "torch": torch}
-    exec(example("open_image("), names)
+    exec(example("volume = open_image("), names)
     labels = zarr.open_array("results/embryo/embryo_labels.ome.zarr/0", mode="r")
     assert labels.shape == names["labels"].shape
     image = torch.from_numpy(voxels.transpose() / np.float32(4095))[None, None]
     inferer = ChunkedSlidingWindowInferer((96, 96, 96), overlap=0.5, mode="gaussian", postprocessing="argmax")
-    assert torch.equal(torch.from_numpy(labels[:]), inferer(image, network)[0])
+    assert torch.equal(torch.from_numpy(labels[:].transpose(0, 3, 2, 1)), inferer(image, network)[0])
 
 
 def test_the_example_of_an_output_counts_voxels() -> None:

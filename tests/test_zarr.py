@@ -444,7 +444,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "ZarrOutput needs zarr 3: pip install 'monai-chunked[zarr]'\n"
+    assert done.stdout == "ZarrOutput needs zarr 3: pip install 'zarr>=3'\n"
 
 
 def test_an_output_can_be_copied_and_pickled(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from monai_chunked.checks import check_folder
 from monai_chunked.durable import make_folder
 from monai_chunked.outputs.base import Metadata, Output, Result
 
-__all__ = ["FileOutput", "allocate", "check_different", "make_folders", "partial_path"]
+__all__ = ["FileOutput", "allocate", "check_different", "check_new", "ending", "make_folders", "partial_path"]
 
 
 class FileOutput(Output):
@@ -60,9 +60,7 @@ class FileOutput(Output):
         check_folder("output_dir", self.output_dir, least_bytes)
         paths = self.paths(metadata)
         check_different(paths)
-        for path in paths:
-            if path.exists() and not overwrite:
-                raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
+        check_new([path for path in paths if path.exists()], overwrite)
 
     def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
         """The file of each image. Makes no folder."""
@@ -75,15 +73,37 @@ class FileOutput(Output):
         # "prediction-key" of a network with several outputs becomes "<image>_<postfix>-key"
         layout = FolderLayout(
             self.output_dir,
-            postfix=self.output_postfix + re.sub(r"[^\w.-]+", "_", name.removeprefix("prediction"))[:50],
+            postfix=self.output_postfix + ending(name),
             extension=extension,
             parent=self.separate_folder,
             makedirs=False,
             data_root_dir=self.data_root_dir,
         )
-        # of two endings FolderLayout takes off that of .nii.gz only
-        subject = str(metadata.get("filename_or_obj") or "image").replace(".ome.zarr", ".zarr")
-        return Path(layout.filename(subject))
+        # of two endings FolderLayout takes off that of .nii.gz only; a folder's name may end in a slash
+        subject = str(metadata.get("filename_or_obj") or "image").replace(".ome.zarr", ".zarr").rstrip("/")
+        path = Path(layout.filename(subject, metadata.get("patch_index")))
+        folder = os.path.abspath(self.output_dir)
+        if (
+            os.path.basename(subject) in ("", ".", "..")
+            or os.path.commonpath([folder, os.path.abspath(path)]) != folder
+        ):
+            raise ValueError(
+                f"the result of an image named {metadata.get('filename_or_obj')!r} (filename_or_obj) would be {path}, "
+                f"which is no file in output_dir={str(self.output_dir)!r}; give it another name, or see to "
+                f"output_postfix and data_root_dir"
+            )
+        return path
+
+
+def ending(name: str) -> str:
+    """Of the file of one output of the network, behind the postfix."""
+    return re.sub(r"[^\w.-]+", "_", name.removeprefix("prediction"))[:50]
+
+
+def check_new(existing: Sequence[Path] | Sequence[str], overwrite: bool) -> None:
+    """Results that exist already may be replaced."""
+    if existing and not overwrite:
+        raise FileExistsError(f"{existing[0]} exists; overwrite=True replaces it, another output_dir keeps it")
 
 
 def check_different(paths: Sequence[Path] | Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
 from monai_chunked.outputs.files import FileOutput, make_folders
+from monai_chunked.outputs.images import Images
 from monai_chunked.outputs.nifti_header import header, stored_dtype
 from monai_chunked.outputs.nifti_volume import NiftiVolume, path_beside
 from monai_chunked.outputs.spans import SpanLayout
@@ -32,7 +33,8 @@ class NiftiOutput(FileOutput):
     the complete ``.nii.partial`` in one pass, at nibabel's default compression level, and takes its own space besides.
 
     The result is a tensor ``(1, C, *spatial)`` over the map of the file; for a batch of several images it is a list of
-    tensors ``(C, *spatial)``, as of a batch that is decollated, since they are in several files. Of a ``.nii.gz`` the
+    tensors ``(C, *spatial)``, as of a batch that is decollated, since they are in several files; MONAI's engines take
+    it apart into just these. Of a ``.nii.gz`` the
     uncompressed voxels are mapped, in a file without a name in the same folder, which is gone with the tensor.
 
     Args:
@@ -151,4 +153,4 @@ class _NiftiWriter(OutputWriter):
 
 def _packed(volumes: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor | list[torch.Tensor]:
     tensors = [torch.from_numpy(volume).view(dtype) for volume in volumes]
-    return tensors if len(tensors) > 1 else tensors[0][None]
+    return Images(tensors) if len(tensors) > 1 else tensors[0][None]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from monai_chunked.checks import check_chunk_size, check_positive
+from monai_chunked.checks import check_chunk_size, check_folder, check_positive
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, check_different, make_folders
+from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, make_folders
 from monai_chunked.outputs.storage_chunks import channels_together, storage_chunk_size
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Layout:
         compression_level: of zstd, or ``None``.
         levels: of resolution.
         label: whether voxels are labels.
+        label_names: of labels, as far as they have one.
     """
 
     chunk: tuple[int, ...]
@@ -40,17 +41,30 @@ class Layout:
     compression_level: int | None
     levels: int
     label: bool
+    label_names: Mapping[int, str]
+
+    def along(self, order: Sequence[int]) -> Layout:
+        """With the dimensions in another order."""
+        shard = None if self.shard is None else tuple(self.shard[d] for d in order)
+        return replace(self, chunk=tuple(self.chunk[d] for d in order), shard=shard)
 
 
 class ZarrOutput(FileOutput):
     """An OME-Zarr 0.5 image or label (Zarr 3) for each image of the batch, ``<image>_<postfix>.ome.zarr``.
 
-    Array ``"0"`` of the store is the result, ``(C, *spatial)`` in MONAI's order of axes, which are called ``c`` and
-    after the axes of the world that they are closest to: ``c, x, y, z`` for what ``LoadImage`` reads. Scale and
-    translation come from the metadata's ``affine``; as OME-Zarr knows no rotation, the affine itself is beside them, in
-    the attribute ``monai_chunked`` of the group. It is written under the name with ``.partial`` behind it, and
-    renamed when it is complete. What a run returns is the ``zarr.Array`` ``"0"``, opened for reading; a list of them
-    for a batch of several images.
+    Array ``"0"`` of the store is the result. Of an OME-Zarr input (:py:func:`open_image`) it has the order, names and
+    units of the axes, so that viewers lay one over the other. Of others it is ``(C, *spatial)`` in MONAI's order, and
+    axes are called ``c`` and after the axes of the world that they are closest to: ``c, x, y, z`` for what
+    ``LoadImage`` reads; ``c, z, y, x`` where nothing is known of the world. Scale and translation come from the
+    metadata's ``affine``; as OME-Zarr knows no rotation, the affine itself is beside them, in the attribute
+    ``monai_chunked`` of the group. Labels have colours, names and, where it is an OME-Zarr image, their input.
+
+    A store is written under its name with ``.partial`` behind it, and renamed when it is complete. What a run returns
+    is the ``zarr.Array`` ``"0"``, opened for reading; a list of them for a batch of several images.
+
+    With ``place="labels"`` the result becomes ``labels/<postfix>`` in the OME-Zarr 0.5 image that was opened, in a
+    folder, where viewers find it with the image. Until it is complete it lies beside the image, as do its journal and
+    what is left of a run that failed; the image's own arrays and attributes are never written to.
 
     ``output_dir`` may also be a URL that fsspec opens (or else obstore), such as ``"s3://bucket/folder"``. Nothing can
     be renamed there, so the store is written in place, says that it is an image only when it is complete, and is
@@ -60,8 +74,10 @@ class ZarrOutput(FileOutput):
     chunks, so that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
 
     Args:
-        output_dir: the folder, which is created if it is missing, or a URL.
+        output_dir: the folder, which is created if it is missing, or a URL; not with ``place="labels"``.
         output_postfix, separate_folder, data_root_dir: as in MONAI's ``SaveImage``.
+        place: ``"labels"``: in the image that was opened; ``None``: in ``output_dir``.
+        label_names: of labels, for viewers, as in ``{1: "nucleus"}``.
         label: whether voxels are labels. ``None``: they are if the result has one channel of integers.
         levels: of resolution; each has half the one before it, in every dimension. Labels and integers keep the first
             voxel of each two, others have the mean.
@@ -90,11 +106,13 @@ class ZarrOutput(FileOutput):
 
     def __init__(
         self,
-        output_dir: str | os.PathLike[str],
+        output_dir: str | os.PathLike[str] | None = None,
         output_postfix: str = "trans",
         separate_folder: bool = True,
         data_root_dir: str | os.PathLike[str] = "",
         *,
+        place: str | None = None,
+        label_names: Mapping[int, str] | None = None,
         label: bool | None = None,
         levels: int = 1,
         storage_chunk_size: Sequence[int] | int | None = None,
@@ -102,9 +120,20 @@ class ZarrOutput(FileOutput):
         compression_level: int | None = 3,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(output_dir, output_postfix, separate_folder, data_root_dir)
+        if place not in (None, "labels"):
+            raise ValueError(f"place={place!r} must be 'labels' or None")
+        if (output_dir is None) != (place == "labels"):
+            raise ValueError(
+                f"output_dir={output_dir!r} and place={place!r}: a result goes to output_dir, or with place='labels' "
+                f"into the store of its image; give one of them"
+            )
+        if label is False and (place == "labels" or label_names):
+            raise ValueError("label=False does not go with place='labels' or label_names")
+        super().__init__("" if output_dir is None else output_dir, output_postfix, separate_folder, data_root_dir)
         _zarr_writer()  # says early that zarr is missing
-        self.label = label
+        self.place = place
+        self.label_names = {int(label): str(name) for label, name in (label_names or {}).items()}
+        self.label = True if place == "labels" else label
         self.levels = check_positive("levels", levels)
         self.storage_chunk_size = storage_chunk_size
         self.shard_size = shard_size
@@ -128,26 +157,36 @@ class ZarrOutput(FileOutput):
         from monai_chunked.outputs.zarr_places import RemotePlace
 
         self._check_dtype(dtype)
-        if not self.is_remote:
+        if self.place == "labels":
+            for path in self.paths(metadata):
+                check_folder("output_dir", path.parents[2], least_bytes if self.compression_level is None else 0)
+            check_new([path for path in self.paths(metadata) if path.exists()], overwrite)
+        elif not self.is_remote:
             super().check(least_bytes if self.compression_level is None else 0, dtype, metadata, overwrite)
-            return
-        RemotePlace(str(self.output_dir), self.storage_options).open()  # says early that a package for it is missing
-        places = self._places(metadata)
-        check_different([place.name for place in places])
-        for place in places:
-            if not overwrite and place.is_published:
-                raise FileExistsError(f"{place.name} exists; overwrite=True replaces it, another output_dir keeps it")
+        else:
+            # says early that a package for it is missing
+            RemotePlace(str(self.output_dir), self.storage_options).open()
+            places = self._places(metadata)
+            check_different([place.name for place in places])
+            check_new([place.name for place in places if place.is_published], overwrite)
 
     def create(self, result: Result) -> OutputWriter:
         self.check(prod(result.shape) * result.dtype.itemsize, result.dtype, result.metadata, result.overwrite)
         layout = self._layout(result)
-        if not self.is_remote:
+        if not self.is_remote and self.place is None:
             make_folders(result, self.paths(result.metadata, result.name))
         return _zarr_writer().create(result, self._places(result.metadata, result.name), layout)
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         """As for other files; ``None`` for a URL, where a run cannot be resumed."""
+        if self.place == "labels":
+            return self._beside(metadata[0], "prediction", ".journal")
         return None if self.is_remote else super().journal(metadata)
+
+    def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
+        if self.place is None:
+            return super().paths(metadata, name)
+        return [self._image(each) / "labels" / self._label_name(each, name) for each in metadata]
 
     def resume(self, result: Result) -> OutputWriter:
         layout = self._layout(result)
@@ -167,10 +206,35 @@ class ZarrOutput(FileOutput):
         if self.label and (dtype.is_floating_point or dtype == torch.bool):
             raise TypeError(f"label=True needs a result of integers, as postprocessing='argmax' returns, not {dtype}")
 
+    def _image(self, metadata: Metadata) -> Path:
+        """The store of the image, for labels in it."""
+        image = Path(metadata.get("ome_zarr") or "")
+        if not (image / "zarr.json").is_file() or image == Path():
+            raise ValueError(
+                f"place='labels' needs an OME-Zarr 0.5 image in a folder that open_image has opened, not "
+                f"{metadata.get('filename_or_obj')!r}; output_dir takes the result of any image"
+            )
+        return image.resolve()
+
+    def _label_name(self, metadata: Metadata, name: str) -> str:
+        number = metadata.get("patch_index")
+        label = self.output_postfix + ending(name) + ("" if number is None else f"_{number}")
+        if label in ("", ".", "..") or Path(label).name != label:
+            raise ValueError(f"output_postfix={self.output_postfix!r} must be the name of a label, without a folder")
+        return label
+
+    def _beside(self, metadata: Metadata, name: str, extension: str) -> Path:
+        """A file of the labels of an image, beside the image's store."""
+        image = self._image(metadata)
+        stem = image.name.removesuffix(".zarr").removesuffix(".ome")
+        return image.with_name(f"{stem}_{self._label_name(metadata, name)}.labels{extension}")
+
     def _places(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Place]:
-        from monai_chunked.outputs.zarr_places import LocalPlace, RemotePlace
+        from monai_chunked.outputs.zarr_places import LabelPlace, LocalPlace, RemotePlace
 
         paths = self.paths(metadata, name)
+        if self.place == "labels":
+            return [LabelPlace(p, self._beside(each, name, ".partial")) for p, each in zip(paths, metadata)]
         if not self.is_remote:
             return [LocalPlace(path) for path in paths]
         url, folder = str(self.output_dir).rstrip("/"), os.path.normpath(self.output_dir)
@@ -196,12 +260,12 @@ class ZarrOutput(FileOutput):
         automatic = self.storage_chunk_size is None and shard is None
         together = channels_together(channels, chunk, itemsize) if automatic else 1
         sharded = None if shard is None else (1, *shard)
-        return Layout((together, *chunk), sharded, self.compression_level, self.levels, label)
+        return Layout((together, *chunk), sharded, self.compression_level, self.levels, label, self.label_names)
 
 
 def _zarr_writer() -> type[ZarrWriter]:
     try:
         from monai_chunked.outputs.zarr_writer import ZarrWriter
     except ImportError as error:
-        raise ImportError("ZarrOutput needs zarr 3: pip install 'monai-chunked[zarr]'") from error
+        raise ImportError("ZarrOutput needs zarr 3: pip install 'zarr>=3'") from error
     return ZarrWriter

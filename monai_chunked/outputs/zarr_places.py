@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
+from filelock import FileLock
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
@@ -18,7 +19,7 @@ from monai_chunked.durable import make_folder, sync_folder
 from monai_chunked.durable import sync as sync_file
 from monai_chunked.outputs.files import partial_path
 
-__all__ = ["LocalPlace", "Place", "RemotePlace"]
+__all__ = ["LabelPlace", "LocalPlace", "Place", "RemotePlace"]
 
 FLUSHING_THREADS = 8
 """Files whose bytes are brought to disk at the same time, which is faster than one after the other."""
@@ -133,6 +134,53 @@ class LocalPlace:
         if not keep:
             _remove(self.partial)
 
+    def path_to(self, image: str | None) -> str | None:
+        """From the store to an OME-Zarr image in a folder."""
+        if image is None or not Path(image).is_dir():
+            return None
+        return Path(os.path.relpath(image, self.path)).as_posix()
+
+
+class LabelPlace(LocalPlace):
+    """A store in the ``labels`` of an image's own store, which lists it when it is complete.
+
+    Until then it lies beside the image's store, which a run that fails leaves as it was.
+
+    Args:
+        path: in ``labels``.
+        partial: until the store is complete.
+    """
+
+    def __init__(self, path: Path, partial: Path) -> None:
+        super().__init__(path)
+        self.partial = partial
+
+    def publish(self) -> None:
+        make_folder(self.path.parent)
+        super().publish()
+
+    def published(self) -> Store:
+        if self.path.exists():
+            self._list()  # not when it is published, for the process may end in between
+        return super().published()
+
+    def _list(self) -> None:
+        """Name it in the attributes of ``labels``. Two runs may do so at the same time."""
+        labels, image = self.path.parent, self.path.parents[1]
+        if self.path.name in _listed(labels):
+            return
+        lock = FileLock(image.with_name(image.name + ".labels.lock"))
+        with lock:
+            store = DurableStore(labels)
+            group = zarr.open_group(store, mode="a", zarr_format=3)
+            names = sorted({*_listed(labels), self.path.name})
+            group.update_attributes({"ome": {"version": "0.5", "labels": names}})
+            store.flush()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def path_to(self, image: str | None) -> str | None:
+        return "../../"
+
 
 class RemotePlace:
     """A URL for a store, which is written in place."""
@@ -175,6 +223,9 @@ class RemotePlace:
         if self.is_begun:
             sync(self.open().delete_dir(""))
 
+    def path_to(self, image: str | None) -> None:
+        """Not known: the image is elsewhere."""
+
     def open(self, read_only: bool = False) -> Store:
         """Through fsspec, or through obstore where fsspec cannot.
 
@@ -193,6 +244,15 @@ class RemotePlace:
 
 
 Place = LocalPlace | RemotePlace
+
+
+def _listed(labels: Path) -> list[str]:
+    """What the group of an image's labels says that there is."""
+    try:
+        ome: Any = zarr.open_group(labels, mode="r", zarr_format=3).attrs.get("ome", {})
+    except FileNotFoundError:
+        return []
+    return list(ome.get("labels", []))
 
 
 def _remove(path: Path) -> None:
