@@ -20,6 +20,7 @@ test-long: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.planned_memory
 
 # needs 30 GB in the folder for temporary files
 bench-disk: setup

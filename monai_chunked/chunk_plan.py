@@ -16,8 +16,10 @@ from monai.utils import ensure_tuple
 from monai_chunked import checks
 from monai_chunked.inputs import device_of, dtype_of, rows_of
 from monai_chunked.memory import format_bytes, parse_bytes
+from monai_chunked.outputs import MemoryOutput, Output
+from monai_chunked.outputs.behind import DEPTH
 from monai_chunked.plan import window_grid
-from monai_chunked.planning import lay_out, least_peak
+from monai_chunked.planning import Layout, lay_out, least_peak
 from monai_chunked.postprocessing import is_argmax, label_dtype
 from monai_chunked.schedule import CPU, DEVICE, SCRATCH
 
@@ -50,6 +52,11 @@ class ChunkPlan:
         input_bytes: of the rows of the input that are kept, so that each voxel is read once; 0 if it is in memory or
             only its shape is known.
         input_in_memory: whether they are kept in memory, or else in a file in ``scratch_dir``.
+        finished_bytes: of a chunk that is finished (its weights, its result) and of those that wait to be written.
+        batch_bytes: of a batch of predictions, taken to be of the dtype of the sums, and of the windows for it, and for
+            the next one too where they are read ahead.
+        device_bytes, cpu_bytes: the most that a run takes there in all, but for the input and what the network itself
+            needs: open chunks, the output if it is there, finished chunks, one batch, and rows of the input.
     """
 
     image_size: tuple[int, ...]
@@ -72,13 +79,19 @@ class ChunkPlan:
     curve: np.ndarray = field(repr=False, compare=False)
     input_bytes: int = 0
     input_in_memory: bool = True
+    finished_bytes: int = 0
+    batch_bytes: int = 0
+    device_bytes: int = 0
+    cpu_bytes: int = 0
 
     def __str__(self) -> str:
         def size(voxels: Sequence[int]) -> str:
             return " x ".join(map(str, voxels))
 
-        levels = {"the device": self.device_peak, "CPU": self.cpu_peak, "scratch": self.scratch_peak}
-        held = ", ".join(f"{format_bytes(peak)} on {level}" for level, peak in levels.items() if peak) or "nothing"
+        def held(device: int, cpu: int, scratch: int = 0) -> str:
+            levels = {"the device": device, "CPU": cpu, "scratch": scratch}
+            return ", ".join(f"{format_bytes(peak)} on {level}" for level, peak in levels.items() if peak) or "nothing"
+
         output = "depends on postprocessing" if self.output_bytes is None else format_bytes(self.output_bytes)
         limits = [("device_memory", self.device_limit), ("cpu_memory", self.cpu_limit)]
         rows = [
@@ -87,9 +100,12 @@ class ChunkPlan:
             ("scan order", f"dimensions {', '.join(map(str, self.scan_order))}, the last one first"),
             ("chunks", f"{self.chunks:,} of at most {size(self.chunk_size)} voxels"),
             ("limits", ", ".join(f"{n}={format_bytes(v)}" for n, v in limits if v is not None) or "none"),
-            ("open chunks at most", held),
+            ("open chunks at most", held(self.device_peak, self.cpu_peak, self.scratch_peak)),
             ("to scratch and back", f"{format_bytes(self.scratch_written)}, {format_bytes(self.scratch_read)}"),
             ("output", output),
+            ("finished chunks", f"{format_bytes(self.finished_bytes)} until they are written"),
+            ("one batch", f"{format_bytes(self.batch_bytes)} of windows and predictions"),
+            ("memory in all", f"{held(self.device_bytes, self.cpu_bytes)}, beside what the network itself needs"),
             ("MONAI's scores", format_bytes(self.monai_bytes)),
         ]
         if self.input_bytes:
@@ -174,7 +190,8 @@ def plan_inferer(
     channels = [checks.check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
 
     outputs = [(c, tuple(prediction_size or roi_size)) for c in channels]
-    on_cpu = torch.device(device).type == "cpu"
+    network_device = torch.device(device)
+    on_cpu = network_device.type == "cpu"
     limits = (0 if on_cpu else device_limit, cpu_limit)
     windows = window_grid(image_size, roi_size, overlap, inferer.buffer_steps, inferer.buffer_dim)
     postprocessing = getattr(inferer, "postprocessing", None)
@@ -199,6 +216,21 @@ def plan_inferer(
         output_bytes = sum(v * label_dtype(c).itemsize for v, c in zip(voxels, channels))
     forecast = chosen.forecast
     kept = rows_of(inputs_or_shape, windows) if given else None
+    source = device_of(inputs_or_shape) if given else torch.device(likely)
+    result_device = _result_device(inferer, source)
+    in_memory = result_device is not None
+    in_place = postprocessing is None and result_device == network_device and not forecast.moved
+    finished_bytes = _finished_bytes(chosen, itemsize, postprocessing, 0 if on_cpu and in_memory else DEPTH)
+    far = source.type != network_device.type or (given and not isinstance(inputs_or_shape, torch.Tensor))
+    window_bytes = shape[1] * prod(roi_size) * (dtype_of(inputs_or_shape).itemsize if given else 4)
+    predicted = sum(prod(size) * each for (_, size), each in zip(outputs, chosen.voxel_bytes))
+    batch_bytes = sw_batch_size * ((2 if far else 1) * window_bytes + predicted)
+    in_all = [0 if in_place else forecast.peak[DEVICE], 0 if in_place else forecast.peak[CPU]]
+    in_all[CPU if on_cpu else DEVICE] += finished_bytes + batch_bytes
+    if result_device is not None:
+        in_all[CPU if result_device.type == "cpu" else DEVICE] += output_bytes or 0
+    if kept is not None and kept.in_memory:
+        in_all[CPU] += kept.nbytes
     return ChunkPlan(
         image_size=tuple(image_size),
         roi_size=windows.roi_size,
@@ -220,4 +252,29 @@ def plan_inferer(
         curve=forecast.curve,
         input_bytes=kept.nbytes if kept else 0,
         input_in_memory=kept is None or kept.in_memory,
+        finished_bytes=finished_bytes,
+        batch_bytes=batch_bytes,
+        device_bytes=in_all[DEVICE],
+        cpu_bytes=in_all[CPU],
     )
+
+
+def _result_device(inferer: SlidingWindowInferer, source: torch.device) -> torch.device | None:
+    """Where the result is in memory, if there is room; ``None`` if it goes to a file."""
+    output = getattr(inferer, "output", "auto")
+    if isinstance(output, Output):
+        return output.device if isinstance(output, MemoryOutput) else None
+    if output == "disk":
+        return None
+    return torch.device("cpu" if output == "cpu" else inferer.device or source)
+
+
+def _finished_bytes(layout: Layout, itemsize: int, postprocessing: Any, waiting: int) -> int:
+    """What finishing the largest chunk takes beside it, and what so many others take that wait to be written."""
+    most = 0
+    for grid, voxel_bytes in zip(layout.grids, layout.voxel_bytes):
+        voxels = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
+        labels = label_dtype(voxel_bytes // itemsize).itemsize if is_argmax(postprocessing) else voxel_bytes
+        results = waiting if postprocessing is None else 1 + waiting  # without postprocessing a chunk is its result
+        most = max(most, voxels * (itemsize + results * labels))
+    return most

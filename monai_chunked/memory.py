@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import sys
 from pathlib import Path
 
 import torch
 
-__all__ = ["available_memory", "format_bytes", "parse_bytes"]
+__all__ = ["FreedMemory", "available_memory", "format_bytes", "parse_bytes"]
+
+LOOK_BYTES = 2**20
+"""How much memory the process holds is looked at again when so many bytes have come and gone."""
+
+LEAST_FREED = 2**23
+"""What is not worth giving back, in bytes."""
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -54,6 +62,44 @@ def _container(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+class FreedMemory:
+    """Gives the operating system back what has been freed, where the C library keeps it.
+
+    The heap of glibc does. A freed prediction leaves a hole, something small that lives on is put into it, the next
+    prediction does not fit any more and is put above it, and so on, until there are many times what is in use. Nothing
+    that is in use moves, and nothing is set for the rest of the process.
+
+    Args:
+        most: bytes by which the process may grow before it is trimmed.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = max(most, LEAST_FREED)
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        self._passed = 0
+        self._least = self._held()
+
+    def passed(self, size: int) -> None:
+        """So many bytes have come and are about to go."""
+        self._passed += size
+        if self._passed < LOOK_BYTES or self._trim is None:
+            return
+        self._passed = 0
+        held = self._held()
+        self._least = min(self._least, held)
+        if held - self._least > self.most:  # what is in use may have grown, too: then little is lost
+            self._trim(0)
+            self._least = self._held()
+
+    def _held(self) -> int:
+        """Bytes of memory of this process that belong to no file."""
+        if self._trim is None:
+            return 0
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            _, resident, shared = file.read(200).split()[:3]
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def format_bytes(size: int) -> str:

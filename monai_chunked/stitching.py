@@ -17,7 +17,7 @@ import torch
 from monai.transforms.utils import scale_affine
 
 from monai_chunked.chunks import OpenChunks
-from monai_chunked.memory import available_memory
+from monai_chunked.memory import FreedMemory, available_memory
 from monai_chunked.outputs import Metadata, Output, OutputWriter, Result
 from monai_chunked.placement import Placement
 from monai_chunked.plan import ChunkGrid, Corner, Window, WindowGrid
@@ -26,7 +26,7 @@ from monai_chunked.postprocessing import Postprocessing, is_argmax, match_postpr
 from monai_chunked.predictions import Prediction
 from monai_chunked.recovery import RecordedOutput, Recovery
 from monai_chunked.result_stitching import ResultStitching, known_result
-from monai_chunked.schedule import Key
+from monai_chunked.schedule import CPU, Key
 
 __all__ = ["Stitcher"]
 
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 MARGIN = 0.9
 """Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
+
+GROWTH = 0.125
+"""Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Stitcher:
     def add(self, batch: Sequence[Window], prediction: Prediction) -> None:
         """Add the predictions of a batch of windows, and write the chunks that they finish."""
         placement = self._placement or self._start(prediction)
+        self._freed.passed(sum(tensor.nbytes for tensor in prediction.tensors))
         for window, *tensors in zip(batch, *prediction.tensors):
             if not self._needs(window):
                 self._pass(window, placement)
@@ -191,8 +195,10 @@ class Stitcher:
         placement = Placement(layout, done, self.device, self.sum_dtype, not differentiable, self.scratch_dir)
         self._placement = placement
         functions = match_postprocessing(self.postprocessing, prediction.keys, len(prediction.tensors))
+        result_bytes = sum(map(self._known_bytes, layout.grids, prediction.tensors, functions))
         if self._recorded is None:  # else its space is taken already
-            self.output.check(sum(map(self._known_bytes, layout.grids, prediction.tensors, functions)))
+            self.output.check(result_bytes)
+        self._freed = FreedMemory(int(GROWTH * (sum(layout.forecast.peak[: CPU + 1]) + result_bytes)))
         for k, (name, function) in enumerate(zip(prediction.names(), functions)):
             channels, weights = prediction.tensors[k].shape[1], prediction.weights[k]
             grid, workers = layout.grids[k], self._workers
