@@ -23,7 +23,7 @@ from monai_chunked.description import Describer, Undescribable
 from monai_chunked.journal import Journal
 from tests.things_that_change import Network, as_image, call, image, named
 
-OUTPUTS = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": lambda folder: ZarrOutput(folder, storage_chunk_size=3)}
+OUTPUTS = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": lambda folder: ZarrOutput(folder, storage_chunk_size=4)}
 
 
 def text(value: Any) -> str:
@@ -150,7 +150,7 @@ def test_a_result_whose_origin_is_not_known_is_replaced_if_changes_are(tmp_path:
 def test_what_is_the_same_goes_on_or_is_returned_and_what_has_changed_is_replaced(output: str, tmp_path: Path) -> None:
     def run(network: Any, inputs: Any) -> Any:
         inferer = ChunkedSlidingWindowInferer(
-            4, output=OUTPUTS[output](tmp_path), overwrite="changed", network_id="first"
+            4, overlap=0, output=OUTPUTS[output](tmp_path), overwrite="changed", network_id="first"
         )
         with torch.no_grad():
             return torch.as_tensor(np.asarray(inferer(inputs, network)[:]))
@@ -165,7 +165,7 @@ def test_what_is_the_same_goes_on_or_is_returned_and_what_has_changed_is_replace
             return super().forward(windows)
 
     stopped, resumed, returned, replaced = (Counting() for _ in range(4))
-    stopped.stop = 15
+    stopped.stop = 10
     with pytest.raises(KeyboardInterrupt):
         run(stopped, named(image()))
     first = run(resumed, named(image()))
