@@ -63,9 +63,9 @@ def make_folders(folder: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("name", sorted(MAKERS))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    name=st.sampled_from(sorted(MAKERS)),
     overwrite=st.sampled_from([False, "changed"]),
     by_content=st.booleans(),
     back=st.booleans(),
