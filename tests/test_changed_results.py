@@ -20,7 +20,12 @@ from hypothesis import strategies as st
 from monai_chunked import array_description
 from tests.things_that_change import MAKERS, OPEN, call
 
-NOT_RESUMABLE = {"array_of_the_user", "dask_over_files_that_it_reads_itself", "open_file_in_a_function"}
+NOT_RESUMABLE = {
+    "array_of_the_user",
+    "dask_over_files_that_it_reads_itself",
+    "open_file_in_a_function",
+    "function_over_a_network",
+}
 """What has no value that could be compared."""
 
 BY_OBJECT = {"h5py_in_memory", "zarr_in_memory"}
