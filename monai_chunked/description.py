@@ -58,7 +58,7 @@ OF_THE_CLASS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType
 NO_CODE = {
     "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotate_func__",
     "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__",
-    "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__",
+    "__type_params__", "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__",
 }  # fmt: skip
 """Of a class: where it is written, and what follows from its methods."""
 
@@ -107,12 +107,16 @@ class Describer:
         try:
             return self.describe(value, name)
         except RecursionError:
+            self._path = [name]
             return self.cannot(value, "is nested too deep")
 
     def array(self, value: Any, name: str) -> str:
         """Of an array ``(B, C, *spatial)``: of a kind that is not known it is not enough what it says of itself."""
         self._numbers, self._kept, self._path = {}, [], [name]
-        text = array_text(value, self)
+        try:
+            text = array_text(value, self)
+        except RecursionError:
+            text, self._path = None, [name]
         text = self.cannot(value) if text is None else text
         return f"{text} {sampled(value)}" if VOUCHED in text else text
 
@@ -336,7 +340,11 @@ class Describer:
         if isinstance(module, torch.jit.ScriptModule):
             return _scripted(module)
         if isinstance(module, torch._dynamo.OptimizedModule):
-            return f"compiled({self.describe(module._orig_mod)})"
+            options = getattr(module.dynamo_ctx, "compiler_config", None) or {}
+            numbers = {
+                key: held for key, held in options.items() if type(held) in (bool, int, float)
+            }  # others are paths
+            return f"compiled({self.describe(module._orig_mod)}, {self.describe(numbers)})"
         state: Any = module.__getstate__()
         if isinstance(state, dict):
             ignored = {name for cls, names in NO_STATE.items() if _path(type(module)).endswith(cls) for name in names}

@@ -53,6 +53,8 @@ def fingerprint_of(
         add("network weights", lambda: describer.weights_text(state()))
     if network_id is None:
         add("network", lambda: describer.text(network, "network"))
+        if not callable(state) and run_id is None and not unknown:
+            unknown.append(f"network: {type(network)} without state_dict()")
     else:
         texts["network_id"] = repr(network_id)
     if run_id is not None:

@@ -22,8 +22,8 @@ PYTHON = tuple(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "platstd
 def by_name(value: Any, module: str | None) -> str | None:
     """Name and version of a function or class, if that is all there is to know; ``None``: it is the user's."""
     version = installed_version(module)
-    if version is None:
-        return None
+    if version is None or installed_version(value.__module__) is None:
+        return None  # as what a decorator of a package makes of a function of the user
     found: Any = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
         found = getattr(found, part, None)

@@ -223,6 +223,81 @@ def set_constant(folder: Path, changed: bool) -> dict[str, Any]:
     return {"postprocessing": module("user_set", source).post}
 
 
+DECORATED = """
+import abc, contextlib, dataclasses, enum, functools, typing, torch
+
+class Kind(enum.Enum):
+    FACTOR = {factor}
+
+class Pair(typing.NamedTuple):
+    factor: float = {factor}
+
+@dataclasses.dataclass
+class Options:
+    factors: list = dataclasses.field(default_factory=lambda: [{factor}])
+
+class Base(abc.ABC, typing.Generic[typing.TypeVar("T")]):
+    @abc.abstractmethod
+    def __call__(self, values): ...
+
+class Property(Base):
+    @property
+    def factor(self):
+        return {factor}
+
+    @functools.cached_property
+    def other(self):
+        return {factor}
+
+    @staticmethod
+    def third():
+        return {factor}
+
+    def __call__(self, values):
+        return values * (self.{of})
+
+@functools.lru_cache
+def cached():
+    return {factor}
+
+@contextlib.contextmanager
+def context():
+    yield {factor}
+
+@torch.no_grad()
+def without_gradients(values):
+    return values * {factor}
+
+def kind(values): return values * Kind.FACTOR.value
+def pair(values): return values * Pair().factor
+def options(values): return values * Options().factors[0]
+def of_cached(values): return values * cached()
+def of_context(values):
+    with context() as factor:
+        return values * factor
+of_property = Property()
+"""
+
+
+def decorated(name: str, what: str, of: str = "factor") -> None:
+    def make(folder: Path, changed: bool) -> dict[str, Any]:
+        made = module(f"user_{name}", DECORATED.replace("{factor}", str(2 + changed)).replace("{of}", of))
+        return {"postprocessing": getattr(made, what)}
+
+    MAKERS[name] = make
+
+
+decorated("function_that_torch_decorates", "without_gradients")
+decorated("function_that_the_standard_library_decorates", "of_context")
+decorated("cached_function", "of_cached")
+decorated("enum_of_the_user", "kind")
+decorated("named_tuple", "pair")
+decorated("factory_of_a_dataclass", "options")
+decorated("property", "of_property")
+decorated("cached_property", "of_property", "other")
+decorated("static_method", "of_property", "third()")
+
+
 @maker
 def one_of_several_postprocessings(folder: Path, changed: bool) -> dict[str, Any]:
     return {"postprocessing": (functools.partial(scaled, factor=2 + changed),)}
