@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock, Timeout
 
+from monai_chunked.durable import leaving_no_empty_folder, make_folder
 from monai_chunked.fingerprint import describe, differences, digest_of_input, digest_of_network
 from monai_chunked.inputs import metadata_of
 from monai_chunked.journal import Journal
@@ -77,7 +78,8 @@ class Recovery:
         self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        self._begun = False
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -134,6 +136,7 @@ class Recovery:
     def begin(self, keys: list[Hashable] | None, outputs: Sequence[RecordedOutput]) -> None:
         """The first batch is there: record what the outputs of the network are, before any of them is started."""
         self.keys, self.outputs = keys, list(outputs)
+        self._begun = True
         self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint})
         self._journal.add({"keys": keys, "outputs": [output._asdict() for output in outputs]})
 
@@ -196,8 +199,10 @@ class Recovery:
         self._add({"complete": True})
 
     def close(self) -> None:
-        """Let others have the journal."""
+        """Let others have the journal, if it says anything of a result."""
         if self._lock.is_locked:
+            if self._begun and not self.results:
+                self.path.unlink(missing_ok=True)
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
 
@@ -297,7 +302,8 @@ def recovering(
     resumable = output.journal(metadata) is not None
     weights = digest_of_network(network, network_id) if resumable else None
     if weights is None:
-        yield None, metadata
+        with leaving_no_empty_folder(output.folders(metadata)):
+            yield None, metadata
         return
     content = digest_of_input(inputs)
     endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
@@ -314,8 +320,9 @@ def recovering(
     }
     path = output.journal(named)
     assert path is not None
-    recovery = Recovery(path, len(named), fingerprint, overwrite)
-    try:
-        yield recovery, named
-    finally:
-        recovery.close()
+    with leaving_no_empty_folder(output.folders(named)):
+        recovery = Recovery(path, len(named), fingerprint, overwrite)
+        try:
+            yield recovery, named
+        finally:
+            recovery.close()

@@ -149,6 +149,9 @@ class ZarrOutput(FileOutput):
         """As for other files; ``None`` for a URL, where a run cannot be resumed."""
         return None if self.is_remote else super().journal(metadata)
 
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return [] if self.is_remote else super().folders(metadata)
+
     def resume(self, result: Result) -> OutputWriter:
         layout = self._layout(result)
         return _zarr_writer().resume(result, self._places(result.metadata, result.name), layout)
