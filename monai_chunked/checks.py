@@ -178,7 +178,10 @@ def check_folder(name: str, path: Any, needed: int) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = f"{name} cannot be written to ({error.strerror})"
-        raise PermissionError(error.errno, reason, str(folder)) from error
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+            raise OSError(error.errno, reason, str(folder)) from error
+        number = errno.EACCES if error.errno == errno.ENOENT else error.errno  # of folders like /proc
+        raise PermissionError(number, reason, str(folder)) from error
     free = shutil.disk_usage(folder).free
     if free < needed:
         what = {"output_dir": "the output", "scratch_dir": "scratch"}[name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice, tee, zip_longest
 from math import prod
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from monai_chunked import checks
 from monai_chunked.inputs import device_of, dtype_of, image_of, template_of, templates_of
+from monai_chunked.interruption import interruptible
 from monai_chunked.labels import mark_labels
 from monai_chunked.memory import format_bytes, parse_bytes
 from monai_chunked.outputs import AutoOutput, MemoryOutput, NumpyOutput, Output
@@ -96,7 +98,7 @@ def chunked_sliding_window_inference(
             ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
             gradients then. ``"auto"``: the first of these that has room, with a warning for each step down.
-        output_dir: the folder for ``"disk"``; by default a temporary one, removed when the tensor is gone.
+        output_dir: the folder for ``"disk"``; by default the file has no name, and is gone with the tensor.
         device_memory: the most that open chunks may take on ``sw_device`` if that is an accelerator, in bytes or as in
             ``"512MB"`` or ``"2GiB"``. ``None``: what is free after the first batch, less a margin. 0: none. Chunks that
             do not fit are kept in CPU memory. With this or the next limit inference runs without gradients.
@@ -211,7 +213,10 @@ def chunked_sliding_window_inference(
                     args=args,
                     kwargs=kwargs,
                 )
-                with tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress) as bar:
+                bar = tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress)
+                on_disk = output_dir is not None or not target.in_memory
+                journal = None if recovery is None else recovery.path
+                with bar, interruptible(journal) if on_disk else nullcontext():
                     results = _run(windows.batches(inputs.shape[0], sw_batch_size), predict, stitcher, bar)
     each = match_postprocessing(postprocessing, stitcher.keys, len(results))
     return pack(stitcher.keys, mark_labels(_with_metadata(results, inputs), each))

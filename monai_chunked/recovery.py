@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from filelock import FileLock, Timeout
 
+from monai_chunked.durable import leaving_no_empty_folder, make_folder
 from monai_chunked.fingerprint import differences, fingerprint_of
 from monai_chunked.inputs import metadata_of
 from monai_chunked.journal import FORMAT, Journal
@@ -82,9 +83,8 @@ class Recovery:
         self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
-        self._is_new = not path.parent.exists()
+        make_folder(path.parent)
         self._begun = False
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -227,15 +227,12 @@ class Recovery:
         self._add({"complete": datetime.now().astimezone().isoformat(" ", "seconds")})
 
     def close(self) -> None:
-        """Let others have the journal; there is none if the run failed before it started a result."""
-        if self._begun and not self.results:
-            self.path.unlink(missing_ok=True)
+        """Let others have the journal, if it says anything of a result."""
         if self._lock.is_locked:
+            if self._begun and not self.results:
+                self.path.unlink(missing_ok=True)
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
-        if self._is_new:
-            with suppress(OSError):  # it is in use
-                self.path.parent.rmdir()
 
     def _add(self, *records: dict[str, Any]) -> None:
         assert self._journal is not None
@@ -335,7 +332,8 @@ def recovering(
     """
     metadata = metadata_of(inputs)
     if output.journal(metadata) is None:
-        yield None, metadata
+        with leaving_no_empty_folder(output.folders(metadata)):
+            yield None, metadata
         return
     kind = {name: value for name, value in vars(output).items() if name not in ("output_dir", "data_root_dir")}
     settings = {**settings, "output": (type(output), kind)}
@@ -346,8 +344,9 @@ def recovering(
             f"run_id= vouches for all of it, network_id= for the network",
             stacklevel=6,
         )
-        _forget(output, metadata, overwrite)
-        yield None, metadata
+        with leaving_no_empty_folder(output.folders(metadata)):
+            _forget(output, metadata, overwrite)
+            yield None, metadata
         return
     endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
     content = blake2b(fingerprint["input"].encode(), digest_size=4).hexdigest()
@@ -357,11 +356,12 @@ def recovering(
     )
     path = output.journal(named)
     assert path is not None
-    recovery = Recovery(path, len(named), fingerprint, overwrite)
-    try:
-        yield recovery, named
-    finally:
-        recovery.close()
+    with leaving_no_empty_folder(output.folders(named)):
+        recovery = Recovery(path, len(named), fingerprint, overwrite)
+        try:
+            yield recovery, named
+        finally:
+            recovery.close()
 
 
 def _forget(output: Output, metadata: Sequence[Metadata], overwrite: Overwrite) -> None:

@@ -5,7 +5,8 @@ Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`
 of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the
 exit status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` there, or
 to the one that the request names. It may name a file ``result`` for the voxels too, and a file ``disk`` that is copied
-to ``copy`` while the run stands still, before it is killed.
+to ``copy`` while the run stands still, before it is killed. With ``signal`` it gets that signal instead, as soon as
+the network has seen windows, and what it says goes to a file ``errors``; ``resumable`` may be false.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput,
 
 ROI, OVERLAP, SIZE = (12, 12, 12), 0.5, (30, 24, 26)
 
-OUTPUTS = {
+OUTPUTS: dict[str, Callable[[Any], Output]] = {
     "npy": NumpyOutput,
     "nii": NiftiOutput,
     "nii.gz": lambda folder: NiftiOutput(folder, output_ext=".nii.gz"),
@@ -88,10 +90,12 @@ def inferer(output: Output | str, **settings: Any) -> ChunkedSlidingWindowInfere
 
 def run(request: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    output = OUTPUTS[request["output"]](request["folder"])
+    output = "disk" if request["output"] == "disk" else OUTPUTS[request["output"]](request["folder"])
     seen = Path(request.get("seen") or Path(request["folder"], "seen"))
+    network = Network(seen, pause=0.003 if not request.get("signal") else 0.02)
     with torch.no_grad():
-        result: Any = inferer(output)(image(), Network(seen, pause=0.003))
+        called = network if request.get("resumable", True) else lambda *windows: network(*windows)
+        result: Any = inferer(output)(image(), called)
     if request.get("result"):
         images = result if isinstance(result, list) else [result]
         np.save(request["result"], np.stack([np.asarray(each[:]) for each in images]).reshape(2, 3, *SIZE))
@@ -104,11 +108,20 @@ def serve() -> None:
         child = os.fork()
         if not child:
             try:
+                if request.get("errors"):
+                    os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_CREAT), 2)
                 run(request)
                 os._exit(0)
+            except SystemExit as error:
+                os._exit(error.code)
             except BaseException as error:
-                print(repr(error), file=sys.stderr, flush=True)
+                print("".join(traceback.format_exception_only(error)), end="", file=sys.stderr, flush=True)
                 os._exit(1)
+        if request.get("signal"):
+            seen = Path(request["seen"])
+            while not seen.exists() or seen.read_text().count("\n") < 60:
+                time.sleep(0.005)
+            os.kill(child, request["signal"])
         if request["kill_after"] is not None:
             time.sleep(request["kill_after"])
             if request.get("disk"):

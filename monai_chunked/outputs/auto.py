@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 
 import torch
 
@@ -47,6 +48,9 @@ class AutoOutput(Output):
     ) -> None:
         if self.disk.output_dir is not None:
             self.disk.check(0)
+
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return self.disk.folders(metadata)
 
     def create(self, result: Result) -> OutputWriter:
         size = prod(result.shape) * result.dtype.itemsize

@@ -136,6 +136,10 @@ class Output(ABC):
         """The file for the journal of a run over these images, beside its results; ``None``: it cannot be resumed."""
         return None
 
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        """That a run over these images may make; those that it leaves empty when it fails are removed."""
+        return []
+
     def resume(self, result: Result) -> OutputWriter:
         """Go on with a result that an earlier run left unfinished.
 

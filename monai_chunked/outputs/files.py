@@ -66,6 +66,9 @@ class FileOutput(Output):
         """The file of each image. Makes no folder."""
         return [self._path(each, name, self.extension) for each in metadata]
 
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return [path.parent for path in self.paths(metadata)]
+
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         return self._path(metadata[0], "prediction", self.extension + ".journal")
 

@@ -88,6 +88,9 @@ class NumpyOutput(FileOutput):
         else:
             super().check(least_bytes, dtype, [each for each in metadata[:1] if _is_named(each)], overwrite)
 
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return [] if self.temporary else super().folders(metadata[:1])
+
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         return None if self.temporary else super().journal(metadata)
 

@@ -188,6 +188,9 @@ class ZarrOutput(FileOutput):
             return super().paths(metadata, name)
         return [self._image(each) / "labels" / self._label_name(each, name) for each in metadata]
 
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return [] if self.is_remote else super().folders(metadata)
+
     def resume(self, result: Result) -> OutputWriter:
         layout = self._layout(result)
         return _zarr_writer().resume(result, self._places(result.metadata, result.name), layout)
