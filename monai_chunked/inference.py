@@ -88,17 +88,20 @@ def chunked_sliding_window_inference(
         buffer_dim: a spatial dimension.
         chunk_size: spatial size of a chunk in output voxels. By default chunks end where windows start or end.
         preprocessing: applied to the data of each window, ``(C, *window)`` to ``(C', *window)``, before it is padded
-            and goes to the network: any MONAI array transform that treats each voxel by itself, such as
-            ``ScaleIntensityRange``. Where a window reaches over the border of the image it gets less than a window.
-        postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: any MONAI array transform
-            that treats each voxel by itself, or ``"argmax"`` for one channel of the smallest unsigned integer type
-            that holds the labels. The memory of the chunk is used again after the call. With several outputs of the
-            predictor: one for all, or a tuple or dict to match. Inference runs without gradients then.
+            and goes to the network. It promises to treat each voxel by itself: never to look at other voxels, at where
+            a voxel is, or at random numbers. MONAI's array transforms that do not are refused, any other callable is
+            taken at its word. Where a window reaches over the border of the image it gets less than a window.
+        postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: a callable that promises
+            the same, or ``"argmax"`` for one channel of the smallest unsigned integer type that holds the labels. The
+            memory of the chunk is used again after the call. With several outputs of the predictor: one for all, or a
+            tuple or dict to match. Inference runs without gradients then. Results that are labels raise when a softmax
+            or an argmax of their one channel, or a sigmoid, would destroy them.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
             ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
             gradients then. ``"auto"``: the first of these that has room, with a warning for each step down.
-        output_dir: the folder for ``"disk"``; by default the file has no name, and is gone with the tensor.
+        output_dir: the folder for ``"disk"``, created if it is missing, and for ``"auto"`` when it comes to that; by
+            default the file has no name, and is gone with the tensor. Refused with any other output.
         device_memory: the most that open chunks may take on ``sw_device`` if that is an accelerator, in bytes or as in
             ``"512MB"`` or ``"2GiB"``. ``None``: what is free after the first batch, less a margin. 0: none. Chunks that
             do not fit are kept in CPU memory. With this or the next limit inference runs without gradients.
@@ -118,13 +121,15 @@ def chunked_sliding_window_inference(
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
             that one window touches, which the first batch shows; when predictions do not fit the windows or each
             other; when preprocessing or postprocessing changes the spatial size.
-        TypeError: when a parameter is of a wrong type, or the output cannot hold the dtype of the result.
+        TypeError: when a parameter is of a wrong type, such as a dictionary transform, or the output cannot hold the
+            dtype of the result.
         FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known.
         BlockingIOError: when another run is writing the same result.
-        OSError: when ``output_dir`` or ``scratch_dir`` is missing, cannot be written to, or has too little space.
+        OSError: when ``output_dir`` or ``scratch_dir`` cannot be written to, or has too little space.
 
     Returns:
-        ``(B, C', *spatial)`` for each output of the predictor, in the structure that it returns.
+        ``(B, C', *spatial)`` for each output of the predictor, in the structure that it returns; with an
+        :py:class:`Output` what that one returns, such as a ``zarr.Array``, or a list with one for each image.
 
     Example::
 

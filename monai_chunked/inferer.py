@@ -70,7 +70,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
             :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.
         output_dir: the folder for ``"disk"``, and for ``"auto"`` when it comes to that; created if it is missing. By
-            default a temporary one, removed when the tensor is gone. Refused with any other output.
+            default the file has no name, and is gone with the tensor. Refused with any other output.
         device_memory: the most that open chunks may take on ``sw_device`` if it is an accelerator, in bytes. By default
             what is free there after the first batch. Those that do not fit are kept in CPU memory.
         cpu_memory: the most that open chunks may take in CPU memory, in bytes. By default what is available. Those that
