@@ -23,3 +23,8 @@ __all__ = [
     "chunked_sliding_window_inference",
     "open_image",
 ]
+
+
+def __dir__() -> list[str]:
+    """What tab completion offers: the public names, not the modules that they come from."""
+    return sorted([*__all__, "__version__"])

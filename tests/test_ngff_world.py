@@ -16,7 +16,7 @@ import zarr
 from monai.data import MetaTensor, decollate_batch
 from monai.inferers import SlidingWindowInferer
 
-from monai_chunked import ChunkedSlidingWindowInferer, ZarrOutput, open_image
+from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, ZarrOutput, open_image
 
 SETTINGS: dict[str, Any] = {"roi_size": 6, "overlap": 0.5, "mode": "gaussian"}
 SIZES = {"t": 3, "c": 1, "z": 9, "y": 12, "x": 14}
@@ -389,6 +389,14 @@ def test_one_point_of_a_time_series_is_read_and_named_by_itself(tmp_path: Path) 
         label(image, ZarrOutput(place="labels", output_postfix="cells"))
     assert sorted(p.name for p in folder.glob("*.zarr")) == [f"movie_labels_t00{time}.ome.zarr" for time in range(3)]
     assert sorted(p.name for p in (path / "labels").iterdir() if p.is_dir()) == [f"cells_t00{t}" for t in range(3)]
+
+
+def test_a_npy_holds_all_points_of_a_batch_and_has_the_number_of_one_alone(tmp_path: Path) -> None:
+    write(tmp_path / "movie.ome.zarr", "tczyx")
+    output = NumpyOutput(tmp_path, "labels", separate_folder=False)
+    assert len(label(open_image(tmp_path / "movie.ome.zarr"), output)) == 3
+    assert len(label(open_image(tmp_path / "movie.ome.zarr", time=1), output)) == 1
+    assert sorted(path.name for path in tmp_path.glob("*.npy")) == ["movie_labels.npy", "movie_labels_t001.npy"]
 
 
 def test_a_time_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -86,13 +86,13 @@ class NumpyOutput(FileOutput):
         if self.temporary:
             check_folder("output_dir", None, least_bytes)
         else:
-            super().check(least_bytes, dtype, [each for each in metadata[:1] if _is_named(each)], overwrite)
+            super().check(least_bytes, dtype, [each for each in _first(metadata) if _is_named(each)], overwrite)
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return [] if self.temporary else super().folders(metadata[:1])
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
-        return None if self.temporary else super().journal(metadata)
+        return None if self.temporary else super().journal(_first(metadata))
 
     def create(self, result: Result) -> OutputWriter:
         size = prod(result.shape) * result.dtype.itemsize
@@ -120,7 +120,7 @@ class NumpyOutput(FileOutput):
         return torch.from_numpy(np.load(self._only(result), mmap_mode="r+"))
 
     def _only(self, result: Result) -> Path:
-        return self.paths(result.metadata[:1], result.name)[0]
+        return self.paths(_first(result.metadata), result.name)[0]
 
 
 class _NumpyWriter(OutputWriter):
@@ -279,6 +279,12 @@ def _check(path: Path, result: Result) -> None:
         if found != expected or file.read(len(header)) != header:
             reason = f"it is not the result of shape {result.shape} that was written ({found:,} of {expected:,} bytes)"
             raise OSError(errno.EIO, reason, str(path))
+
+
+def _first(metadata: Sequence[Metadata]) -> list[Metadata]:
+    """What names the file of a batch: that of several time points has the number of none of them."""
+    several = len(metadata) > 1
+    return [{k: v for k, v in each.items() if not (several and k == "patch_index")} for each in metadata[:1]]
 
 
 def _is_named(metadata: Metadata) -> bool:
