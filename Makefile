@@ -21,6 +21,7 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.planned_memory
+	$(BIN)/python -m benchmarks.small_windows
 
 # needs 30 GB in the folder for temporary files
 bench-disk: setup

@@ -7,6 +7,7 @@ How fast and how small: one script for each question, every peer in a process of
     python -m benchmarks.out_of_core            # question 7, some 15 minutes on a disk with 30 GB free
     python -m benchmarks.reading                # how often a compressed input is read (part of question 7)
     python -m benchmarks.planned_memory         # the memory that a run takes beside what its plan says
+    python -m benchmarks.small_windows          # what a window of 8³ voxels costs
 
 `harness` runs peers, `peers` is what runs, `report` writes `results/<question>.md`, `.json` and `.png`.
 """

@@ -6,9 +6,10 @@ import mmap
 import threading
 from bisect import bisect_left, insort
 from operator import itemgetter
-from pathlib import Path
 
 import torch
+
+from monai_chunked.memory import addresses_limited
 
 __all__ = ["ChunkMemory"]
 
@@ -45,14 +46,7 @@ class ChunkMemory:
     @staticmethod
     def supported() -> bool:
         """Whether the operating system takes back some of many pages, and addresses are not limited like memory."""
-        if not hasattr(mmap, "MADV_DONTNEED"):
-            return False
-        import resource  # where there is madvise
-
-        strict = Path("/proc/sys/vm/overcommit_memory")
-        if strict.exists() and strict.read_text().strip() == "2":
-            return False
-        return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+        return hasattr(mmap, "MADV_DONTNEED") and not addresses_limited()
 
     def allocate(self, elements: int) -> torch.Tensor:
         """Memory for a chunk, flat; it holds anything."""

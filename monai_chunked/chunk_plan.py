@@ -53,8 +53,8 @@ class ChunkPlan:
             only its shape is known.
         input_in_memory: whether they are kept in memory, or else in a file in ``scratch_dir``.
         finished_bytes: of a chunk that is finished (its weights, its result) and of those that wait to be written.
-        batch_bytes: of a batch of predictions, taken to be of the dtype of the sums, and of the windows for it, and for
-            the next one too where they are read ahead.
+        batch_bytes: of a batch of predictions, taken to be of the dtype of the sums, of the windows for it, and for the
+            next one too where they are read ahead, and of the importance map.
         device_bytes, cpu_bytes: the most that a run takes there in all, but for the input and what the network itself
             needs: open chunks, the output if it is there, finished chunks, one batch, and rows of the input.
     """
@@ -104,7 +104,7 @@ class ChunkPlan:
             ("to scratch and back", f"{format_bytes(self.scratch_written)}, {format_bytes(self.scratch_read)}"),
             ("output", output),
             ("finished chunks", f"{format_bytes(self.finished_bytes)} until they are written"),
-            ("one batch", f"{format_bytes(self.batch_bytes)} of windows and predictions"),
+            ("one batch", f"{format_bytes(self.batch_bytes)} of windows, predictions and weights"),
             ("memory in all", f"{held(self.device_bytes, self.cpu_bytes)}, beside what the network itself needs"),
             ("MONAI's scores", format_bytes(self.monai_bytes)),
         ]
@@ -224,7 +224,7 @@ def plan_inferer(
     far = source.type != network_device.type or (given and not isinstance(inputs_or_shape, torch.Tensor))
     window_bytes = shape[1] * prod(roi_size) * (dtype_of(inputs_or_shape).itemsize if given else 4)
     predicted = sum(prod(size) * each for (_, size), each in zip(outputs, chosen.voxel_bytes))
-    batch_bytes = sw_batch_size * ((2 if far else 1) * window_bytes + predicted)
+    batch_bytes = sw_batch_size * ((2 if far else 1) * window_bytes + predicted) + prod(roi_size) * itemsize
     in_all = [0 if in_place else forecast.peak[DEVICE], 0 if in_place else forecast.peak[CPU]]
     in_all[CPU if on_cpu else DEVICE] += finished_bytes + batch_bytes
     if result_device is not None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from monai_chunked.memory import addresses_limited
 from monai_chunked.placement import Placement
 from monai_chunked.plan import Box, ChunkGrid, Corner, Window
 
@@ -23,6 +24,10 @@ PART_BYTES = 2**21
 
 THREAD_BYTES = 2**19
 """A prediction is worth one thread for each so many bytes."""
+
+
+SMALL_SUM, SMALL_SUMS = 2**14, 2**8
+"""How many sums of weights of at most so many bytes are kept: for small chunks it is the calls that take long."""
 
 
 class Piece(NamedTuple):
@@ -89,6 +94,8 @@ class OpenChunks:
         self.differentiable = differentiable
         self.result: torch.Tensor | None = None
         self._on_cpu = self.device.type == "cpu" and not differentiable
+        self._threads = 1 if addresses_limited() else torch.get_num_threads()  # a thread takes 64 MiB and more of them
+        self._known_sums: dict[tuple[Any, ...], torch.Tensor] = {}
         self._products = np.empty((0, 0))
         self._product = torch.empty(0, device=self.device)
 
@@ -165,24 +172,28 @@ class OpenChunks:
         and not once an operation, which costs dearly when the processor has other things to do. Each takes the next
         part when it is ready, because those of the network may be about for a while.
         """
-        parts = deque(self._parts(pieces, max(1, PART_BYTES // prediction[0, 0].nbytes)))
         most = max(PART_BYTES // prediction.itemsize, prediction[0, 0].size)
+
+        parts = deque(
+            # a thread may hold on to what it ran for a while, so what it runs holds no prediction but in here
+            (prediction[channels, rows], weights[:, rows], channels, targets)
+            for channels, rows, targets in self._parts(pieces, max(1, PART_BYTES // prediction[0, 0].nbytes))
+        )
 
         def add(memory: np.ndarray) -> None:
             with np.errstate(all="ignore"):
                 while True:
                     try:
-                        channels, rows, targets = parts.popleft()
+                        part, factors, channels, targets = parts.popleft()
                     except IndexError:
                         return
-                    part = prediction[channels, rows]
                     product = memory[: part.size].reshape(part.shape)
-                    np.multiply(part, weights[:, rows], out=product, casting="same_kind")
+                    np.multiply(part, factors, out=product, casting="same_kind")
                     for sums, in_part, first in targets:
                         before = 0 if first else sums[channels]
                         np.add(before, product[in_part], out=sums[channels], casting="same_kind")
 
-        threads = min(torch.get_num_threads(), len(parts), 1 + prediction.nbytes // THREAD_BYTES)
+        threads = min(self._threads, len(parts), 1 + prediction.nbytes // THREAD_BYTES)
         shape = (threads, most)
         if self._products.shape != shape or self._products.dtype != prediction.dtype:
             self._products = np.empty(shape, prediction.dtype)
@@ -222,8 +233,14 @@ class OpenChunks:
         if device.type not in self.weights:
             self.weights[device.type] = self.weights[self.device.type].to(device)
         weights = self.weights[device.type]
+        surroundings = (device.type, *self.grid.surroundings(chunk))
+        known = self._known_sums.get(surroundings)
+        if known is not None:
+            return known
         shape = (1, *(s.stop - s.start for s in self.grid.box(chunk)))
         total = torch.zeros(shape, dtype=weights.dtype, device=device)
         for _, in_window, in_chunk in self.grid.windows_of(chunk):
             total[(slice(None), *in_chunk)].add_(weights[(slice(None), *in_window)])
+        if total.nbytes <= SMALL_SUM and len(self._known_sums) < SMALL_SUMS:
+            self._known_sums[surroundings] = total
         return total

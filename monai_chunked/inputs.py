@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import nibabel
@@ -361,10 +362,24 @@ def _memory_like(view: torch.Tensor, address: int, device: torch.device) -> torc
     Returns:
         of the shape of the view, but for expanded dimensions, which are of size one; ``None`` where voxels overlap.
     """
-    strides = [0] * view.dim()
+    layout = _dense_layout(tuple(view.shape), view.stride())
+    if layout is None:
+        return None
+    shape, strides, span = layout
+    memory = torch.empty(span + ALIGNMENT, dtype=view.dtype, device=device)
+    offset = (address - memory.data_ptr()) % ALIGNMENT // view.element_size()
+    return memory.as_strided(shape, strides, offset)
+
+
+@lru_cache
+def _dense_layout(
+    view_shape: tuple[int, ...], view_strides: tuple[int, ...]
+) -> tuple[list[int], list[int], int] | None:
+    """Shape, strides and elements of :py:func:`_memory_like`, which are the same for nearly all windows."""
+    strides = [0] * len(view_shape)
     borders = [(1, 1)]  # where dimensions begin and end, in the view and in the copy
-    for d in sorted(range(view.dim()), key=lambda d: (view.stride(d), view.shape[d] == 1, -d)):
-        stride, size = view.stride(d), view.shape[d]
+    for d in sorted(range(len(view_shape)), key=lambda d: (view_strides[d], view_shape[d] == 1, -d)):
+        stride, size = view_strides[d], view_shape[d]
         if stride == 0:  # an expanded dimension: copied once, expanded again
             continue
         if size > 1 and stride < max(borders)[0]:  # one element is several voxels, as after unfold
@@ -372,8 +387,5 @@ def _memory_like(view: torch.Tensor, address: int, device: torch.device) -> torc
         before, packed = max(border for border in borders if border[0] <= stride)
         strides[d] = packed if stride == before else packed + 1 + (stride - packed - 1) % ALIGNMENT
         borders += [(stride, strides[d]), (stride * size, strides[d] * size)]
-    shape = [1 if stride == 0 else size for size, stride in zip(view.shape, strides)]
-    span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    memory = torch.empty(span + ALIGNMENT, dtype=view.dtype, device=device)
-    offset = (address - memory.data_ptr()) % ALIGNMENT // view.element_size()
-    return memory.as_strided(shape, strides, offset)
+    shape = [1 if stride == 0 else size for size, stride in zip(view_shape, strides)]
+    return shape, strides, 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))

@@ -10,12 +10,19 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["FreedMemory", "available_memory", "format_bytes", "parse_bytes"]
+__all__ = [
+    "FreedMemory",
+    "addresses_limited",
+    "available_memory",
+    "format_bytes",
+    "is_refusal",
+    "parse_bytes",
+]
 
 LOOK_BYTES = 2**20
 """How much memory the process holds is looked at again when so many bytes have come and gone."""
 
-LEAST_FREED = 2**23
+LEAST_FREED = 2**22
 """What is not worth giving back, in bytes."""
 
 
@@ -62,6 +69,24 @@ def _container(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def addresses_limited() -> bool:
+    """Whether addresses are limited like memory, as by ``ulimit -v``, so that none may be taken without need."""
+    strict = Path("/proc/sys/vm/overcommit_memory")
+    if strict.exists() and strict.read_text().strip() == "2":
+        return True
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says that memory cannot be allocated; PyTorch has a type of its own for accelerators only."""
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
 class FreedMemory:

@@ -270,6 +270,23 @@ class ChunkGrid:
         for index in itertools.product(*(around[d] for d in self.windows.order)):
             yield self._piece(tuple(index[k] for k in inverse), chunk)
 
+    @cached_property
+    def _surroundings(self) -> list[list[tuple[tuple[int, ...], ...]]]:
+        """For each dimension and chunk index, what the chunk shares with each window that touches it."""
+        found = []
+        for spans, cuts, touching in zip(self.spans, self.cuts, self._touching):
+            each = []
+            for chunk, around in enumerate(touching):
+                start, end = cuts[chunk], cuts[chunk + 1]
+                shared = ((max(spans[w][0], start), min(spans[w][1], end), spans[w][0]) for w in around)
+                each.append((*((low - start, high - start, low - span) for low, high, span in shared), (end - start,)))
+            found.append(each)
+        return found
+
+    def surroundings(self, chunk: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """Where windows lie over a chunk, seen from it: chunks for which this is the same have the same weights."""
+        return tuple(each[k] for each, k in zip(self._surroundings, chunk))
+
     def finished_by(self, window: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """The chunks for which this window is the last one."""
         return itertools.product(*(f[w] for f, w in zip(self._finished, window)))

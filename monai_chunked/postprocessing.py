@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from monai.utils import ensure_tuple
 
+from monai_chunked.memory import addresses_limited
+
 __all__ = ["Postprocessing", "argmax", "is_argmax", "label_dtype", "match_postprocessing"]
 
 Postprocessing = Callable[[torch.Tensor], torch.Tensor]
@@ -43,7 +45,7 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
             target.copy_(torch.max(rows, dim=0).indices)
 
     starts = range(0, scores.shape[1], step)
-    if on_cpu and len(starts) > 1:
+    if on_cpu and len(starts) > 1 and not addresses_limited():
         with ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-argmax") as threads:
             list(threads.map(label, starts))
     else:

@@ -121,6 +121,9 @@ class Schedule:
         Raises:
             LimitError: when the limits cannot hold the chunks that a window touches.
         """
+        if self.limits == [0, inf]:
+            yield from self._steps_without_limits(done)
+            return
         for number, position in enumerate(self.grids[0].windows.positions()):
             for output, grid in enumerate(self.grids):
                 keys = ((output, chunk) for chunk in grid.touched_by(position))
@@ -132,6 +135,21 @@ class Schedule:
                 yield [move for key in touched for move in self._bring(key)]
                 for key in touched:
                     self._added(key, grid.next_window(key[1], position))
+
+    def _steps_without_limits(self, done: Container[Key]) -> Iterator[list[Move]]:
+        """The same where everything is in CPU memory and nothing ever moves: far less to find out for each window."""
+        for position in self.grids[0].windows.positions():
+            for output, grid in enumerate(self.grids):
+                keys = [(output, chunk) for chunk in grid.touched_by(position)]
+                opened = [key for key in keys if key not in self._level and key not in done]
+                for key in opened:
+                    self._size[key] = grid.voxels(key[1]) * self.voxel_bytes[output]
+                    self._level[key] = CPU
+                    self.used[CPU] += self._size[key]
+                yield [Move(key, None, CPU) for key in opened]
+                for chunk in grid.finished_by(position):
+                    if self._level.pop((output, chunk), None) is not None:
+                        self.used[CPU] -= self._size.pop((output, chunk))
 
     def forecast(self) -> Forecast:
         """Go through all steps without a run."""

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 MARGIN = 0.9
 """Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
 
-GROWTH = 0.125
+GROWTH = 1 / 16
 """Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from monai_chunked.memory import available_memory, format_bytes
+from monai_chunked.memory import available_memory, format_bytes, is_refusal
 from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
@@ -46,7 +46,7 @@ class AutoOutput(Output):
         metadata: Sequence[Metadata] = (),
         overwrite: bool = True,
     ) -> None:
-        if self.disk.output_dir is not None:
+        if not self.disk.temporary:  # the folder for temporary files matters only if it is needed
             self.disk.check(0)
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
@@ -57,12 +57,21 @@ class AutoOutput(Output):
         for device, below in zip(self.devices, [*self.devices[1:], "disk"]):
             available = available_memory(device)
             free = None if available is None else max(available - self._taken.get(device, 0), 0)
-            if free is None or size <= free:
-                self.reserve(device, size)
-                return MemoryOutput(device).create(result)
+            reason = "and was refused that"
+            if free is not None and size > free:
+                reason = f"but {format_bytes(free)} are free"
+            else:
+                try:
+                    writer = MemoryOutput(device).create(result)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_refusal(error):
+                        raise
+                else:
+                    self.reserve(device, size)
+                    return writer
             warnings.warn(
-                f"output='auto': the {result.name} takes {format_bytes(size)} but {format_bytes(free)} are free on "
-                f"{device} beside open chunks, so it goes to {below}",
+                f"output='auto': the {result.name} takes {format_bytes(size)} {reason} on {device} beside open "
+                f"chunks, so it goes to {below}",
                 stacklevel=2,
             )
         return self.disk.create(result)
