@@ -19,6 +19,7 @@ import torch
 from monai_chunked import NumpyOutput
 from monai_chunked.journal import Journal
 from monai_chunked.outputs.storage_chunks import Collector
+from monai_chunked.outputs.zarr_places import LocalPlace
 from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
 from tests.test_power_cut import ask, mounted, new_disk, why_not  # noqa: F401  two are fixtures
 from tests.test_recovery import expected, voxels
@@ -227,3 +228,21 @@ def test_a_folder_that_takes_no_files_is_refused_as_one_that_may_not_be_written_
     with pytest.raises(PermissionError) as caught:
         inferer("disk", output_dir="/proc")(image(), Network())
     assert (caught.value.errno, caught.value.filename) == (errno.EACCES, "/proc")
+
+
+def test_stores_of_a_batch_are_complete_before_the_first_of_them_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = LocalPlace.publish
+
+    def stop(self: LocalPlace) -> None:
+        publish(self)
+        raise Boom
+
+    monkeypatch.setattr(LocalPlace, "publish", stop)
+    with torch.no_grad():
+        with pytest.raises(Boom):
+            inferer(OUTPUTS["zarr"](tmp_path))(image(), Network())
+        monkeypatch.undo()
+        result = inferer(OUTPUTS["zarr"](tmp_path))(image(), Network(at=1))
+    assert torch.equal(voxels(result), expected())

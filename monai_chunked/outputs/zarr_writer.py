@@ -112,6 +112,8 @@ class ZarrWriter(OutputWriter):
             with _told(image.place, self.result):
                 image.complete()
         for place in self.places:
+            place.flush()  # all of them, before the first has its name: then every one of them counts as complete
+        for place in self.places:
             place.publish()
         return self.load(self.result, self.places)
 
