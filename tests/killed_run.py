@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,11 @@ def run(request: dict[str, Any]) -> None:
     seen = Path(request.get("seen") or Path(request["folder"], "seen"))
     network = Network(seen, pause=0.003 if not request.get("signal") else 0.02)
     with torch.no_grad():
-        called = network if request.get("resumable", True) else lambda *windows: network(*windows)
-        result: Any = inferer(output)(image(), called)
+        if request.get("resumable", True):
+            result: Any = inferer(output)(image(), network)
+        else:
+            warnings.filterwarnings("ignore", "this run cannot be resumed")
+            result = inferer(output, network_id=None)(image(), lambda *windows: network(*windows))
     if request.get("result"):
         images = result if isinstance(result, list) else [result]
         np.save(request["result"], np.stack([np.asarray(each[:]) for each in images]).reshape(2, 3, *SIZE))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ def test_a_handler_of_sigterm_that_somebody_has_set_stays(tmp_path: Path) -> Non
 def test_a_run_that_fails_leaves_no_empty_folder(output: str, resumable: bool, tmp_path: Path) -> None:
     (tmp_path / "second").mkdir()  # somebody else's
     network = Network(at=1 if resumable else 30)
-    with torch.no_grad(), pytest.raises(Boom):
-        inferer(OUTPUTS[output](tmp_path))(image(), network if resumable else lambda *windows: network(*windows))
+    known = {} if resumable else {"network_id": None}
+    with torch.no_grad(), pytest.raises(Boom), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "this run cannot be resumed")
+        called = network if resumable else lambda *windows: network(*windows)
+        inferer(OUTPUTS[output](tmp_path), **known)(image(), called)
     assert left_in(tmp_path) == ["second"]
 
 
