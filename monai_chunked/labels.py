@@ -102,7 +102,7 @@ def mark_labels(results: Sequence[Any], postprocessing: Sequence[Any]) -> list[A
 
     def mark(result: Any, one: Any) -> Any:
         if isinstance(result, list):
-            return [mark(each, one) for each in result]
+            return type(result)(mark(each, one) for each in result)
         if not isinstance(result, torch.Tensor) or one is None:
             return result
         integers = not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool)
