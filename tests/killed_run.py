@@ -106,6 +106,7 @@ def run(request: dict[str, Any]) -> None:
 
 
 def serve() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told what it started to ignore it
     for line in sys.stdin:
         request = json.loads(line)
         start = time.monotonic()

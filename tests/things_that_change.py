@@ -137,10 +137,14 @@ def state_of_compose(folder: Path, changed: bool) -> dict[str, Any]:
     return {"postprocessing": monai.transforms.Compose(steps)}
 
 
+def through(transform: Any, values: torch.Tensor) -> Any:
+    return transform(values)
+
+
 @maker
 def random_state_of_a_transform(folder: Path, changed: bool) -> dict[str, Any]:
     transform = monai.transforms.RandLambda(functools.partial(scaled, factor=2), prob=1.0)
-    return {"postprocessing": transform.set_random_state(int(changed))}
+    return {"postprocessing": functools.partial(through, transform.set_random_state(int(changed)))}
 
 
 @maker
