@@ -26,9 +26,10 @@ from monai.inferers import SlidingWindowInferer
 from benchmarks.harness import Job
 from benchmarks.peers import Pointwise, TimedNetwork, different, peak_memory
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, Output, Result, ZarrOutput
-from monai_chunked.plan import window_grid
-from monai_chunked.planning import lay_out
-from monai_chunked.recovery import RecordedOutput, Recovery
+from monai_chunked.outputs.recovery.recovery import Recovery
+from monai_chunked.plan.heads import RecordedOutput
+from monai_chunked.plan.layout import lay_out
+from monai_chunked.plan.window_grid import window_grid
 
 OUTPUTS: dict[str, Callable[[str], Output]] = {".npy": NumpyOutput, ".nii": NiftiOutput, "Zarr": ZarrOutput}
 PLAIN_BYTES = 2**23

@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 from benchmarks.harness import GIB, Check
 from benchmarks.report import checks_table
 from monai_chunked import ChunkedSlidingWindowInferer, ImageArray, open_image
-from monai_chunked.plan import window_grid
+from monai_chunked.plan.window_grid import window_grid
 
 SIZE, ROI, OVERLAP = (256, 256, 256), (96, 96, 96), 0.5
 MOST = 1.3

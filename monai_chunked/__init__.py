@@ -1,10 +1,15 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
-from monai_chunked.chunk_plan import ChunkPlan
-from monai_chunked.inference import chunked_sliding_window_inference
-from monai_chunked.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
-from monai_chunked.open_image import ImageArray, open_image
-from monai_chunked.outputs import MemoryOutput, NiftiOutput, NumpyOutput, Output, OutputWriter, Result, ZarrOutput
+from monai_chunked.inference.function import chunked_sliding_window_inference
+from monai_chunked.inference.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
+from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.open_image import open_image
+from monai_chunked.outputs.base import Output, OutputWriter, Result
+from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.outputs.nifti.output import NiftiOutput
+from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.outputs.zarr.output import ZarrOutput
+from monai_chunked.plan.chunk_plan import ChunkPlan
 
 __version__ = "0.1.0"
 

@@ -11,16 +11,19 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import optional_import
 
 from monai_chunked import __version__
-from monai_chunked.chunk_plan import plan_inferer
-from monai_chunked.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inference.planning import plan_inferer
 
 __all__ = ["main"]
+
 
 NETWORKS = ("network_def", "network", "net")
 """What bundles call their network."""
 
+
 CLASSES = ("out_channels", "num_classes")
 """What networks call the number of channels that they return."""
+
 
 INSTEAD = "give its parameters instead of --config-file, as in --roi-size 128 128 128 --overlap 0.25 --classes 3"
 """What to do with an inferer that cannot be asked."""

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monai_chunked import array_description
+from monai_chunked.inference.fingerprint import arrays as array_description
 from tests.things_that_change import MAKERS, OPEN, call
 
 NOT_RESUMABLE = {
@@ -43,7 +43,7 @@ def never(*_: Any) -> Any:
 @contextlib.contextmanager
 def without_network() -> Iterator[None]:
     """Results are returned without predicting anything, or ``Called`` is raised."""
-    from monai_chunked.predictions import Predictor
+    from monai_chunked.windows.predictor import Predictor
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "__call__", never)

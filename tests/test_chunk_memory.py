@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_chunked.chunk_memory import ChunkMemory
+from monai_chunked.machine.pages import ChunkMemory
 
 pytestmark = pytest.mark.skipif(not ChunkMemory.supported(), reason="this system takes back whole maps only")
 
@@ -67,7 +67,7 @@ def test_chunks_of_many_sizes_take_no_more_memory_than_they_may() -> None:
 import random
 from pathlib import Path
 import torch
-from monai_chunked.chunk_memory import ChunkMemory
+from monai_chunked.machine.pages import ChunkMemory
 
 def peak():  # not ru_maxrss, which begins with what the parent held
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

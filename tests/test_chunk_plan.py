@@ -13,8 +13,8 @@ from monai.inferers import SlidingWindowInferer
 
 from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.__main__ import main
-from monai_chunked.chunk_plan import plan_inferer
-from monai_chunked.placement import Placement
+from monai_chunked.chunks.open_chunks import Placement
+from monai_chunked.inference.planning import plan_inferer
 
 ROOT = Path(__file__).resolve().parents[1]
 

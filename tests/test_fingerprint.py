@@ -18,9 +18,10 @@ import torch
 import zarr
 from monai.networks import nets
 
-from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, array_description
-from monai_chunked.description import Describer, Undescribable
-from monai_chunked.journal import Journal
+from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput
+from monai_chunked.inference.fingerprint import arrays as array_description
+from monai_chunked.inference.fingerprint.description import Describer, Undescribable
+from monai_chunked.outputs.recovery.journal import Journal
 from tests.things_that_change import Network, as_image, call, image, named
 
 OUTPUTS = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": lambda folder: ZarrOutput(folder, storage_chunk_size=4)}

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monai_chunked.inputs import read_windows
-from monai_chunked.plan import Window
+from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.reader import read_windows
 
 OPERATORS = {
     "mean": lambda x: x.mean(tuple(range(2, x.dim()))),

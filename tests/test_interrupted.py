@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from monai_chunked import NumpyOutput
-from monai_chunked.journal import Journal
-from monai_chunked.outputs.storage_chunks import Collector
-from monai_chunked.outputs.zarr_places import LocalPlace
+from monai_chunked.outputs.recovery.journal import Journal
+from monai_chunked.outputs.zarr.places import LocalPlace
+from monai_chunked.outputs.zarr.storage_chunks import Collector
 from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
 from tests.test_power_cut import ask, mounted, new_disk, why_not  # noqa: F401  two are fixtures
 from tests.test_recovery import expected, voxels

@@ -21,9 +21,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, NormalizeIntensity, ScaleIntensityRange
 from zarr.storage import LocalStore, WrapperStore
 
-from monai_chunked import ChunkedSlidingWindowInferer, chunked_sliding_window_inference, kept_rows
-from monai_chunked.kept_rows import KeptRows, plan_rows
-from monai_chunked.plan import window_grid
+from monai_chunked import ChunkedSlidingWindowInferer, chunked_sliding_window_inference
+from monai_chunked.inputs import kept_rows
+from monai_chunked.inputs.kept_rows import KeptRows, plan_rows
+from monai_chunked.plan.window_grid import window_grid
 
 SETTINGS: dict[str, Any] = {"roi_size": (6, 5, 7), "overlap": 0.5, "mode": "gaussian"}
 

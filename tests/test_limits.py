@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
-from monai_chunked import ChunkedSlidingWindowInferer, planning
-from monai_chunked.memory import parse_bytes
-from monai_chunked.placement import Placement, ScratchFile
-from monai_chunked.plan import chunk_grids, window_grid
-from monai_chunked.planning import lay_out
-from monai_chunked.schedule import CPU, DEVICE, SCRATCH, LimitError, Schedule
+from monai_chunked import ChunkedSlidingWindowInferer
+from monai_chunked.chunks.open_chunks import Placement
+from monai_chunked.machine.scratch import ScratchFile
+from monai_chunked.plan import layout as planning
+from monai_chunked.plan.layout import chunk_grids, lay_out
+from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH, LimitError, Schedule
+from monai_chunked.plan.sizes import parse_bytes
+from monai_chunked.plan.window_grid import window_grid
 
 CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -230,7 +232,8 @@ def test_scratch_needs_an_existing_folder_with_room(tmp_path: Any, monkeypatch: 
 def test_scratch_leaves_nothing_behind_even_if_the_process_is_killed(tmp_path: Any) -> None:
     code = f"""
 import os, signal, torch
-from monai_chunked import ChunkedSlidingWindowInferer, planning
+from monai_chunked import ChunkedSlidingWindowInferer
+from monai_chunked.plan import layout as planning
 calls = []
 def network(x):
     calls.append(1)

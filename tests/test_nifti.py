@@ -26,9 +26,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import EnsureChannelFirst, LoadImage, SaveImage
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, OutputWriter, Result
-from monai_chunked.outputs import nifti, nifti_volume
-from monai_chunked.outputs.spans import SpanLayout
-from monai_chunked.plan import Box
+from monai_chunked.outputs.nifti import output as nifti
+from monai_chunked.outputs.nifti import volume as nifti_volume
+from monai_chunked.outputs.nifti.spans import SpanLayout
+from monai_chunked.plan.boxes import Box
 from tests.test_bundle import assert_same_file, run_bundle, saved
 
 resource = pytest.importorskip("resource")

@@ -20,7 +20,8 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import LoadImage
 
-from monai_chunked import ChunkedSlidingWindowInferer, ImageArray, kept_rows, open_image
+from monai_chunked import ChunkedSlidingWindowInferer, ImageArray, open_image
+from monai_chunked.inputs import kept_rows
 
 AFFINE = np.array([[-1.5, 0, 0.2, 10], [0, 2, 0, -5], [0.1, 0, 3, 7], [0, 0, 0, 1]])
 

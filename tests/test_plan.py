@@ -15,8 +15,9 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
 from monai_chunked import chunked_sliding_window_inference
-from monai_chunked.plan import ChunkGrid, WindowGrid, window_grid
-from monai_chunked.planning import lay_out
+from monai_chunked.plan.chunk_grid import ChunkGrid
+from monai_chunked.plan.layout import lay_out
+from monai_chunked.plan.window_grid import WindowGrid, window_grid
 
 CASES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -12,7 +12,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from monai_chunked import ChunkedSlidingWindowInferer
-from monai_chunked.memory import format_bytes
+from monai_chunked.plan.sizes import format_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monai_chunked import ChunkedSlidingWindowInferer
-from monai_chunked.inference import _steps
+from monai_chunked.inference.loop import _steps
 
 ROWS = 4
 """Four windows of so many rows, which are read one after the other."""

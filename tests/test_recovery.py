@@ -37,10 +37,12 @@ from monai_chunked import (
     ZarrOutput,
     open_image,
 )
-from monai_chunked.journal import Journal
-from monai_chunked.outputs.behind import WriteBehind
-from monai_chunked.placement import Placement
-from monai_chunked.recovery import PAUSE, RecordedOutput, Recovery
+from monai_chunked.chunks.open_chunks import Placement
+from monai_chunked.outputs.recovery.journal import Journal
+from monai_chunked.outputs.recovery.recording import PAUSE
+from monai_chunked.outputs.recovery.recovery import Recovery
+from monai_chunked.outputs.write_behind import WriteBehind
+from monai_chunked.plan.heads import RecordedOutput
 from tests.killed_run import OUTPUTS, OVERLAP, ROI, SIZE, Boom, Network, image, inferer
 
 MOMENTS = 20

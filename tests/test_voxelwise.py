@@ -56,7 +56,7 @@ from monai.transforms import (
 )
 
 from monai_chunked import ChunkedSlidingWindowInferer
-from monai_chunked.voxelwise import PER_VOXEL, check_voxelwise
+from monai_chunked.inference.voxelwise import PER_VOXEL, check_voxelwise
 
 LABELS = Compose([Activations(softmax=True), AsDiscrete(argmax=True)])
 

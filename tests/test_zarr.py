@@ -26,9 +26,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import LoadImage
 
 from monai_chunked import ChunkedSlidingWindowInferer, Result, ZarrOutput
-from monai_chunked.outputs import ngff, storage_chunks
-from monai_chunked.outputs.storage_chunks import Collector, storage_chunk_size
-from monai_chunked.plan import Box, window_grid
+from monai_chunked.outputs.zarr import ngff, storage_chunks
+from monai_chunked.outputs.zarr.storage_chunks import Collector, storage_chunk_size
+from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.window_grid import window_grid
 
 SETTINGS: dict[str, Any] = {"roi_size": 6, "overlap": 0.5, "mode": "gaussian"}
 AFFINE = np.array([[2.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 1.5, -72], [0, 0, 0, 1]])

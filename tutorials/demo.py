@@ -28,7 +28,7 @@ from monai.bundle import ConfigParser
 from monai.data import decollate_batch
 from monai.transforms import LoadImage
 
-from monai_chunked.memory import format_bytes
+from monai_chunked.plan.sizes import format_bytes
 from tutorials.template import LABELS, write_template
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,9 +3,9 @@
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
-from monai_chunked.outputs.nifti import NiftiOutput
+from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
-from monai_chunked.outputs.zarr import ZarrOutput
+from monai_chunked.outputs.zarr.output import ZarrOutput
 
 __all__ = [
     "AutoOutput",

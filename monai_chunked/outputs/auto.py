@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from monai_chunked.memory import available_memory, format_bytes, is_refusal
+from monai_chunked.machine.memory import available_memory, is_refusal
 from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.plan.sizes import format_bytes
 
 __all__ = ["AutoOutput"]
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from monai_chunked.plan import Box
+from monai_chunked.plan.boxes import Box
 
 __all__ = ["Metadata", "Output", "OutputWriter", "Result"]
+
 
 Metadata = Mapping[str, Any]
 """Of one image, as in ``MetaTensor.meta``: ``affine``, ``filename_or_obj``, ``space``, ... ; empty if there is none."""

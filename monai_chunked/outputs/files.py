@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from io import FileIO
 from pathlib import Path
 
 import torch
 from monai.data.folder_layout import FolderLayout
 
-from monai_chunked.checks import check_folder
-from monai_chunked.durable import make_folder
+from monai_chunked.machine.files import check_folder, make_folder
 from monai_chunked.outputs.base import Metadata, Output, Result
 
-__all__ = ["FileOutput", "allocate", "check_different", "check_new", "ending", "make_folders", "partial_path"]
+__all__ = ["FileOutput", "check_different", "check_new", "ending", "make_folders", "partial_path"]
 
 
 class FileOutput(Output):
@@ -130,14 +127,3 @@ def make_folders(result: Result, paths: Sequence[Path]) -> None:
         if path.exists() and not result.overwrite:
             raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
         make_folder(path.parent)
-
-
-def allocate(file: FileIO, size: int) -> None:
-    """Give a file its size in bytes, and the space for it where the system can tell at once that there is none."""
-    file.truncate(size)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 __all__ = ["Images", "StoredTensor"]
 
+
 KNOWN = {
     *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad")),
     *(getattr(torch.Tensor, name) for name in ("size", "dim", "numel", "__len__", "element_size")),

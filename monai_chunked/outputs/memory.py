@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from monai_chunked.outputs.base import Output, OutputWriter, Result
-from monai_chunked.plan import Box
+from monai_chunked.plan.boxes import Box
 
 __all__ = ["MemoryOutput"]
 

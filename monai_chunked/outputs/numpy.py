@@ -26,15 +26,16 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from monai_chunked.checks import check_folder
-from monai_chunked.durable import make_folder, rename, sync_folder
+from monai_chunked.machine.files import allocate, check_folder, make_folder, rename, sync_folder
 from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, allocate, make_folders, partial_path
-from monai_chunked.plan import Box
+from monai_chunked.outputs.files import FileOutput, make_folders, partial_path
+from monai_chunked.plan.boxes import Box
 
 __all__ = ["NumpyOutput"]
 
+
 logger = logging.getLogger(__name__)
+
 
 SHORT_RUN = 4096
 """Bytes; a chunk that lies in shorter runs is copied into a map of the file."""

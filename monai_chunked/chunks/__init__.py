@@ -1,0 +1,1 @@
+"""Where a sum lives and who adds to it."""

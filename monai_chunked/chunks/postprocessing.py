@@ -1,0 +1,99 @@
+"""What is applied to finished chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from monai.utils import ensure_tuple
+
+from monai_chunked.machine.memory import addresses_limited
+
+__all__ = ["Postprocessing", "argmax", "is_argmax", "label_dtype", "match_postprocessing"]
+
+
+Postprocessing = Callable[[torch.Tensor], torch.Tensor]
+
+
+ROW_VOXELS = 2**17
+"""Voxels whose argmax is taken at a time, so that what it needs on the way stays small and in cache."""
+
+
+def label_dtype(classes: int) -> torch.dtype:
+    """The smallest unsigned integer type that holds the labels ``0 .. classes - 1``.
+
+    >>> label_dtype(256), label_dtype(257)
+    (torch.uint8, torch.uint16)
+    """
+    return next(t for t in (torch.uint8, torch.uint16, torch.uint32) if classes - 1 <= torch.iinfo(t).max)
+
+
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """The class with the highest score, the first one if there are several: ``(C, *chunk)`` to ``(1, *chunk)``.
+
+    NaN counts as the highest, as in ``torch.argmax``.
+    """
+    classes = scores.shape[0]
+    labels = torch.empty((1, *scores.shape[1:]), dtype=label_dtype(classes), device=scores.device)
+    step = max(1, ROW_VOXELS // scores[0, :1].numel())
+    on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8
+
+    def label(start: int) -> None:
+        rows, target = scores[:, start : start + step], labels[0, start : start + step]
+        if not (on_cpu and _argmax_by_class(rows.numpy(), target.numpy())):
+            target.copy_(torch.max(rows, dim=0).indices)
+
+    starts = range(0, scores.shape[1], step)
+    if on_cpu and len(starts) > 1 and not addresses_limited():
+        with ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-argmax") as threads:
+            list(threads.map(label, starts))
+    else:
+        for start in starts:
+            label(start)
+    return labels
+
+
+def is_argmax(postprocessing: Any) -> bool:
+    """Whether every output of the network ends in labels."""
+    if isinstance(postprocessing, dict):
+        postprocessing = list(postprocessing.values())
+    return all(isinstance(one, str) and one == "argmax" for one in ensure_tuple(postprocessing))
+
+
+def _argmax_by_class(scores: np.ndarray, labels: np.ndarray) -> bool:
+    """Class after class, which vectorises where ``torch.max`` does not; ``False`` if NaN is in the way.
+
+    With NumPy, because one thread is enough for rows that stay in its cache, and none has to wait for another.
+    """
+    highest = scores[0].copy()
+    higher = np.empty(labels.shape, bool)
+    candidate = np.empty_like(labels)
+    labels.fill(0)
+    for label in range(1, scores.shape[0]):
+        np.greater(scores[label], highest, out=higher)
+        np.multiply(higher.view(np.uint8), np.uint8(label), out=candidate)
+        np.maximum(labels, candidate, out=labels)
+        np.maximum(highest, scores[label], out=highest)
+    return not np.isnan(highest).any()
+
+
+def match_postprocessing(postprocessing: Any, keys: list[Hashable] | None, outputs: int) -> list[Postprocessing | None]:
+    """One postprocessing for each output of the network, ``keys`` being their names where it returns a dict."""
+    if isinstance(postprocessing, dict):
+        if keys is None or set(keys) != set(postprocessing):
+            found = f"{outputs} output(s) without names" if keys is None else f"the outputs {keys}"
+            raise ValueError(f"postprocessing is for the outputs {sorted(postprocessing)} but the network has {found}")
+        each = [postprocessing[key] for key in keys]
+    elif isinstance(postprocessing, (tuple, list)):
+        if len(postprocessing) != outputs:
+            raise ValueError(
+                f"postprocessing has {len(postprocessing)} entries but the network has {outputs} output(s); give one "
+                f"for each, or one for all"
+            )
+        each = list(postprocessing)
+    else:
+        each = [postprocessing] * outputs
+    return [argmax if one == "argmax" else one for one in each]

@@ -1,0 +1,336 @@
+"""The classes that MONAI's workflows call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from monai.inferers import SliceInferer, SlidingWindowInferer
+from monai.utils import BlendMode, PytorchPadMode, ensure_tuple
+
+from monai_chunked.inference.function import chunked_sliding_window_inference
+from monai_chunked.inference.planning import plan_inferer
+from monai_chunked.inference.settings import check_inputs, check_mode
+from monai_chunked.outputs.base import Output
+from monai_chunked.plan.chunk_plan import ChunkPlan
+from monai_chunked.windows.predictor import BoundNetwork
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer"]
+
+
+class ChunkedSlidingWindowInferer(SlidingWindowInferer):
+    """
+    MONAI's ``SlidingWindowInferer`` that never holds the scores of the whole volume.
+
+    One object serves any number of calls, also at the same time from several threads.
+
+    The first 15 parameters are those of MONAI, the others can only be given by name. ``B`` is the number of images,
+    ``C`` of channels, ``*spatial`` one to four sizes in voxels. Sizes of memory are in bytes, as a number or as in
+    ``"512MB"`` (10 ** 6) or ``"2GiB"`` (2 ** 30).
+
+    Args:
+        roi_size: spatial size of a window in voxels, one number or one for each dimension; where it is 0, negative or
+            ``None``, the size of the image. Smaller images are padded.
+        sw_batch_size: how many windows the network gets at a time.
+        overlap: of neighbouring windows, as a part of ``roi_size``, at least 0 and less than 1; one number or one for
+            each dimension.
+        mode: weights for blending windows: ``"constant"``, or ``"gaussian"``, less towards their borders.
+        sigma_scale: standard deviation of the gaussian weights, as a part of ``roi_size``; one number or one for each
+            dimension.
+        padding_mode: how images that are smaller than a window are padded: ``"constant"``, ``"reflect"``,
+            ``"replicate"`` or ``"circular"``.
+        cval: the value for ``"constant"`` padding.
+        sw_device: where the network runs and open chunks are; by default the device of the input.
+        device: where the result is if it is in memory; by default the device of the input.
+        progress: show a bar with windows, finished chunks and the bytes of open ones.
+        cache_roi_weight_map: compute the weights of a window once, when the inferer is made; ``roi_size`` must be
+            positive then.
+        cpu_thresh: results with more voxels than this are in CPU memory, if ``device`` is ``None``.
+        buffer_steps: if positive, windows advance along ``buffer_dim`` last, and a chunk is so many scan steps long in
+            it. Takes less memory where ``plan`` says so; adds up in another order than MONAI.
+        buffer_dim: a spatial dimension, from 0 or, counted from the last, from -1.
+        with_coord: hand the network the slices of each window as second argument.
+        chunk_size: spatial size of a chunk in voxels of the result, one number or one for each dimension. By default
+            chunks end where windows start or end, which takes the least work.
+        preprocessing: applied to the data of each window, ``(C, *window)`` to ``(C', *window)``, before padding and
+            the network. It promises to treat each voxel by itself, as ``ScaleIntensityRange`` does: never to look at
+            other voxels, at where a voxel is, or at random numbers. MONAI's array transforms that do not are refused;
+            any other callable is taken at its word.
+        postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
+            one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
+            ``preprocessing``; for networks with several outputs one for all, or a tuple or dict to match. ``None``:
+            scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
+            softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
+        output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
+            tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
+            :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.
+        output_dir: the folder for ``"disk"``, and for ``"auto"`` when it comes to that; created if it is missing. By
+            default the file has no name, and is gone with the tensor. Refused with any other output.
+        device_memory: the most that open chunks may take on ``sw_device`` if it is an accelerator, in bytes. By default
+            what is free there after the first batch. Those that do not fit are kept in CPU memory.
+        cpu_memory: the most that open chunks may take in CPU memory, in bytes. By default what is available. Those that
+            do not fit are kept in a scratch file.
+        scratch_dir: the folder of the scratch file, which must exist; by default the one for temporary files.
+        overwrite: whether a result on disk that exists already may be replaced. If not, a run that was interrupted goes
+            on, and one that is finished returns its result, unless something that it depends on has changed.
+            ``"changed"``: it is replaced if something has.
+        network_id: the user's name for the network, which vouches for all of it but its weights; needed for runs that
+            can be resumed where the network has no ``state_dict``, or cannot be described.
+        run_id: the user's name for all that cannot be described, of functions, the network and the input.
+
+    Raises:
+        ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
+
+    Example::
+
+        inferer = ChunkedSlidingWindowInferer(roi_size=(96, 96, 96), mode="gaussian", postprocessing="argmax")
+        labels = inferer(image, network)  # (B, 1, *spatial), uint8
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        sw_batch_size: int = 1,
+        overlap: Sequence[float] | float = 0.25,
+        mode: BlendMode | str = BlendMode.CONSTANT,
+        sigma_scale: Sequence[float] | float = 0.125,
+        padding_mode: PytorchPadMode | str = PytorchPadMode.CONSTANT,
+        cval: float = 0.0,
+        sw_device: torch.device | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+        cache_roi_weight_map: bool = False,
+        cpu_thresh: int | None = None,
+        buffer_steps: int | None = None,
+        buffer_dim: int = -1,
+        with_coord: bool = False,
+        *,
+        chunk_size: Sequence[int] | int | None = None,
+        preprocessing: Callable[..., Any] | None = None,
+        postprocessing: Any = None,
+        output: str | Output = "auto",
+        output_dir: str | os.PathLike[str] | None = None,
+        device_memory: int | str | None = None,
+        cpu_memory: int | str | None = None,
+        scratch_dir: str | os.PathLike[str] | None = None,
+        overwrite: bool | Literal["changed"] = False,
+        network_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__(
+            roi_size,
+            sw_batch_size,
+            overlap,
+            check_mode(mode),
+            sigma_scale,
+            padding_mode,
+            cval,
+            sw_device,
+            device,
+            progress,
+            cache_roi_weight_map,
+            cpu_thresh,
+            buffer_steps,
+            buffer_dim,
+            with_coord,
+        )
+        self.chunk_size = chunk_size
+        self.preprocessing = preprocessing
+        self.postprocessing = postprocessing
+        self.output = output
+        self.output_dir = output_dir
+        self.device_memory = device_memory
+        self.cpu_memory = cpu_memory
+        self.scratch_dir = scratch_dir
+        self.overwrite = overwrite
+        self.network_id = network_id
+        self.run_id = run_id
+
+    @overload
+    def __call__(
+        self, inputs: Any, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor: ...
+
+    @overload
+    def __call__(
+        self, inputs: Any, network: Callable[..., dict[Any, torch.Tensor]], *args: Any, **kwargs: Any
+    ) -> dict[Any, torch.Tensor]: ...
+
+    @overload
+    def __call__(
+        self, inputs: Any, network: Callable[..., Sequence[torch.Tensor]], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, ...]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: Any,
+        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]: ...
+
+    def __call__(
+        self,
+        inputs: Any,
+        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor | zarr.Array | list[torch.Tensor] | list[zarr.Array] | tuple[Any, ...] | dict[Any, Any]:
+        """
+        Args:
+            inputs: ``(B, C, *spatial)``, a tensor or an array, see :py:func:`chunked_sliding_window_inference`.
+            network: called with windows ``(windows, C, *roi_size)``.
+            args: further arguments of the network.
+            kwargs: further keyword arguments of the network, but for ``device``, ``buffer_steps`` and ``buffer_dim``,
+                which take the place of the inferer's, and ``condition``, of the shape of ``inputs`` whose
+                windows go to the network along with those of the input.
+
+        Raises:
+            ValueError, TypeError, OSError: see :py:func:`chunked_sliding_window_inference`.
+
+        Returns:
+            For each output of the network, in a tuple or dict where it returns several: a tensor
+            ``(B, C', *spatial)``. With an :py:class:`Output` it is what that one returns, for ``ZarrOutput`` a
+            ``zarr.Array`` and for several images a list with one for each. Type checkers are told of tensors, as they
+            do not see the output; ``typing.cast`` tells them of anything else.
+        """
+        return self._infer(inputs, network, self.roi_size, self.roi_weight_map, args, kwargs)
+
+    def plan(
+        self, inputs_or_shape: Any, out_channels: int | Sequence[int], prediction_size: Sequence[int] | None = None
+    ) -> ChunkPlan:
+        """What a call would take, without a network, tensors or files.
+
+        Args:
+            inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
+            out_channels: number of channels that the network returns; one for each of its outputs if there are several.
+            prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+
+        Raises:
+            ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
+
+        Example::
+
+            print(inferer.plan((1, 1, 512, 512, 1000), out_channels=105))
+        """
+        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size)
+
+    def _infer(
+        self,
+        inputs: Any,
+        network: Callable[..., Any],
+        roi_size: Sequence[int] | int,
+        roi_weight_map: torch.Tensor | None,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        call: Callable[..., Any] | None = None,
+    ) -> Any:
+        device = kwargs.pop("device", self.device)
+        buffer_steps = kwargs.pop("buffer_steps", self.buffer_steps)
+        buffer_dim = kwargs.pop("buffer_dim", self.buffer_dim)
+        condition = kwargs.pop("condition", None)
+        check_inputs(inputs)
+        if condition is not None:
+            check_inputs(condition, "condition")
+            if tuple(condition.shape) != tuple(inputs.shape):
+                raise ValueError(
+                    f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
+                )
+        if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
+            device = "cpu"
+
+        return chunked_sliding_window_inference(
+            inputs,
+            roi_size,
+            self.sw_batch_size,
+            BoundNetwork(network, args, kwargs, call, None if call is None else self._wrapper()),
+            self.overlap,
+            self.mode,
+            self.sigma_scale,
+            self.padding_mode,
+            self.cval,
+            self.sw_device,
+            device,
+            self.progress,
+            roi_weight_map,
+            None,
+            buffer_steps,
+            buffer_dim,
+            self.with_coord,
+            chunk_size=self.chunk_size,
+            preprocessing=self.preprocessing,
+            postprocessing=self.postprocessing,
+            output=self.output,
+            output_dir=self.output_dir,
+            device_memory=self.device_memory,
+            cpu_memory=self.cpu_memory,
+            scratch_dir=self.scratch_dir,
+            overwrite=self.overwrite,
+            network_id=self.network_id,
+            run_id=self.run_id,
+            condition=condition,
+        )
+
+    def _wrapper(self) -> Any:
+        """What is done with the network beside calling it, in a form that can be compared."""
+        return None
+
+
+class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
+    """
+    MONAI's ``SliceInferer``, a 2D network over the slices of a volume, that never holds the scores of the whole volume.
+
+    Unlike MONAI's it hands further arguments to the network.
+
+    Args:
+        spatial_dim: the dimension over which slices are taken: 0, 1 or 2.
+        args, kwargs: of :py:class:`ChunkedSlidingWindowInferer`, with a 2D ``roi_size``.
+
+    Example::
+
+        inferer = ChunkedSliceInferer(spatial_dim=2, roi_size=(256, 256), postprocessing="argmax")
+        labels = inferer(volume, network_2d)
+    """
+
+    def __call__(
+        self,
+        inputs: Any,
+        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Args:
+            inputs: ``(B, C, H, W, D)``.
+            network: called with slices ``(windows, C, *roi_size)``.
+            args, kwargs: as in :py:class:`ChunkedSlidingWindowInferer`.
+
+        Raises:
+            ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match.
+        """
+        check_inputs(inputs)
+        roi_size = list(ensure_tuple(self.orig_roi_size))
+        if self.spatial_dim not in (0, 1, 2) or len(roi_size) != 2 or len(inputs.shape) != 5:
+            raise ValueError(
+                f"spatial_dim={self.spatial_dim} must be 0, 1 or 2, roi_size={tuple(roi_size)} must have 2 dimensions, "
+                f"and inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}"
+            )
+        roi_size.insert(self.spatial_dim, 1)
+        weights = self.roi_weight_map
+        if weights is not None and weights.dim() == 2:
+            weights = weights.unsqueeze(self.spatial_dim)
+
+        def slices(windows: torch.Tensor, *args: Any, condition: torch.Tensor | None = None, **kwargs: Any) -> Any:
+            return self.network_wrapper(network, windows, condition, *args, **kwargs)
+
+        return self._infer(inputs, network, roi_size, weights, args, kwargs, slices)
+
+    def _wrapper(self) -> Any:
+        return type(self).network_wrapper, self.spatial_dim

@@ -1,0 +1,77 @@
+"""Image files as inputs that are read piece by piece, in the layout and with the metadata that MONAI gives them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_chunked.inputs.image_array import ImageArray, _arrange
+from monai_chunked.inputs.nifti_file import _open_nifti
+from monai_chunked.inputs.zarr_file import _open_zarr
+
+__all__ = ["_axes_of", "open_image"]
+
+
+def open_image(
+    path: str | os.PathLike[str], axes: str | None = None, level: int = 0, time: int | None = None
+) -> ImageArray:
+    """Open an image without reading it, as an input for :py:func:`chunked_sliding_window_inference`.
+
+    Its voxels are those of MONAI's ``LoadImage`` with ``EnsureChannelFirst``, and so is its metadata, which outputs
+    take over. A ``.nii`` or ``.npy`` is mapped to memory. A ``.nii.gz`` can only be read from the first slice (along
+    z) to the last: its rows along x or y are the whole of it, decompressed once and kept in memory, or in
+    ``scratch_dir`` beyond 1 GiB. With ``buffer_steps=1, buffer_dim=2`` windows advance along z and few slices are kept.
+
+    Args:
+        path: ``.nii``, ``.nii.gz`` or ``.npy``; anything else is a Zarr array, or a group with an OME-Zarr image
+            (0.4 or 0.5), on disk or at a URL.
+        axes: what the dimensions of a ``.npy`` or a Zarr array are, for instance ``"czyx"``: letters out of ``t``
+            (time points, which become the batch), ``c`` (the channel) and ``x``, ``y``, ``z``, which come in this order
+            in the image. By default as its metadata says, and for a ``.npy`` of up to three dimensions ``"xyz"``.
+        level: of the resolution pyramid of an OME-Zarr image, 0 for the finest.
+        time: one point of a time series, from 0 on; ``None``: all of them, as a batch. Outputs write a result for each
+            point, with ``_t000``, ``_t001``, ... behind its name.
+
+    Raises:
+        FileNotFoundError: when there is nothing at ``path``.
+        ImportError: when a package that the format needs is missing.
+        ValueError: when ``axes``, ``level`` or ``time`` do not fit, or the metadata say too little.
+        TypeError: when the image holds something else than integers or floats.
+
+    Example::
+
+        labels = inferer(open_image("brain.nii.gz"), network)  # (1, 1, *spatial), with the affine of the file
+
+    for time in range(len(open_image("movie.ome.zarr"))):  # one after the other, which can be resumed one by one
+        inferer(open_image("movie.ome.zarr", time=time), network)
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        if not Path(text).exists():
+            raise FileNotFoundError(errno.ENOENT, "there is no image", text)
+        if Path(text).name in ("", ".."):  # of ".", which has a name nevertheless
+            text = os.path.abspath(text)
+    text = text.rstrip("/") or text
+    name = text.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        if time is not None:
+            raise ValueError(
+                f"time={time} is for time series in OME-Zarr, Zarr and .npy; the 4th dimension of {text} is c"
+            )
+        return _open_nifti(text)
+    if name.endswith(".npy"):
+        array = np.load(text, mmap_mode="r")
+        default = "xyz"[: array.ndim] if array.ndim <= 3 else None
+        return _arrange(array, axes or default, text, np.eye(4), _axes_of(axes) if axes else {}, time)
+    return _open_zarr(text, axes, level, time)
+
+
+def _axes_of(names: str, units: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Metadata for outputs that write axes in the order of the input."""
+    spatial = [letter for letter in names if letter in "xyz"]
+    return {"axes": tuple(spatial), "axis_units": tuple((units or {}).get(letter, "") for letter in spatial)}

@@ -1,0 +1,272 @@
+"""
+The files of one image that becomes a NIfTI file.
+
+This is explicit file I/O, not a map. The file is written front to back when all chunks are
+there, span after span; until then they are kept beside it, see :py:mod:`.spans`. The kept spans lie in a file of their
+own with the last one first: what has gone over to the NIfTI file is cut off its end, so that together they never take
+more space than the result and a little, and their sizes tell how far a run got that was killed meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import FileIO
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.openers import Opener
+from tqdm import tqdm
+
+from monai_chunked.machine.files import _read, _write, allocate, rename, sync, sync_folder
+from monai_chunked.outputs.files import partial_path
+from monai_chunked.outputs.nifti.spans import Span, SpanLayout
+from monai_chunked.plan.boxes import Box
+
+__all__ = ["NiftiVolume", "path_beside"]
+
+
+logger = logging.getLogger(__name__)
+
+
+MOVED_BYTES = 2**27
+"""How much of a file is put in order until its space is given back where it was kept."""
+
+
+COPY_BYTES = 2**20
+"""How much is compressed at a time."""
+
+
+PROGRESS_DELAY = 3
+"""Seconds until finishing a file shows its progress."""
+
+
+class NiftiVolume:
+    """The files of one image.
+
+    Args:
+        path: of the file when it is complete.
+        shape: ``(C, *spatial)``.
+        dtype: in the file.
+        header: all bytes before the voxels.
+        layout: where voxels are kept until the file is written.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, header: bytes, layout: SpanLayout) -> None:
+        self.path = path
+        self.shape = shape
+        self.dtype = dtype
+        self.header = header
+        self.layout = layout
+        self.compressed = path.suffix == ".gz"
+        self.chunks = path_beside(path, ".chunks")
+        self.partial = path_beside(path, ".partial")
+        self.bytes = prod(shape) * dtype.itemsize
+        self._file: FileIO | None = None
+        self._recorded = False
+
+    def create(self) -> None:
+        """Start afresh; what an earlier run left is gone. The files have their names and sizes when the power goes."""
+        logger.info("writing %s", self.path)
+        with self._telling(self.chunks):
+            self._file = FileIO(self.chunks, "w+")
+            allocate(self._file, self.bytes)
+            os.fsync(self._file.fileno())
+        with self._telling(self.partial):
+            self.partial.write_bytes(self.header)
+            sync(self.partial)
+            self.path.unlink(missing_ok=True)  # nobody must take it for the result of this run
+            sync_folder(self.path.parent)
+
+    def resume(self) -> bool:
+        """Open what an earlier run left; whether it had begun to finish the file."""
+        self._recorded = True
+        if self.chunks.exists():
+            moved = self.bytes - self.chunks.stat().st_size
+            ends = (span.offset + span.count for span in self.layout.spans())
+            if moved != 0 and moved not in (end * self.dtype.itemsize for end in ends):
+                raise self._wrong_size(self.chunks)
+            self._check_size(self.partial, moved, at_least=True)
+            self._file = FileIO(self.chunks, "r+")
+            return moved > 0
+        if self.partial.exists():
+            self._check_size(self.partial, self.bytes)
+        elif not self.path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.chunks))
+        elif not self.compressed:
+            self._check_size(self.path, self.bytes)
+        return True
+
+    def write(self, box: Box, chunk: np.ndarray) -> None:
+        """A chunk ``(C, *chunk)``."""
+        with self._telling(self.chunks):
+            for piece in self.layout.of_chunk(box):
+                values = chunk[self.layout.in_chunk(piece, box)].T
+                _write(self._at(piece.span, piece.offset), np.ascontiguousarray(values, self.dtype))
+
+    def read(self, box: Box) -> np.ndarray:
+        """A chunk ``(C, *chunk)``."""
+        chunk = np.empty((self.shape[0], *(side.stop - side.start for side in box)), self.dtype)
+        for piece in self.layout.of_chunk(box):
+            values = np.empty(piece.size[::-1], self.dtype)
+            _read(self._at(piece.span, piece.offset), values, self.chunks)
+            chunk[self.layout.in_chunk(piece, box)] = values.T
+        return chunk
+
+    def flush(self) -> None:
+        self._recorded = True
+        if self._file is not None:
+            with self._telling(self.chunks):
+                os.fsync(self._file.fileno())
+
+    def complete(self) -> None:
+        """Bring the file to its name when all chunks are written, also after that has failed half-way.
+
+        The ``.nii.partial`` of a ``.nii.gz`` stays.
+        """
+        if self.chunks.exists():
+            self._put_in_order()
+        if self.partial.exists():
+            if self.compressed:
+                self._compress()
+            else:
+                rename(self.partial, self.path)
+
+    def finish(self) -> np.ndarray:
+        """Complete the file and map its voxels: ``(C, *spatial)``."""
+        self.complete()
+        if not self.partial.exists():
+            return self.load()
+        voxels = self._map(self.partial)
+        self.partial.unlink()
+        return voxels
+
+    def load(self) -> np.ndarray:
+        """The voxels of the complete file."""
+        if not self.compressed:
+            self._check_size(self.path, self.bytes)
+            return self._map(self.path)
+        with tempfile.TemporaryFile(dir=self.path.parent) as plain, self._telling(self.path):
+            try:
+                with gzip.open(self.path) as source:
+                    shutil.copyfileobj(source, plain, COPY_BYTES)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise OSError(errno.EIO, f"it is damaged ({error})", str(self.path)) from error
+            if plain.tell() != len(self.header) + self.bytes:
+                raise self._wrong_size(self.path)
+            plain.flush()
+            return self._map(plain)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def discard(self) -> None:
+        self.close()
+        if self._file is not None:
+            self.chunks.unlink(missing_ok=True)
+            self.partial.unlink(missing_ok=True)
+
+    def _put_in_order(self) -> None:
+        """Move span after span to the file."""
+        assert self._file is not None
+        if self._recorded:  # else nothing goes on with it
+            self.flush()
+        moved = self.bytes - os.fstat(self._file.fileno()).st_size
+        spans = [span for span in self.layout.spans() if span.offset * self.dtype.itemsize >= moved]
+        with self._telling(self.partial):
+            os.truncate(self.partial, len(self.header) + moved)
+        with FileIO(self.partial, "r+") as target, ThreadPoolExecutor(1) as reader, self._progress() as bar:
+            target.seek(0, os.SEEK_END)
+            following = reader.submit(self._ordered, spans[0]) if spans else None
+            for after in [*spans[1:], None][: len(spans)]:
+                assert following is not None
+                voxels = following.result()
+                following = reader.submit(self._ordered, after) if after else None
+                with self._telling(self.partial):
+                    _write(target, voxels)
+                    written = target.tell() - len(self.header)
+                    if written - moved >= MOVED_BYTES or not after:
+                        os.fsync(target.fileno())
+                        moved = written
+                        self._file.truncate(self.bytes - moved)
+                bar.update(voxels.nbytes)
+        self.close()
+        self.chunks.unlink()
+        sync_folder(self.chunks.parent)  # so that it is gone before the other file has another name
+
+    def _ordered(self, span: Span) -> np.ndarray:
+        kept = np.empty(span.count, self.dtype)
+        _read(self._at(span), kept, self.chunks)
+        voxels = np.empty((span.stop - span.start, *self.layout.size[: self.layout.axis][::-1]), self.dtype)
+        for piece in self.layout.of_span(span):
+            *before, along = piece.box
+            index = (slice(along.start - span.start, along.stop - span.start), *reversed(before))
+            size = piece.size[::-1]
+            voxels[index] = kept[piece.offset : piece.offset + prod(size)].reshape(size)
+        return voxels
+
+    def _at(self, span: Span, offset: int = 0) -> FileIO:
+        """The file of the kept spans, at a voxel."""
+        assert self._file is not None
+        self._file.seek(self.bytes - (span.offset + span.count - offset) * self.dtype.itemsize)
+        return self._file
+
+    def _compress(self) -> None:
+        target = partial_path(self.path)
+        level = Opener.default_compresslevel
+        try:
+            with self._telling(target), target.open("wb") as file, self.partial.open("rb") as plain:
+                with gzip.GzipFile("", "wb", level, file, mtime=0) as packed, self._progress() as bar:
+                    while data := plain.read(COPY_BYTES):
+                        packed.write(data)
+                        bar.update(len(data))
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        rename(target, self.path)
+
+    def _map(self, file: Any) -> np.ndarray:
+        channels, *size = self.shape
+        mapped = np.memmap(file, self.dtype, "r+", len(self.header), (*size, channels), order="F")
+        return np.moveaxis(mapped, -1, 0)
+
+    def _progress(self) -> tqdm:
+        return tqdm(total=self.bytes, unit="B", unit_scale=True, desc=self.path.name, delay=PROGRESS_DELAY, leave=False)
+
+    def _check_size(self, path: Path, voxel_bytes: int, at_least: bool = False) -> None:
+        surplus = path.stat().st_size - len(self.header) - voxel_bytes
+        if surplus < 0 or (surplus > 0 and not at_least):
+            raise self._wrong_size(path)
+
+    def _wrong_size(self, path: Path) -> OSError:
+        whole = len(self.header) + self.bytes
+        return OSError(errno.EIO, f"its size does not belong to a result of {whole:,} bytes", str(path))
+
+    @contextmanager
+    def _telling(self, path: Path) -> Iterator[None]:
+        """Tell the path, and what space would be enough, in errors of the system."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is not None and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
+            whole = len(self.header) + self.bytes
+            raise OSError(error.errno, f"{error.strerror}; the whole output is {whole:,} bytes", str(path)) from error
+
+
+def path_beside(path: Path, ending: str) -> Path:
+    """A file beside ``<name>.nii`` or ``<name>.nii.gz``: ``<name>.nii<ending>``."""
+    return path.with_name(path.name.removesuffix(".gz") + ending)

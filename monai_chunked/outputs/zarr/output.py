@@ -1,0 +1,249 @@
+"""Finished chunks in OME-Zarr images and labels. Nothing here imports zarr before somebody wants such an output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from monai_chunked.machine.files import check_folder
+from monai_chunked.outputs.base import Metadata, OutputWriter, Result
+from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, make_folders
+from monai_chunked.outputs.zarr.layout import Layout
+from monai_chunked.outputs.zarr.storage_chunks import channels_together, storage_chunk_size
+from monai_chunked.plan.sizes import check_chunk_size, check_positive
+
+if TYPE_CHECKING:
+    from monai_chunked.outputs.zarr.places import Place
+    from monai_chunked.outputs.zarr.writer import ZarrWriter
+
+__all__ = ["ZarrOutput"]
+
+
+class ZarrOutput(FileOutput):
+    """An OME-Zarr 0.5 image or label (Zarr 3) for each image of the batch, ``<image>_<postfix>.ome.zarr``.
+
+    Array ``"0"`` of the store is the result. Of an OME-Zarr input (:py:func:`open_image`) it has the order, names and
+    units of the axes, so that viewers lay one over the other. Of others it is ``(C, *spatial)`` in MONAI's order, and
+    axes are called ``c`` and after the axes of the world that they are closest to: ``c, x, y, z`` for what
+    ``LoadImage`` reads; ``c, z, y, x`` where nothing is known of the world. Scale and translation come from the
+    metadata's ``affine``; as OME-Zarr knows no rotation, the affine itself is beside them, in the attribute
+    ``monai_chunked`` of the group. Labels have colours, names and, where it is an OME-Zarr image, their input.
+
+    A store is written under its name with ``.partial`` behind it, and renamed when it is complete. What a run returns
+    is the ``zarr.Array`` ``"0"``, opened for reading; a list of them for a batch of several images.
+
+    With ``place="labels"`` the result becomes ``labels/<postfix>`` in the OME-Zarr 0.5 image that was opened, in a
+    folder, where viewers find it with the image. Until it is complete it lies beside the image, as do its journal and
+    what is left of a run that failed; the image's own arrays and attributes are never written to.
+
+    ``output_dir`` may also be a URL that fsspec opens (or else obstore), such as ``"s3://bucket/folder"``. Nothing can
+    be renamed there, so the store is written in place, says that it is an image only when it is complete, and is
+    removed when the run fails; such a run cannot be resumed.
+
+    Storage chunks are written once, whole, unless all of their voxels are zero. Their size is chosen by the cuts of the
+    chunks, so that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
+
+    Args:
+        output_dir: the folder, which is created if it is missing, or a URL; not with ``place="labels"``.
+        output_postfix, separate_folder, data_root_dir: as in MONAI's ``SaveImage``.
+        place: ``"labels"``: in the image that was opened; ``None``: in ``output_dir``.
+        label_names: of labels, for viewers, as in ``{1: "nucleus"}``.
+        label: whether voxels are labels. ``None``: they are if the result has one channel of integers.
+        levels: of resolution; each has half the one before it, in every dimension. Labels and integers keep the first
+            voxel of each two, others have the mean.
+        storage_chunk_size: spatial size of a storage chunk of one channel in voxels. By default it is some 2 MiB that
+            suit the chunks, of several channels where one is much less.
+        shard_size: spatial size of a shard in voxels, a multiple of the storage chunk's, which has one channel then. By
+            default every storage chunk is a file.
+        compression_level: of zstd, from 1 to 22; ``None``: no compression.
+        storage_options: for the URL, such as credentials.
+
+    Raises:
+        ImportError: when zarr 3 is missing.
+        ValueError: when a parameter does not fit, or a result has another number of spatial dimensions than 2 or 3.
+        TypeError: when Zarr cannot hold the dtype, or labels are not of integers.
+        FileNotFoundError, NotADirectoryError, PermissionError: when ``output_dir`` is not a folder for files.
+        FileExistsError: when a result exists and may not be replaced, or two images would have the same store.
+        OSError: when its disk has less free space than results without compression need.
+
+    Example::
+
+        output = ZarrOutput("/results", output_postfix="labels", levels=4)
+        labels = ChunkedSlidingWindowInferer(96, postprocessing="argmax", output=output)(image, network)
+    """
+
+    extension = ".ome.zarr"
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str] | None = None,
+        output_postfix: str = "trans",
+        separate_folder: bool = True,
+        data_root_dir: str | os.PathLike[str] = "",
+        *,
+        place: str | None = None,
+        label_names: Mapping[int, str] | None = None,
+        label: bool | None = None,
+        levels: int = 1,
+        storage_chunk_size: Sequence[int] | int | None = None,
+        shard_size: Sequence[int] | int | None = None,
+        compression_level: int | None = 3,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        if place not in (None, "labels"):
+            raise ValueError(f"place={place!r} must be 'labels' or None")
+        if (output_dir is None) != (place == "labels"):
+            raise ValueError(
+                f"output_dir={output_dir!r} and place={place!r}: a result goes to output_dir, or with place='labels' "
+                f"into the store of its image; give one of them"
+            )
+        if label is False and (place == "labels" or label_names):
+            raise ValueError("label=False does not go with place='labels' or label_names")
+        super().__init__("" if output_dir is None else output_dir, output_postfix, separate_folder, data_root_dir)
+        _zarr_writer()  # says early that zarr is missing
+        self.place = place
+        self.label_names = {int(label): str(name) for label, name in (label_names or {}).items()}
+        self.label = True if place == "labels" else label
+        self.levels = check_positive("levels", levels)
+        self.storage_chunk_size = storage_chunk_size
+        self.shard_size = shard_size
+        if compression_level is not None and not 1 <= compression_level <= 22:
+            raise ValueError(f"compression_level={compression_level} must be from 1 to 22, or None")
+        self.compression_level = compression_level
+        self.storage_options = storage_options
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether ``output_dir`` is a URL."""
+        return "://" in str(self.output_dir)
+
+    def check(
+        self,
+        least_bytes: int,
+        dtype: torch.dtype | None = None,
+        metadata: Sequence[Metadata] = (),
+        overwrite: bool = True,
+    ) -> None:
+        from monai_chunked.outputs.zarr.places import RemotePlace
+
+        self._check_dtype(dtype)
+        if self.place == "labels":
+            for path in self.paths(metadata):
+                check_folder("output_dir", path.parents[2], least_bytes if self.compression_level is None else 0)
+            check_new([path for path in self.paths(metadata) if path.exists()], overwrite)
+        elif not self.is_remote:
+            super().check(least_bytes if self.compression_level is None else 0, dtype, metadata, overwrite)
+        else:
+            # says early that a package for it is missing
+            RemotePlace(str(self.output_dir), self.storage_options).open()
+            places = self._places(metadata)
+            check_different([place.name for place in places])
+            check_new([place.name for place in places if place.is_published], overwrite)
+
+    def create(self, result: Result) -> OutputWriter:
+        self.check(prod(result.shape) * result.dtype.itemsize, result.dtype, result.metadata, result.overwrite)
+        layout = self._layout(result)
+        if not self.is_remote and self.place is None:
+            make_folders(result, self.paths(result.metadata, result.name))
+        return _zarr_writer().create(result, self._places(result.metadata, result.name), layout)
+
+    def journal(self, metadata: Sequence[Metadata]) -> Path | None:
+        """As for other files; ``None`` for a URL, where a run cannot be resumed."""
+        if self.place == "labels":
+            return self._beside(metadata[0], "prediction", ".journal")
+        return None if self.is_remote else super().journal(metadata)
+
+    def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
+        if self.place is None:
+            return super().paths(metadata, name)
+        return [self._image(each) / "labels" / self._label_name(each, name) for each in metadata]
+
+    def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return [] if self.is_remote else super().folders(metadata)
+
+    def resume(self, result: Result) -> OutputWriter:
+        layout = self._layout(result)
+        return _zarr_writer().resume(result, self._places(result.metadata, result.name), layout)
+
+    def load(self, result: Result) -> Any:
+        """The array, or arrays, as a run returns them."""
+        return _zarr_writer().load(result, self._places(result.metadata, result.name))
+
+    def _check_dtype(self, dtype: torch.dtype | None) -> None:
+        if dtype is None:
+            return
+        try:
+            torch.empty(0, dtype=dtype).numpy()
+        except TypeError:
+            raise TypeError(f"Zarr cannot hold {dtype}; pass float32 inputs, or choose output='cpu'") from None
+        if self.label and (dtype.is_floating_point or dtype == torch.bool):
+            raise TypeError(f"label=True needs a result of integers, as postprocessing='argmax' returns, not {dtype}")
+
+    def _image(self, metadata: Metadata) -> Path:
+        """The store of the image, for labels in it."""
+        image = Path(metadata.get("ome_zarr") or "")
+        if not (image / "zarr.json").is_file() or image == Path():
+            raise ValueError(
+                f"place='labels' needs an OME-Zarr 0.5 image in a folder that open_image has opened, not "
+                f"{metadata.get('filename_or_obj')!r}; output_dir takes the result of any image"
+            )
+        return image.resolve()
+
+    def _label_name(self, metadata: Metadata, name: str) -> str:
+        number = metadata.get("patch_index")
+        label = self.output_postfix + ending(name) + ("" if number is None else f"_{number}")
+        if label in ("", ".", "..") or Path(label).name != label:
+            raise ValueError(f"output_postfix={self.output_postfix!r} must be the name of a label, without a folder")
+        return label
+
+    def _beside(self, metadata: Metadata, name: str, extension: str) -> Path:
+        """A file of the labels of an image, beside the image's store."""
+        image = self._image(metadata)
+        stem = image.name.removesuffix(".zarr").removesuffix(".ome")
+        return image.with_name(f"{stem}_{self._label_name(metadata, name)}.labels{extension}")
+
+    def _places(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Place]:
+        from monai_chunked.outputs.zarr.places import LabelPlace, LocalPlace, RemotePlace
+
+        paths = self.paths(metadata, name)
+        if self.place == "labels":
+            return [LabelPlace(p, self._beside(each, name, ".partial")) for p, each in zip(paths, metadata)]
+        if not self.is_remote:
+            return [LocalPlace(path) for path in paths]
+        url, folder = str(self.output_dir).rstrip("/"), os.path.normpath(self.output_dir)
+        names = [path.relative_to(folder).as_posix() for path in paths]  # FolderLayout takes the URL for a path
+        return [RemotePlace(f"{url}/{each}", self.storage_options) for each in names]
+
+    def _layout(self, result: Result) -> Layout:
+        dims, channels, itemsize = len(result.cuts), result.shape[1], result.dtype.itemsize
+        if dims not in (2, 3):
+            raise ValueError(f"OME-Zarr images have 2 or 3 spatial dimensions, but the {result.name} has {dims}")
+        if self.label and channels > 1:
+            raise ValueError(f"label=True needs one channel, but the {result.name} has {channels}")
+        integer = not (result.dtype.is_floating_point or result.dtype == torch.bool)
+        label = integer and channels == 1 if self.label is None else self.label
+        chunk = check_chunk_size(self.storage_chunk_size, dims, "storage_chunk_size")
+        shard = check_chunk_size(self.shard_size, dims, "shard_size")
+        if chunk is None:
+            chunk = storage_chunk_size(result.cuts, channels, itemsize)
+            if shard is not None:
+                chunk = tuple(max(n for n in range(1, min(c, s) + 1) if s % n == 0) for c, s in zip(chunk, shard))
+        if shard is not None and any(s % c for s, c in zip(shard, chunk)):
+            raise ValueError(f"shard_size={shard} must be a multiple of storage_chunk_size={chunk} in every dimension")
+        automatic = self.storage_chunk_size is None and shard is None
+        together = channels_together(channels, chunk, itemsize) if automatic else 1
+        sharded = None if shard is None else (1, *shard)
+        return Layout((together, *chunk), sharded, self.compression_level, self.levels, label, self.label_names)
+
+
+def _zarr_writer() -> type[ZarrWriter]:
+    try:
+        from monai_chunked.outputs.zarr.writer import ZarrWriter
+    except ImportError as error:
+        raise ImportError("ZarrOutput needs zarr 3: pip install 'zarr>=3'") from error
+    return ZarrWriter

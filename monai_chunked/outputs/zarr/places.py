@@ -1,0 +1,266 @@
+"""Where OME-Zarr stores are kept: in folders, where a run can go on with them, or at URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import zarr
+from filelock import FileLock
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, ObjectStore
+
+from monai_chunked.machine.files import make_folder, sync_folder
+from monai_chunked.machine.files import sync as sync_file
+from monai_chunked.outputs.files import partial_path
+
+__all__ = ["LabelPlace", "LocalPlace", "Place", "RemotePlace"]
+
+
+FLUSHING_THREADS = 8
+"""Files whose bytes are brought to disk at the same time, which is faster than one after the other."""
+
+
+UNFINISHED = ".unfinished"
+"""What a file in a store is called while its bytes are not all on disk."""
+
+
+class DurableStore(LocalStore):
+    """A folder in which a file has its name only when its bytes are on disk, also if it replaces another.
+
+    What is set gets its name with the next flush, and can be read before.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._unnamed: set[str] = set()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(self._write, self.root / (key + UNFINISHED), value.as_buffer_like())
+        self._unnamed.add(key)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return await super().get(key + UNFINISHED if key in self._unnamed else key, prototype, byte_range)
+
+    async def delete(self, key: str) -> None:
+        if key in self._unnamed:
+            self._unnamed.remove(key)
+            await super().delete(key + UNFINISHED)
+        await super().delete(key)
+
+    def flush(self) -> None:
+        """Return when all that was set is on disk, under its name."""
+        if not self._unnamed:
+            return
+        with ThreadPoolExecutor(FLUSHING_THREADS) as threads:
+            list(threads.map(sync_file, [self.root / (key + UNFINISHED) for key in self._unnamed]))
+        folders: set[Path] = set()
+        while self._unnamed:
+            key = self._unnamed.pop()
+            path = self.root / key
+            path.with_name(path.name + UNFINISHED).replace(path)
+            folders.update(path.parents[: len(path.relative_to(self.root).parts)])
+        for folder in folders:
+            sync_folder(folder)
+
+    def _write(self, path: Path, data: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.write_bytes(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+class LocalPlace:
+    """A folder for a store, which has another name until the store is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = partial_path(path)
+        self.name = str(path)
+        self._store: DurableStore | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        return self.partial.is_dir()
+
+    @property
+    def is_published(self) -> bool:
+        return self.path.exists()
+
+    def create(self) -> Store:
+        """An empty store."""
+        _remove(self.partial)
+        make_folder(self.partial)
+        return self.begun()
+
+    def begun(self) -> Store:
+        """The store that an earlier run left unfinished."""
+        for path in self.partial.rglob("*" + UNFINISHED):
+            path.unlink()
+        self._store = DurableStore(self.partial)
+        return self._store
+
+    def published(self) -> Store:
+        """The store that is complete."""
+        return LocalStore(self.path, read_only=True)
+
+    def flush(self) -> None:
+        """Return when what was written to the store would survive a crash."""
+        if self._store is not None:
+            self._store.flush()
+
+    def publish(self) -> None:
+        """Give the store its name, if it has another. The store that had it is removed when that is safe."""
+        self.flush()
+        old = self.path.with_name(self.path.name + ".old")
+        if self.is_begun:
+            if self.path.exists():
+                _remove(old)
+                self.path.rename(old)
+            self.partial.rename(self.path)
+            sync_folder(self.path.parent)
+        _remove(old)
+
+    def abandon(self, keep: bool) -> None:
+        """The run failed; what is written is kept for one that goes on with it, or removed."""
+        if not keep:
+            _remove(self.partial)
+
+    def path_to(self, image: str | None) -> str | None:
+        """From the store to an OME-Zarr image in a folder."""
+        if image is None or not Path(image).is_dir():
+            return None
+        return Path(os.path.relpath(image, self.path)).as_posix()
+
+
+class LabelPlace(LocalPlace):
+    """A store in the ``labels`` of an image's own store, which lists it when it is complete.
+
+    Until then it lies beside the image's store, which a run that fails leaves as it was.
+
+    Args:
+        path: in ``labels``.
+        partial: until the store is complete.
+    """
+
+    def __init__(self, path: Path, partial: Path) -> None:
+        super().__init__(path)
+        self.partial = partial
+
+    def publish(self) -> None:
+        make_folder(self.path.parent)
+        super().publish()
+
+    def published(self) -> Store:
+        if self.path.exists():
+            self._list()  # not when it is published, for the process may end in between
+        return super().published()
+
+    def _list(self) -> None:
+        """Name it in the attributes of ``labels``. Two runs may do so at the same time."""
+        labels, image = self.path.parent, self.path.parents[1]
+        if self.path.name in _listed(labels):
+            return
+        lock = FileLock(image.with_name(image.name + ".labels.lock"))
+        with lock:
+            store = DurableStore(labels)
+            group = zarr.open_group(store, mode="a", zarr_format=3)
+            names = sorted({*_listed(labels), self.path.name})
+            group.update_attributes({"ome": {"version": "0.5", "labels": names}})
+            store.flush()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def path_to(self, image: str | None) -> str | None:
+        return "../../"
+
+
+class RemotePlace:
+    """A URL for a store, which is written in place."""
+
+    def __init__(self, url: str, storage_options: dict[str, Any] | None) -> None:
+        self.name = url
+        self.storage_options = storage_options
+        self.is_begun = False
+
+    @property
+    def is_published(self) -> bool:
+        try:
+            zarr.open_group(self.open(read_only=True), mode="r")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def create(self) -> Store:
+        store = self.open()
+        sync(store.delete_dir(""))
+        self.is_begun = True
+        return store
+
+    def begun(self) -> Store:
+        """A run cannot go on with it."""
+        raise NotImplementedError
+
+    def published(self) -> Store:
+        return self.open(read_only=True)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def publish(self) -> None:
+        """It has its name already."""
+        self.is_begun = False
+
+    def abandon(self, keep: bool) -> None:
+        """Remove the store, unless it is complete."""
+        if self.is_begun:
+            sync(self.open().delete_dir(""))
+
+    def path_to(self, image: str | None) -> None:
+        """Not known: the image is elsewhere."""
+
+    def open(self, read_only: bool = False) -> Store:
+        """Through fsspec, or through obstore where fsspec cannot.
+
+        Raises:
+            ImportError: when neither can.
+        """
+        options = self.storage_options
+        try:
+            return FsspecStore.from_url(self.name, storage_options=options, read_only=read_only)
+        except (ImportError, ValueError) as error:
+            try:
+                from obstore.store import from_url
+            except ImportError:
+                raise ImportError(f"{self.name} needs obstore, or fsspec with what it says: {error}") from error
+            return ObjectStore(from_url(self.name, **(options or {})), read_only=read_only)
+
+
+Place = LocalPlace | RemotePlace
+
+
+def _listed(labels: Path) -> list[str]:
+    """What the group of an image's labels says that there is."""
+    try:
+        ome: Any = zarr.open_group(labels, mode="r", zarr_format=3).attrs.get("ome", {})
+    except FileNotFoundError:
+        return []
+    return list(ome.get("labels", []))
+
+
+def _remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,194 @@
+"""
+Chunks of any cuts, collected until the regular storage chunks of a file format are whole. Knows no format and no file.
+
+Memory is what this is about: a storage chunk that lies across the border of two layers of chunks is held for a whole
+layer. So sizes are chosen by the cuts, and what is held has a limit, above which storage chunks are written in parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil, gcd, prod
+
+import numpy as np
+
+from monai_chunked.plan.boxes import Box, Region, _voxels, _within
+
+__all__ = ["Collector", "channels_together", "storage_chunk_size"]
+
+
+TARGET_BYTES = 2**21
+"""Of a storage chunk before compression: a few milliseconds to read, and few enough files."""
+
+
+HELD_BYTES = 2**29
+"""The most that storage chunks take that are held until they are whole."""
+
+
+def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -> tuple[int, ...]:
+    """Spatial size of storage chunks: of one channel near :py:data:`TARGET_BYTES`, and little to hold.
+
+    In each dimension the cuts are multiples of it, if that does not make it small; otherwise the storage chunks over a
+    cut are small enough to be held, for as long as chunks arrive in raster order.
+
+    Args:
+        cuts: of the chunks for each spatial dimension, ascending from 0 to the size.
+        channels: of the result.
+        itemsize: bytes of a value.
+
+    >>> storage_chunk_size([(0, 64, 128, 192, 256), (0, 64, 128, 192, 256), (0, 300)], 1, 4)
+    (64, 64, 100)
+    >>> storage_chunk_size([(0, 48, 96, 144, 160, 192, 240, 256)] * 2 + [(0, 512)], 105, 4)
+    (16, 16, 512)
+    >>> storage_chunk_size([(0, 72, 96, 144, 160, 168, 240, 256)] * 2 + [(0, 72, 96, 144, 168, 256)], 105, 4)
+    (8, 31, 24)
+    """
+    dims = len(cuts)
+    size: list[int] = []
+    voxels, limit = TARGET_BYTES // itemsize, HELD_BYTES
+    for d, each in enumerate(cuts):
+        most = max(1, round(voxels ** (1 / (dims - d))))
+        # over a cut lies as much as chunks in the dimensions before, and the image in those behind
+        before = [max(b - a for a, b in itertools.pairwise(other)) + n for other, n in zip(cuts, size)]
+        layer = channels * itemsize * prod(before) * prod(other[-1] for other in cuts[d + 1 :])
+        size.append(_size_along(each, most, limit // 2 // layer))
+        if any(cut % size[-1] for cut in each[:-1]):
+            limit //= 2  # the other half is for the dimensions behind
+        voxels = max(1, voxels // size[-1])
+    return tuple(size)
+
+
+def _size_along(cuts: Sequence[int], most: int, held: int) -> int:
+    """In one dimension; storage chunks over a cut may be ``held`` voxels long."""
+    *inner, size = cuts[1:]
+    if not inner:
+        return ceil(size / ceil(size / most))
+    aligned = gcd(*inner)
+    if aligned >= most // 8:  # nothing to hold is worth more than the best size
+        return max(n for n in range(1, most + most // 2) if aligned % n == 0)
+    longest = min(size, most, held)
+    return longest if longest >= 2 * aligned else aligned
+
+
+def channels_together(channels: int, chunk_size: Sequence[int], itemsize: int) -> int:
+    """How many channels share a storage chunk, so that it is not much smaller than :py:data:`TARGET_BYTES`.
+
+    >>> channels_together(4, (64, 64, 128), 4)
+    1
+    >>> channels_together(105, (8, 31, 24), 4)
+    88
+    """
+    return min(channels, max(1, TARGET_BYTES // (prod(chunk_size) * itemsize)))
+
+
+@dataclass
+class _Chunk:
+    """A chunk that was added, and how much of it is not written: storage chunks with a part of it that are held."""
+
+    box: Box
+    held: int = 0
+
+
+@dataclass
+class _Held:
+    """A storage chunk that is not whole: its values for all channels, and what is known of them."""
+
+    values: np.ndarray
+    parts: list[tuple[Box, _Chunk]] = field(default_factory=list)
+
+
+class Collector:
+    """Takes chunks as they are finished and returns what can be written.
+
+    Args:
+        shape: of the result, ``(C, *spatial)``.
+        unit: spatial size of what is written whole: a storage chunk, or a shard of several.
+        limit: bytes that are held at most, or by default :py:data:`HELD_BYTES`.
+
+    Attributes:
+        held_bytes: what is held now.
+    """
+
+    def __init__(self, shape: Sequence[int], unit: Sequence[int], limit: int | None = None) -> None:
+        self.channels, *self.size = shape
+        self.unit = tuple(map(min, unit, self.size))
+        self.limit = HELD_BYTES if limit is None else limit
+        self.held_bytes = 0
+        self._held: dict[tuple[int, ...], _Held] = {}
+        self._missing: dict[tuple[int, ...], int] = {}  # voxels; also of storage chunks that were written in parts
+        self._added: list[_Chunk] = []
+        self._memory: list[np.ndarray] = []  # to use again: touching new memory takes longer than copying
+
+    def add(self, box: Box, chunk: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
+        """Regions to write, in which storage chunks are whole unless more would be held than the limit.
+
+        Args:
+            box: the voxels of the chunk.
+            chunk: ``(C, *chunk)``; not needed any more when all regions are written.
+        """
+        added = _Chunk(box, held=1)  # until all of the regions below are written, which may fail
+        self._added.append(added)
+        touched = [range(s.start // u, ceil(s.stop / u)) for s, u in zip(box, self.unit)]
+        whole = [self._whole(d, s, ks) for d, (s, ks) in enumerate(zip(box, touched))]
+        if all(whole):
+            inside = tuple(slice(ks.start * u, min(ks.stop * u, n)) for ks, u, n in zip(whole, self.unit, self.size))
+            yield (slice(0, self.channels), *inside), chunk[_within(inside, box)]
+        for position in itertools.product(*touched):
+            if all(k in ks for k, ks in zip(position, whole)):
+                continue
+            self._hold(position, added, chunk)
+            if self._missing[position] == 0:
+                yield from self._release(position)
+        added.held -= 1
+        while self.held_bytes > self.limit:
+            yield from self._release(next(iter(self._held)))  # the oldest
+
+    def rest(self) -> Iterator[tuple[Region, np.ndarray]]:
+        """All that is held: the other parts of these storage chunks were written in an earlier run."""
+        for position in list(self._held):
+            yield from self._release(position)
+
+    def written(self) -> list[Box]:
+        """The chunks of which all is written, each of them once."""
+        done = [chunk.box for chunk in self._added if not chunk.held]
+        self._added = [chunk for chunk in self._added if chunk.held]
+        return done
+
+    def _whole(self, d: int, part: slice, touched: range) -> range:
+        """Of the storage chunks that a chunk touches along one dimension, those that lie within it."""
+        unit = self.unit[d]
+        return range(ceil(part.start / unit), touched.stop if part.stop == self.size[d] else part.stop // unit)
+
+    def _box(self, position: tuple[int, ...]) -> Box:
+        return tuple(slice(k * u, min((k + 1) * u, n)) for k, u, n in zip(position, self.unit, self.size))
+
+    def _hold(self, position: tuple[int, ...], chunk: _Chunk, values: np.ndarray) -> None:
+        target = self._box(position)
+        common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(target, chunk.box))
+        if position not in self._held:
+            memory = self._memory.pop() if self._memory else np.empty((self.channels, *self.unit), values.dtype)
+            self._held[position] = _Held(memory)
+            self.held_bytes += memory.nbytes
+        held = self._held[position]
+        held.values[_within(common, target)] = values[_within(common, chunk.box)]
+        held.parts.append((common, chunk))
+        chunk.held += 1
+        self._missing[position] = self._missing.get(position, _voxels(target)) - _voxels(common)
+
+    def _release(self, position: tuple[int, ...]) -> Iterator[tuple[Region, np.ndarray]]:
+        """What is held of a storage chunk: all of it if it is there, otherwise its parts."""
+        held = self._held.pop(position)
+        target = self._box(position)
+        boxes = [box for box, _ in held.parts]
+        if sum(map(_voxels, boxes)) == _voxels(target):
+            boxes = [target]
+        for box in boxes:
+            yield (slice(0, self.channels), *box), held.values[_within(box, target)]
+        for _, chunk in held.parts:
+            chunk.held -= 1
+        self.held_bytes -= held.values.nbytes
+        self._memory.append(held.values)
+        if not self._held:
+            self._memory.clear()  # the next image of the batch has its own

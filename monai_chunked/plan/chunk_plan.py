@@ -1,0 +1,168 @@
+"""What a run will take, before it runs: for people to read, print and draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+
+from monai_chunked.chunks.postprocessing import is_argmax, label_dtype
+from monai_chunked.outputs.base import Output
+from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.plan.layout import Layout
+from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
+from monai_chunked.plan.sizes import format_bytes
+
+__all__ = ["ChunkPlan", "_finished_bytes", "_result_device"]
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """What a run will take. Sizes are in voxels and bytes; levels are the device, CPU memory and scratch.
+
+    Attributes:
+        image_size: spatial size of an image.
+        roi_size: spatial size of a window.
+        windows: number of windows in all.
+        batches: number of times the network is called.
+        chunks: number of chunks in all.
+        chunk_size: spatial size of the largest chunk; those that the plan cuts by itself are of several sizes.
+        scan_order: the dimensions, from the one along which windows advance last to the one along which they do first.
+        device_peak, cpu_peak, scratch_peak: the most that open chunks take on each level under the limits. Scores that
+            stay in memory, with no postprocessing and nothing that moves, have their open chunks in the output.
+        device_limit, cpu_limit: the limits; ``None``: none was set.
+        scratch_written, scratch_read: bytes to and from scratch.
+        output_bytes: of the finished output; ``None`` if that depends on what the postprocessing returns.
+        monai_bytes: of the scores and the count map of MONAI's ``SlidingWindowInferer``.
+        advice: what another scan order would save, if that is a lot.
+        curve: bytes on each level while each window is added to each output, for one image: ``(steps, 3)``.
+        input_bytes: of the rows of the input that are kept, so that each voxel is read once; 0 if it is in memory or
+            only its shape is known.
+        input_in_memory: whether they are kept in memory, or else in a file in ``scratch_dir``.
+        finished_bytes: of a chunk that is finished (its weights, its result) and of those that wait to be written.
+        batch_bytes: of a batch of predictions, taken to be of the dtype of the sums, of the windows for it, and for the
+            next one too where they are read ahead, and of the importance map.
+        device_bytes, cpu_bytes: the most that a run takes there in all, but for the input and what the network itself
+            needs: open chunks, the output if it is there, finished chunks, one batch, and rows of the input.
+    """
+
+    image_size: tuple[int, ...]
+    roi_size: tuple[int, ...]
+    windows: int
+    batches: int
+    chunks: int
+    chunk_size: tuple[int, ...]
+    scan_order: tuple[int, ...]
+    device_peak: int
+    cpu_peak: int
+    scratch_peak: int
+    device_limit: int | None
+    cpu_limit: int | None
+    scratch_written: int
+    scratch_read: int
+    output_bytes: int | None
+    monai_bytes: int
+    advice: str | None
+    curve: np.ndarray = field(repr=False, compare=False)
+    input_bytes: int = 0
+    input_in_memory: bool = True
+    finished_bytes: int = 0
+    batch_bytes: int = 0
+    device_bytes: int = 0
+    cpu_bytes: int = 0
+
+    def __str__(self) -> str:
+        def size(voxels: Sequence[int]) -> str:
+            return " x ".join(map(str, voxels))
+
+        def held(device: int, cpu: int, scratch: int = 0) -> str:
+            levels = {"the device": device, "CPU": cpu, "scratch": scratch}
+            return ", ".join(f"{format_bytes(peak)} on {level}" for level, peak in levels.items() if peak) or "nothing"
+
+        output = "depends on postprocessing" if self.output_bytes is None else format_bytes(self.output_bytes)
+        limits = [("device_memory", self.device_limit), ("cpu_memory", self.cpu_limit)]
+        rows = [
+            ("image", f"{size(self.image_size)} voxels"),
+            ("windows", f"{self.windows:,} of {size(self.roi_size)} voxels in {self.batches:,} batches"),
+            ("scan order", f"dimensions {', '.join(map(str, self.scan_order))}, the last one first"),
+            ("chunks", f"{self.chunks:,} of at most {size(self.chunk_size)} voxels"),
+            ("limits", ", ".join(f"{n}={format_bytes(v)}" for n, v in limits if v is not None) or "none"),
+            ("open chunks at most", held(self.device_peak, self.cpu_peak, self.scratch_peak)),
+            ("to scratch and back", f"{format_bytes(self.scratch_written)}, {format_bytes(self.scratch_read)}"),
+            ("output", output),
+            ("finished chunks", f"{format_bytes(self.finished_bytes)} until they are written"),
+            ("one batch", f"{format_bytes(self.batch_bytes)} of windows, predictions and weights"),
+            ("memory in all", f"{held(self.device_bytes, self.cpu_bytes)}, beside what the network itself needs"),
+            ("MONAI's scores", format_bytes(self.monai_bytes)),
+        ]
+        if self.input_bytes:
+            place = "in memory" if self.input_in_memory else "on scratch"
+            rows.append(("input rows kept", f"{format_bytes(self.input_bytes)} {place}, each voxel read once"))
+        if self.advice:
+            rows.append(("to save memory", self.advice))
+        return "\n".join(f"{name:<20} {value}" for name, value in rows)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw open chunks over the run, each level a colour and each limit a line, into a file such as ``plan.png``.
+
+        Raises:
+            ImportError: when matplotlib is missing.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("drawing a plan needs matplotlib: pip install matplotlib") from None
+
+        unit = 2**30
+        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        axes = figure.subplots()
+        steps = np.linspace(0, len(self.curve) - 1, min(len(self.curve), 4000)).astype(int)
+        levels = [(DEVICE, "device", "#7a5195"), (CPU, "CPU memory", "#2a78b5"), (SCRATCH, "scratch", "#e08e2b")]
+        used = [level for level in levels if self.curve[:, level[0]].any()]
+        x = (steps + 1) * self.windows / len(self.curve)
+        y = [self.curve[steps, level] / unit for level, _, _ in used]
+        axes.stackplot(x, *y, labels=[name for _, name, _ in used], colors=[color for _, _, color in used])
+        stacked = 0
+        for name, limit, (_, _, color) in zip(
+            ("device_memory", "cpu_memory"), (self.device_limit, self.cpu_limit), levels
+        ):
+            if limit:
+                stacked += limit
+                label = name if stacked == limit else f"device_memory + {name}"
+                axes.axhline(stacked / unit, color=color, linestyle="--", linewidth=2, label=label)
+        axes.set_xlabel("windows")
+        axes.set_ylabel("open chunks in GiB")
+        axes.set_title(
+            f"{' x '.join(map(str, self.image_size))} voxels; MONAI's scores take {format_bytes(self.monai_bytes)}"
+        )
+        axes.set_xlim(0, self.windows)
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
+        figure.savefig(path, dpi=120)
+
+
+def _result_device(inferer: SlidingWindowInferer, source: torch.device) -> torch.device | None:
+    """Where the result is in memory, if there is room; ``None`` if it goes to a file."""
+    output = getattr(inferer, "output", "auto")
+    if isinstance(output, Output):
+        return output.device if isinstance(output, MemoryOutput) else None
+    if output == "disk":
+        return None
+    return torch.device("cpu" if output == "cpu" else inferer.device or source)
+
+
+def _finished_bytes(layout: Layout, itemsize: int, postprocessing: Any, waiting: int) -> int:
+    """What finishing the largest chunk takes beside it, and what so many others take that wait to be written."""
+    most = 0
+    for grid, voxel_bytes in zip(layout.grids, layout.voxel_bytes):
+        voxels = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
+        labels = label_dtype(voxel_bytes // itemsize).itemsize if is_argmax(postprocessing) else voxel_bytes
+        results = waiting if postprocessing is None else 1 + waiting  # without postprocessing a chunk is its result
+        most = max(most, voxels * (itemsize + results * labels))
+    return most

@@ -1,0 +1,223 @@
+"""From sizes and limits to a plan: how the output is cut into chunks, and what a run will hold and move."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+import numpy as np
+
+from monai_chunked.plan.chunk_grid import ChunkGrid
+from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
+from monai_chunked.plan.sizes import format_bytes
+from monai_chunked.plan.window_grid import WindowGrid, padding
+
+__all__ = ["Layout", "chunk_grids", "lay_out", "least_peak"]
+
+
+MAX_CUTS_PER_WINDOW = 8
+"""Upper limit of the automatic cuts that a window meets along one dimension."""
+
+
+def chunk_grids(
+    windows: WindowGrid,
+    image_size: Sequence[int],
+    prediction_size: Sequence[int] | None = None,
+    chunk_size: Sequence[int] | None = None,
+    limited: bool = False,
+) -> list[ChunkGrid]:
+    """The ways to cut one output of the network into chunks, from few pieces of each window to many.
+
+    Args:
+        windows: the windows.
+        image_size: spatial size of the image in voxels, before padding.
+        prediction_size: spatial size of the network's output for one window in voxels, ``roi_size`` by default.
+        chunk_size: spatial size of a chunk in output voxels; there is one way then. By default chunks end where windows
+            start or end, which is where voxels become complete: with no cuts along the dimension in which windows
+            advance first, or with cuts there too. Buffered, a chunk is as long as a buffer in the buffer's dimension,
+        limited: unless memory is limited, when it may also end where any window does.
+
+    Raises:
+        ValueError: when a window does not predict a whole number of output voxels.
+    """
+    predicted = tuple(prediction_size or windows.roi_size)
+    spans, sizes = [], []
+    for d, (size, image, roi) in enumerate(zip(predicted, image_size, windows.roi_size)):
+        # the rounding of zoomed outputs, of their windows and of what padding added is MONAI's
+        zoom = size / float(roi)
+        missing = padding((image,), (roi,))[0][0]
+        full = int(windows.image_size[d] * zoom)
+        crop, stop = 0, full
+        if windows.image_size[d] > image:
+            scale = full / roi
+            crop, stop = round(missing * scale), min(round((missing + image) * scale), full)
+        if stop <= crop:
+            raise ValueError(f"no output voxel is left of the {image} voxels of spatial dimension {d} at zoom {zoom:g}")
+        for start in windows.starts[d]:
+            if int((start + roi) * zoom) - int(start * zoom) != size:
+                raise ValueError(
+                    f"the network maps {roi} voxels of spatial dimension {d} to {size}, and by rounding its window at "
+                    f"{start} does not cover {size} output voxels; choose roi_size and overlap so that every window "
+                    f"start times {size}/{roi} is an integer (starts: {_shorten(windows.starts[d])})"
+                )
+        spans.append(tuple((int(s * zoom) - crop, int((s + roi) * zoom) - crop) for s in windows.starts[d]))
+        sizes.append(stop - crop)
+
+    if chunk_size is not None:
+        regular = tuple(tuple(range(0, size, chunk)) + (size,) for size, chunk in zip(sizes, chunk_size))
+        return [ChunkGrid(windows, tuple(spans), regular)]
+
+    fine = [_automatic_cuts(s, size) for s, size in zip(spans, sizes)]
+    slowest, fastest = windows.order[0], windows.order[-1]
+    coarse = list(fine)
+    if windows.steps_per_buffer:
+        starts = {start for start, _ in spans[slowest][:: windows.steps_per_buffer]}
+        coarse[slowest] = (0, *sorted(start for start in starts if 0 < start < sizes[slowest]), sizes[slowest])
+    uncut = list(coarse)
+    if slowest != fastest or not windows.steps_per_buffer:
+        uncut[fastest] = (0, sizes[fastest])
+    ways = [uncut, coarse, fine] if limited else [uncut, coarse]
+    return [ChunkGrid(windows, tuple(spans), tuple(cuts)) for cuts in ways]
+
+
+def _automatic_cuts(spans: tuple[tuple[int, int], ...], size: int) -> tuple[int, ...]:
+    """Cuts at every window start and end, where voxels become complete, or at some of them if these are very many."""
+    cuts = sorted({cut for span in spans for cut in span if 0 < cut < size})
+    inside = [bisect_left(cuts, stop) - bisect_right(cuts, start) for start, stop in spans]
+    return (0, *cuts[:: ceil(max(inside) / MAX_CUTS_PER_WINDOW) or 1], size)
+
+
+def _shorten(values: Sequence[int], most: int = 6) -> str:
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
+
+
+WORTHWHILE = 0.8
+"""Without a limit, chunks are cut smaller where that brings the peak of open chunks below this fraction."""
+
+
+PIECE_BYTES = 2**20
+"""Below this size of a piece of a window, what many pieces cost outweighs what it spares to add them without gaps."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The chunks of each output of the network, and where the open ones are throughout a run.
+
+    Attributes:
+        grids: the chunks of each output.
+        voxel_bytes: what one voxel of an open chunk takes, for each output.
+        device_limit, cpu_limit: as for :py:class:`Schedule`.
+        forecast: what the run holds and moves.
+    """
+
+    grids: list[ChunkGrid]
+    voxel_bytes: list[int]
+    device_limit: int | None
+    cpu_limit: int | None
+    forecast: Forecast
+
+    def schedule(self) -> Schedule:
+        """What the run follows."""
+        return Schedule(self.grids, self.voxel_bytes, self.device_limit, self.cpu_limit)
+
+    def largest_chunk(self) -> int:
+        """Bytes of the largest chunk."""
+        sizes = (prod(int(np.diff(cuts).max()) for cuts in grid.cuts) for grid in self.grids)
+        return max(size * each for size, each in zip(sizes, self.voxel_bytes))
+
+
+def lay_out(
+    windows: WindowGrid,
+    image_size: Sequence[int],
+    outputs: Sequence[tuple[int, tuple[int, ...]]],
+    itemsize: int,
+    chunk_size: Sequence[int] | None = None,
+    device_limit: int | None = 0,
+    cpu_limit: int | None = None,
+    cuts: Sequence[tuple[tuple[int, ...], ...]] | None = None,
+    labels_on_cpu: bool = False,
+) -> Layout:
+    """Cut the outputs of the network into chunks.
+
+    With limits, the way with the fewest pieces of each window that keeps open chunks where predictions are; else the
+    one that moves the fewest bytes to scratch and back, and then between device and CPU memory.
+
+    Args:
+        windows: the windows.
+        image_size: spatial size of the image in voxels.
+        outputs: number of channels and spatial size of the prediction of one window, for each output of the network.
+        itemsize: bytes of a sum, 4 or 8.
+        chunk_size: spatial size of a chunk in voxels, chosen if ``None``.
+        device_limit: the most bytes of open chunks on the device; ``None``: no limit, 0: none, or there is no device.
+        cpu_limit: the most bytes of open chunks in CPU memory; ``None``: no limit.
+        cuts: of the chunks of each output in each dimension, where they are given.
+        labels_on_cpu: predictions are in CPU memory, and only labels are written. Chunks are cut in every dimension
+            then, unless pieces get small: adding is faster where what a window and a chunk have in common has no gaps,
+            fewer bytes are open, and the short runs in which such chunks are written do not matter for labels.
+
+    Raises:
+        ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
+    """
+    limited = device_limit not in (None, 0) or cpu_limit is not None
+    ways = _ways(windows, image_size, outputs, chunk_size, limited)
+    if cuts is not None:
+        ways = [tuple(replace(grid, cuts=each) for grid, each in zip(ways[0], cuts))]
+    voxel_bytes = [channels * itemsize for channels, _ in outputs]
+    if labels_on_cpu and len(ways) > 1:
+        predicted = len(windows) * sum(prod(size) * each for (_, size), each in zip(outputs, voxel_bytes))
+        if predicted / sum(grid.piece_count() for grid in ways[1]) >= PIECE_BYTES:
+            del ways[0]
+    top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
+    layouts = []
+    for grids in ways:
+        forecast = _forecast_unlimited(grids, voxel_bytes, top)
+        if limit is not None and forecast.peak[top] > limit:
+            try:
+                forecast = Schedule(grids, voxel_bytes, device_limit, cpu_limit).forecast()
+            except LimitError:
+                continue
+        layouts.append(Layout(list(grids), voxel_bytes, device_limit, cpu_limit, forecast))
+    if not layouts:
+        smallest = min(max(g.window_voxels() * b for g, b in zip(grids, voxel_bytes)) for grids in ways)
+        raise ValueError(
+            f"cpu_memory={cpu_limit:,} bytes cannot hold the chunks that one window touches; the smallest limit that "
+            f"would do is {smallest:,} bytes ({format_bytes(smallest)})"
+        )
+    best = min(layouts, key=lambda layout: (layout.forecast.written, layout.forecast.moved))
+    if limit is None and layouts[-1].forecast.peak[top] < WORTHWHILE * best.forecast.peak[top]:
+        return layouts[-1]
+    return best
+
+
+def least_peak(
+    windows: WindowGrid, image_size: Sequence[int], outputs: Sequence[tuple[int, tuple[int, ...]]], itemsize: int
+) -> int:
+    """The least memory in which all open chunks fit, in bytes, however they are cut."""
+    voxel_bytes = [channels * itemsize for channels, _ in outputs]
+    ways = _ways(windows, image_size, outputs, None, limited=True)
+    return min(_forecast_unlimited(grids, voxel_bytes, CPU).peak[CPU] for grids in ways)
+
+
+def _ways(
+    windows: WindowGrid,
+    image_size: Sequence[int],
+    outputs: Sequence[tuple[int, tuple[int, ...]]],
+    chunk_size: Sequence[int] | None,
+    limited: bool,
+) -> list[tuple[ChunkGrid, ...]]:
+    """The different ways to cut all outputs alike."""
+    each = (chunk_grids(windows, image_size, size, chunk_size, limited) for _, size in outputs)
+    return list(dict.fromkeys(zip(*each)))
+
+
+def _forecast_unlimited(grids: Sequence[ChunkGrid], voxel_bytes: Sequence[int], level: int) -> Forecast:
+    """What :py:meth:`Schedule.forecast` would say without limits, without going through the windows one by one."""
+    during = [grid.open_voxels() * size for grid, size in zip(grids, voxel_bytes)]
+    after = [grid.kept_voxels() * size for grid, size in zip(grids, voxel_bytes)]
+    before = [np.concatenate([[0], kept[:-1]]) for kept in after]
+    curve = np.zeros((len(during[0]), len(grids), 3), np.int64)
+    for k in range(len(grids)):
+        curve[:, k, level] = sum(after[:k]) + during[k] + sum(before[k + 1 :])
+    return Forecast(curve.reshape(-1, 3), 0, 0, 0, 0)
