@@ -35,10 +35,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # the exactness tests against the oldest MONAI that pyproject.toml accepts; its own limit on torch is out of date
 oldest: setup $(OLDEST)/.done
-	$(OLDEST)/bin/python -m pytest tests/test_exactness.py tests/test_plan.py
+	$(OLDEST)/bin/python -m pytest tests/inference/test_exactness.py tests/plan/test_plan.py
 
 setup: $(VENV)/.done
 

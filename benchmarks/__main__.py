@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks import full_scores, length, real_network, report, stitching, whole_body
-from benchmarks.harness import answer
+from benchmarks.command import answer
 
 QUESTIONS = (stitching, length, whole_body, real_network, full_scores)
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.harness import Check, Job, Question, Row, main, ratio, unless_too_large
+from benchmarks.command import main
+from benchmarks.harness import Check, Job, Question, Row, ratio, unless_too_large
 from benchmarks.report import RESULT, TIMES, bars, columns, gib
 
 GB = 10**9

@@ -7,7 +7,6 @@ must be slim.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -28,8 +27,6 @@ __all__ = [
     "Job",
     "Question",
     "Row",
-    "answer",
-    "main",
     "measure",
     "ratio",
     "run_process",
@@ -216,24 +213,3 @@ def run_process(module: str, row: Row, *arguments: str) -> None:
         raise RuntimeError(f"{row.name} failed: {' '.join(command)}\n{process.stderr}")
     else:
         row.runs.append(json.loads(process.stdout.splitlines()[-1]))
-
-
-def answer(question: Question, rounds: int, full: bool = False) -> list[Check]:
-    """Measure, print and write."""
-    from benchmarks import report
-
-    print(f"{question.title}: {question.about}", flush=True)
-    start = time.perf_counter()
-    rows = question.rows(full)
-    measure(rows, rounds, lambda line: print(line, flush=True))
-    print("\n" + report.write(question, rows, rounds, time.perf_counter() - start), flush=True)
-    return question.checks(rows)
-
-
-def main(question: Question) -> None:
-    """The command line of one question."""
-    parser = argparse.ArgumentParser(description=question.about)
-    parser.add_argument("--rounds", type=int, default=3, help="medians of so many rounds (default: 3)")
-    parser.add_argument("--full", action="store_true", help="also what takes long")
-    arguments = parser.parse_args()
-    answer(question, arguments.rounds, arguments.full)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.harness import GIB, Check, Job, Question, Row, main, unless_too_large
+from benchmarks.command import main
+from benchmarks.harness import GIB, Check, Job, Question, Row, unless_too_large
 from benchmarks.report import MEMORY, OTHERS, OURS, RESULT, TIMES, columns, lines
 
 CLASSES, SECTION = 105, 256

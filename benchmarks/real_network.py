@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import Check, Job, Question, Row, main, ratio
+from benchmarks.command import main
+from benchmarks.harness import Check, Job, Question, Row, ratio
 from benchmarks.report import MEMORY, RESULT, TIMES, bars, columns
 
 SIZE, CLASSES, OVERLAP = (192, 192, 192), 2, 0.5

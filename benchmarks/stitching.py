@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import GIB, Check, Job, Question, Row, main, ratio
+from benchmarks.command import main
+from benchmarks.harness import GIB, Check, Job, Question, Row, ratio
 from benchmarks.report import MEMORY, RATIOS, RESULT, TIMES, bars, columns
 
 SIZE, CLASSES = (256, 256, 256), 50

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import GIB, Check, Job, Question, Row, main, ratio, unless_too_large
+from benchmarks.command import main
+from benchmarks.harness import GIB, Check, Job, Question, Row, ratio, unless_too_large
 from benchmarks.report import MEMORY, RESULT, TIMES, bars, columns
 
 CLASSES = 105

@@ -1,10 +1,12 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
 from monai_chunked.inference.function import chunked_sliding_window_inference
-from monai_chunked.inference.inferer import ChunkedSliceInferer, ChunkedSlidingWindowInferer
+from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inference.progress import Observer
+from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 from monai_chunked.inputs.image_array import ImageArray
 from monai_chunked.inputs.open_image import open_image
-from monai_chunked.outputs.base import Output, OutputWriter, Result
+from monai_chunked.outputs.base import Expected, Output, OutputWriter, Result, ResumableOutput, ResumableWriter
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
@@ -17,13 +19,17 @@ __all__ = [
     "ChunkPlan",
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
+    "Expected",
     "ImageArray",
     "MemoryOutput",
     "NiftiOutput",
     "NumpyOutput",
+    "Observer",
     "Output",
     "OutputWriter",
     "Result",
+    "ResumableOutput",
+    "ResumableWriter",
     "ZarrOutput",
     "chunked_sliding_window_inference",
     "open_image",

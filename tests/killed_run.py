@@ -1,5 +1,5 @@
 """
-Runs that are killed, each in a process of its own; a helper of ``test_recovery.py`` and ``test_power_cut.py``.
+Runs that are killed, each in a process of its own; a helper of the tests of outputs.
 
 Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork
 of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the

@@ -13,8 +13,8 @@ import pytest
 import tomllib
 
 import monai_chunked
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ["monai_chunked", "tests", "configs", "models", "tutorials", "benchmarks"]
 FILES = ["README.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"]
@@ -60,7 +60,9 @@ def test_the_distribution_has_the_version_of_the_package_and_links(unpacked: Pat
 
 
 def test_all_modules_are_packed() -> None:
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    setuptools = pytest.importorskip("setuptools")
+    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = setuptools.find_packages(str(ROOT), **find)
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "monai_chunked").rglob("*.py")}
     assert set(packages) == found
 

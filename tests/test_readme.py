@@ -13,8 +13,9 @@ import zarr
 
 from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.__main__ import main
+from tests import ROOT
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"\n```python\n(.*?)```\n", README, re.S)
 SHOWN = re.findall(r"    \$ python -m monai_chunked (.*)\n((?:    [^$].*\n)+)", README)
 

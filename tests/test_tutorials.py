@@ -9,7 +9,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
+from tests import ROOT
+
+TUTORIALS = ROOT / "tutorials"
 MEASURED = ("MiB over the start",)
 """Lines with these words hold what differs from one machine to another."""
 

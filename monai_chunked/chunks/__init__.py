@@ -1,1 +1,1 @@
-"""Where a sum lives and who adds to it."""
+"""Where a voxel's sum lives, who adds to it, and what a finished chunk goes through. Knows no network and no format."""

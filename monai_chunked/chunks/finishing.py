@@ -1,96 +1,125 @@
-"""From the predictions of one output of the network to its result."""
+"""From complete sums to the result: divide by the sum of weights, go through the stages, write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
 
-from monai_chunked.chunks.blending import OpenChunks
-from monai_chunked.chunks.postprocessing import Postprocessing, argmax, label_dtype
+from monai_chunked.chunks.stages import Finished, Stage
 from monai_chunked.outputs.base import OutputWriter
 from monai_chunked.outputs.write_behind import WriteBehind
-from monai_chunked.plan.boxes import Box, box_text
-from monai_chunked.plan.window_grid import Window
+from monai_chunked.plan.boxes import box_text
+from monai_chunked.plan.chunk_grid import ChunkGrid
 
-__all__ = ["ResultStitching", "known_result"]
+__all__ = ["Division", "Finisher", "HeadFinisher"]
+
+SMALL_SUM, SMALL_SUMS = 2**14, 2**8
+"""How many sums of weights of at most so many bytes are kept: for small chunks it is the calls that take long."""
 
 
-class ResultStitching:
-    """Stitches one output of the network.
+class Division:
+    """The first stage: sums are divided by the sum of weights, which is added up in the order of the windows.
+
+    It depends on geometry alone, so it is computed for one chunk at a time, and only small ones are kept.
 
     Args:
-        name: of the output in messages and file names.
-        chunks: the open chunks, none so far.
-        images: number of images in the input batch.
-        postprocessing: applied to finished chunks, or ``None``.
-        dtype: of the result if there is no postprocessing.
-        create: starts the result, called with its channels and dtype as soon as they are known.
-        known: channels and dtype, where they are known before a chunk is finished.
+        grid: where chunks are and which windows touch them.
+        weights: importance map at the resolution of the head, ``(1, *size)``, of the dtype of the sums. MONAI divides
+            by the sum of the weights that came with the first batch, also if a ``process_fn`` changes them afterwards.
+        differentiable: keep what autograd needs.
+    """
 
-    Attributes:
-        finished: number of chunks that are finished.
+    def __init__(self, grid: ChunkGrid, weights: torch.Tensor, differentiable: bool = False) -> None:
+        self.grid = grid
+        self.differentiable = differentiable
+        self._weights = {weights.device: weights}
+        self._known: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def put(self, finished: Finished) -> Iterator[Finished]:
+        weights = self._sum_of_weights(finished.chunk.position, finished.values.device)
+        if self.differentiable:
+            yield replace(finished, values=finished.values / weights)
+        else:
+            finished.values.div_(weights)
+            yield finished
+
+    def finish(self) -> Iterable[Finished]:
+        return ()
+
+    def _sum_of_weights(self, position: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """Of all windows over a chunk, ``(1, *chunk)``."""
+        if device not in self._weights:
+            self._weights[device] = next(iter(self._weights.values())).to(device)
+        weights = self._weights[device]
+        surroundings = (device, *self.grid.surroundings(position))
+        known = self._known.get(surroundings)
+        if known is not None:
+            return known
+        total = torch.zeros((1, *self.grid.chunk_size(position)), dtype=weights.dtype, device=device)
+        for _, in_window, in_chunk in self.grid.windows_of(position):
+            total[(slice(None), *in_chunk)].add_(weights[(slice(None), *in_window)])
+        if total.nbytes <= SMALL_SUM and len(self._known) < SMALL_SUMS:
+            self._known[surroundings] = total
+        return total
+
+
+class HeadFinisher:
+    """Brings the chunks of one head to its result.
+
+    Args:
+        name: of the head in messages.
+        stages: what each chunk goes through.
+        create: starts the result, called with its channels and dtype as soon as they are known.
+        known: channels and dtype, where they are known before a chunk has gone through the stages.
+        threaded: whether chunks are written in a thread, called with the writer.
     """
 
     def __init__(
         self,
         name: str,
-        chunks: OpenChunks,
-        images: int,
-        postprocessing: Postprocessing | None,
-        dtype: torch.dtype,
+        stages: Sequence[Stage],
         create: Callable[[int, torch.dtype], OutputWriter],
         known: tuple[int, torch.dtype] | None,
+        threaded: Callable[[OutputWriter], bool],
     ) -> None:
         self.name = name
-        self.chunks = chunks
-        self.images = images
-        self.postprocessing = postprocessing
-        self.dtype = dtype
-        self.create = create
-        self.finished = 0
+        self.stages = stages
+        self._create = create
+        self._threaded = threaded
         self._writer: WriteBehind | None = None
         self._result: tuple[int, torch.dtype] | None = None
         # what a callable returns is known when the first chunk is finished; all else is created, or refused, now
         if known is not None:
-            self._create(*known)
+            self._start(*known)
 
     @property
     def in_memory(self) -> bool:
         """Whether finished chunks stay in memory, so that the result can be differentiated."""
         return self._writer is not None and self._writer.writer.in_memory
 
-    def add_in_place(self) -> bool:
-        """Let predictions be added up in the result where it is in memory, if that is possible; whether it is."""
-        memory = None if self._writer is None else self._writer.writer.memory
-        if self.postprocessing is None and memory is not None and not self.chunks.differentiable:
-            weights = self.chunks.weights.get(memory.device.type)
-            if weights is not None and (memory.device, memory.dtype) == (weights.device, weights.dtype):
-                self.chunks.result = memory
-        return self.chunks.result is not None
+    @property
+    def memory(self) -> torch.Tensor | None:
+        """The result, if it is in memory."""
+        return None if self._writer is None else self._writer.writer.memory
 
-    def add(self, window: Window, prediction: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add the prediction of a window, and write the chunks that it finishes."""
+    def put(self, finished: Finished) -> None:
+        """Take a chunk through the stages, and write what comes out."""
+        self._pass(finished, 0)
+
+    def poll(self) -> None:
+        """Raise what went wrong so far."""
         if self._writer is not None:
             self._writer.poll()
-        self.chunks.add(window, prediction, weights)
-        self.finish_chunks(window)
-
-    def finish_chunks(self, window: Window) -> None:
-        """Write the chunks that end with a window, but for those that an earlier run has written."""
-        for box, chunk in self.chunks.finish(window):
-            self.finished += 1
-            if chunk is not None and self.chunks.result is None:
-                self._write(window.image, box, chunk)
 
     def finish(self) -> Any:
-        """The result, ``(B, C', *spatial)``, when all windows are in."""
+        """The result, ``(B, C', *spatial)``, when all chunks are in."""
+        for number, stage in enumerate(self.stages):
+            for finished in stage.finish():
+                self._pass(finished, number + 1)
         assert self._writer is not None
-        assert self.finished == self.images * len(self.chunks.grid)
         return self._writer.finish()
 
     def abandon(self) -> None:
@@ -98,55 +127,64 @@ class ResultStitching:
         if self._writer is not None:
             self._writer.abandon()
 
-    def _create(self, channels: int, dtype: torch.dtype) -> WriteBehind:
-        writer = self.create(channels, dtype)
-        on_accelerator = self.chunks.device.type != "cpu"
-        threaded = (on_accelerator or not writer.in_memory) and not self.chunks.differentiable
-        self._writer = WriteBehind(writer, threaded)
+    def _pass(self, finished: Finished, number: int) -> None:
+        if number == len(self.stages):
+            self._write(finished)
+            return
+        for following in self.stages[number].put(finished):
+            self._pass(following, number + 1)
+
+    def _start(self, channels: int, dtype: torch.dtype) -> WriteBehind:
+        writer = self._create(channels, dtype)
+        self._writer = WriteBehind(writer, self._threaded(writer))
         self._result = (channels, dtype)
         return self._writer
 
-    def _write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
-        result = chunk.to(self.dtype) if self.postprocessing is None else self._postprocess(chunk, box)
-        writer = self._writer or self._create(result.shape[0], result.dtype)
-        if (result.shape[0], result.dtype) != self._result:
+    def _write(self, finished: Finished) -> None:
+        values = finished.values
+        writer = self._writer or self._start(values.shape[0], values.dtype)
+        if (values.shape[0], values.dtype) != self._result:
             raise ValueError(
                 f"postprocessing must return the same channels and dtype for every chunk: {self._result} before, "
-                f"{(result.shape[0], result.dtype)} for the {self.name} at {box_text(box)}"
+                f"{(values.shape[0], values.dtype)} for the {self.name} at {box_text(finished.box)}"
             )
-        recycle = partial(self.chunks.placement.recycle, chunk)
-        if writer.threaded and self.postprocessing not in (None, argmax):
-            result = result.clone()  # a callable may return the same memory every time
-        if result.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr():
-            writer.put(image, box, result, recycle)
-        else:
-            recycle()
-            writer.put(image, box, result, lambda: None)
-
-    def _postprocess(self, chunk: torch.Tensor, box: Box) -> torch.Tensor:
-        assert self.postprocessing is not None
-        shape = tuple(chunk.shape)
-        result = self.postprocessing(chunk)
-        if not isinstance(result, (torch.Tensor, np.ndarray)):
-            raise TypeError(
-                f"postprocessing must return a tensor, got {type(result).__name__} for the {self.name} at "
-                f"{box_text(box)}"
-            )
-        result = torch.as_tensor(result)
-        if isinstance(result, MetaTensor):
-            result = result.as_tensor()
-        if result.dim() != len(shape) or tuple(result.shape[1:]) != shape[1:]:
-            raise ValueError(
-                f"postprocessing must keep the spatial size of a chunk: it got {shape} and returned "
-                f"{tuple(result.shape)} for the {self.name} at {box_text(box)}"
-            )
-        return result
+        if finished.borrowed and writer.threaded:
+            finished = finished.become(values.clone())
+        if not finished.memory.in_result:
+            writer.put(finished.chunk.image, finished.box, finished.values, finished.memory.recycle)
 
 
-def known_result(
-    channels: int, dtype: torch.dtype, postprocessing: Postprocessing | None
-) -> tuple[int, torch.dtype] | None:
-    """Channels and dtype of a result where they are known before a chunk is finished."""
-    if postprocessing is None:
-        return channels, dtype
-    return (1, label_dtype(channels)) if postprocessing is argmax else None
+class Finisher:
+    """Brings the finished chunks of all heads to their results.
+
+    Args:
+        heads: one for each head of the network.
+        known_bytes: of the results that are known.
+    """
+
+    def __init__(self, heads: Sequence[HeadFinisher], known_bytes: int = 0) -> None:
+        self.heads = heads
+        self.known_bytes = known_bytes
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a result stays in memory, so that it can be differentiated."""
+        return any(head.in_memory for head in self.heads)
+
+    def put(self, finished: Finished) -> None:
+        """Take over a chunk that the stitcher has finished."""
+        self.heads[finished.chunk.head].put(finished)
+
+    def poll(self) -> None:
+        """Raise what went wrong so far, and use the time if no chunk waits to be written."""
+        for head in self.heads:
+            head.poll()
+
+    def finish(self) -> list[Any]:
+        """All results, when all chunks are in."""
+        return [head.finish() for head in self.heads]
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing behind."""
+        for head in self.heads:
+            head.abandon()

@@ -1,18 +1,31 @@
-"""What is applied to finished chunks."""
+"""Postprocessing, the stage in which scores become what the user wants of them, each voxel by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.utils import ensure_tuple
 
+from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import addresses_limited
+from monai_chunked.plan.boxes import box_text
 
-__all__ = ["Postprocessing", "argmax", "is_argmax", "label_dtype", "match_postprocessing"]
+__all__ = [
+    "Cast",
+    "Postprocess",
+    "Postprocessing",
+    "argmax",
+    "is_argmax",
+    "known_result",
+    "label_dtype",
+    "match_postprocessing",
+]
 
 
 Postprocessing = Callable[[torch.Tensor], torch.Tensor]
@@ -57,7 +70,7 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 
 
 def is_argmax(postprocessing: Any) -> bool:
-    """Whether every output of the network ends in labels."""
+    """Whether every head of the network ends in labels."""
     if isinstance(postprocessing, dict):
         postprocessing = list(postprocessing.values())
     return all(isinstance(one, str) and one == "argmax" for one in ensure_tuple(postprocessing))
@@ -81,7 +94,7 @@ def _argmax_by_class(scores: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def match_postprocessing(postprocessing: Any, keys: list[Hashable] | None, outputs: int) -> list[Postprocessing | None]:
-    """One postprocessing for each output of the network, ``keys`` being their names where it returns a dict."""
+    """One postprocessing for each head of the network, ``keys`` being their names where it returns a dict."""
     if isinstance(postprocessing, dict):
         if keys is None or set(keys) != set(postprocessing):
             found = f"{outputs} output(s) without names" if keys is None else f"the outputs {keys}"
@@ -97,3 +110,67 @@ def match_postprocessing(postprocessing: Any, keys: list[Hashable] | None, outpu
     else:
         each = [postprocessing] * outputs
     return [argmax if one == "argmax" else one for one in each]
+
+
+def known_result(
+    channels: int, dtype: torch.dtype, postprocessing: Postprocessing | None
+) -> tuple[int, torch.dtype] | None:
+    """Channels and dtype of a result where they are known before a chunk is finished."""
+    if postprocessing is None:
+        return channels, dtype
+    return (1, label_dtype(channels)) if postprocessing is argmax else None
+
+
+class Cast:
+    """The stage of a head without postprocessing: scores get the dtype of the result.
+
+    Args:
+        dtype: of the result.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def put(self, finished: Finished) -> Iterator[Finished]:
+        same = finished.values.dtype == self.dtype
+        yield finished if same else finished.become(finished.values.to(self.dtype))
+
+    def finish(self) -> Iterable[Finished]:
+        return ()
+
+
+class Postprocess:
+    """The stage in which a function is applied to each chunk.
+
+    Args:
+        function: ``(C, *chunk)`` to ``(C', *chunk)``.
+        name: of the head in messages.
+    """
+
+    def __init__(self, function: Postprocessing, name: str) -> None:
+        self.function = function
+        self.name = name
+
+    def put(self, finished: Finished) -> Iterator[Finished]:
+        shape = tuple(finished.values.shape)
+        result = self._checked(self.function(finished.values), shape, f"the {self.name} at {box_text(finished.box)}")
+        if self.function is argmax:
+            yield finished.become(result)
+        else:  # it may be a part of what came in, or memory that the function uses every time
+            yield replace(finished, values=result, borrowed=True)
+
+    def finish(self) -> Iterable[Finished]:
+        return ()
+
+    def _checked(self, result: Any, shape: tuple[int, ...], where: str) -> torch.Tensor:
+        if not isinstance(result, (torch.Tensor, np.ndarray)):
+            raise TypeError(f"postprocessing must return a tensor, got {type(result).__name__} for {where}")
+        result = torch.as_tensor(result)
+        if isinstance(result, MetaTensor):
+            result = result.as_tensor()
+        if result.dim() != len(shape) or tuple(result.shape[1:]) != shape[1:]:
+            raise ValueError(
+                f"postprocessing must keep the spatial size of a chunk: it got {shape} and returned "
+                f"{tuple(result.shape)} for {where}"
+            )
+        return result

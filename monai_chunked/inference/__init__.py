@@ -1,1 +1,1 @@
-"""A call."""
+"""A call: the inferers, the function, checked settings, the plan, the loop, progress."""

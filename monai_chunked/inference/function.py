@@ -1,55 +1,20 @@
-"""
-The loop: predict a batch of windows, add the predictions to open chunks, finish chunks, write them.
-
-Where windows and chunks lie is the business of ``plan``, how predictions come about that of ``predictions``, how sums
-are kept that of ``chunks``, and where finished chunks go that of ``outputs``.
-"""
+"""The function, a drop-in for ``monai.inferers.sliding_window_inference``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
-from math import prod
 from typing import Any, Literal
 
-import monai
 import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.utils import BlendMode, PytorchPadMode, convert_to_dst_type
-from tqdm import tqdm
+from monai.utils import BlendMode, PytorchPadMode
 
-from monai_chunked.chunks.postprocessing import match_postprocessing
-from monai_chunked.chunks.stitcher import Stitcher
-from monai_chunked.inference.interruption import interruptible
-from monai_chunked.inference.labels import mark_labels
-from monai_chunked.inference.loop import _run
-from monai_chunked.inference.settings import (
-    _device,
-    _output,
-    _result_dtype,
-    check_buffer,
-    check_condition,
-    check_inputs,
-    check_mode,
-    check_overlap,
-    check_overwrite,
-    check_padding_mode,
-    check_postprocessing,
-    check_preprocessing,
-    check_roi_size,
-    check_sigma_scale,
-    check_sw_batch_size,
-)
-from monai_chunked.inputs.source import _is_far, device_of, dtype_of, template_of, templates_of
+from monai_chunked.inference.checks import check_condition, check_inputs
+from monai_chunked.inference.progress import Observer
+from monai_chunked.inference.run import infer
+from monai_chunked.inference.settings import Settings
 from monai_chunked.outputs.base import Output
-from monai_chunked.outputs.recovery.recovery import recovering
-from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
-from monai_chunked.plan.window_grid import window_grid
-from monai_chunked.windows.importance import importance_map
-from monai_chunked.windows.predictor import BoundNetwork, Predictor, pack
-from monai_chunked.windows.reader import image_of
+from monai_chunked.windows.predictor import BoundNetwork
 
 __all__ = ["chunked_sliding_window_inference"]
 
@@ -66,7 +31,7 @@ def chunked_sliding_window_inference(
     cval: float = 0.0,
     sw_device: torch.device | str | None = None,
     device: torch.device | str | None = None,
-    progress: bool = False,
+    progress: bool | Observer = False,
     roi_weight_map: torch.Tensor | None = None,
     process_fn: Callable | None = None,
     buffer_steps: int | None = None,
@@ -111,7 +76,7 @@ def chunked_sliding_window_inference(
             taken at its word. Where a window reaches over the border of the image it gets less than a window.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: a callable that promises
             the same, or ``"argmax"`` for one channel of the smallest unsigned integer type that holds the labels. The
-            memory of the chunk is used again after the call. With several outputs of the predictor: one for all, or a
+            memory of the chunk is used again after the call. With several heads of the predictor: one for all, or a
             tuple or dict to match. Inference runs without gradients then. Results that are labels raise when a softmax
             or an argmax of their one channel, or a sigmoid, would destroy them.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
@@ -155,105 +120,35 @@ def chunked_sliding_window_inference(
     """
     condition = kwargs.pop("condition", None)
     check_inputs(inputs)
-    dims = len(inputs.shape) - 2
-    roi = check_roi_size(roi_size, inputs.shape)
-    sw_batch_size = check_sw_batch_size(sw_batch_size)
-    chunk_size = check_chunk_size(chunk_size, dims)
-    check_buffer(buffer_steps, buffer_dim, dims)
-    mode, padding_mode = check_mode(mode), check_padding_mode(padding_mode)
-    check_sigma_scale(sigma_scale, dims, mode)
     check_condition(condition, inputs)
-    check_preprocessing(preprocessing)
-    check_postprocessing(postprocessing)
-    check_overwrite(overwrite)
-    limits = parse_bytes("device_memory", device_memory), parse_bytes("cpu_memory", cpu_memory)
-    windows = window_grid(inputs.shape[2:], roi, check_overlap(overlap, dims), buffer_steps, buffer_dim)
-
-    network_device = _device(sw_device or device_of(inputs))
-    sum_dtype = torch.float64 if dtype_of(inputs) == torch.float64 else torch.float32
-    result_dtype = _result_dtype(inputs)
-    target = _output(output, _device(device or device_of(inputs)), output_dir)
-    least_itemsize = result_dtype.itemsize if postprocessing is None else 1
-    known_dtype = result_dtype if postprocessing is None else None
-    target.check(0, known_dtype)
-    importance = importance_map(roi_weight_map, roi, mode, sigma_scale, network_device, sum_dtype)
-    bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, (), {})
-    settings = {
-        "roi_size": roi,
-        "sw_batch_size": sw_batch_size,
-        "overlap": tuple(overlap) if isinstance(overlap, Sequence) else overlap,
-        "importance map": importance,
-        "padding": (padding_mode, cval),
-        "buffer": (buffer_steps, buffer_dim) if buffer_steps else None,
-        "with_coord": with_coord,
-        "condition": condition,
-        "preprocessing": preprocessing,
-        "process_fn": process_fn,
-        "postprocessing": postprocessing,
-        "network arguments": (args, kwargs, bound.args, bound.kwargs),
-        "network wrapper": bound.wrapper,
-        "sw_device": network_device.type,
-        "autocast": torch.is_autocast_enabled(network_device.type) and torch.get_autocast_dtype(network_device.type),
-        "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "dtype": result_dtype,
-        "torch": torch.__version__,
-        "monai": monai.__version__,
-    }
-    with recovering(target, inputs, bound.network, (network_id, run_id), settings, overwrite) as (recovery, metadata):
-        if recovery is None or not recovery.resumed:
-            size = inputs.shape[0] * prod(inputs.shape[2:]) * least_itemsize
-            target.check(size, known_dtype, metadata, bool(overwrite))
-        stitcher = Stitcher(
-            windows=windows,
-            image_size=tuple(inputs.shape[2:]),
-            metadata=metadata,
-            chunk_size=chunk_size,
-            device=network_device,
-            sum_dtype=sum_dtype,
-            result_dtype=result_dtype,
-            postprocessing=postprocessing,
-            output=target,
-            overwrite=bool(overwrite),
-            recovery=recovery,
-            device_memory=limits[0],
-            cpu_memory=limits[1],
-            scratch_dir=scratch_dir,
-        )
-        results = stitcher.load()
-        differentiable = postprocessing is None and target.in_memory and limits == (None, None)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
-            if results is None:
-                read = partial(image_of, windows, padding_mode, cval, network_device, sw_batch_size > 1, scratch_dir)
-                predict = Predictor(
-                    predictor,
-                    image=read(inputs, preprocessing),
-                    condition=None if condition is None else read(condition),
-                    importance=importance,
-                    process_fn=process_fn,
-                    ahead=not torch.is_grad_enabled() and _is_far(inputs, network_device),
-                    device=network_device,
-                    with_coord=with_coord,
-                    args=args,
-                    kwargs=kwargs,
-                )
-                bar = tqdm(total=inputs.shape[0] * len(windows), unit="window", disable=not progress)
-                on_disk = output_dir is not None or not target.in_memory
-                journal = None if recovery is None else recovery.path
-                with bar, interruptible(journal) if on_disk else nullcontext():
-                    results = _run(windows.batches(inputs.shape[0], sw_batch_size), predict, stitcher, bar)
-    each = match_postprocessing(postprocessing, stitcher.keys, len(results))
-    return pack(stitcher.keys, mark_labels(_with_metadata(results, inputs), each))
-
-
-def _with_metadata(results: Sequence[torch.Tensor], inputs: Any) -> list[torch.Tensor]:
-    """MetaTensors where the input has metadata. As in MONAI only a single result takes it over."""
-    metadata = template_of(inputs)
-    if metadata is None:
-        return list(results)
-    if len(results) == 1 and hasattr(results[0], "with_metadata"):  # what is in several files, or in a store
-        return [results[0].with_metadata(templates_of(inputs))]
-    if not all(isinstance(result, torch.Tensor) for result in results):
-        return list(results)
-    if len(results) > 1:
-        return [MetaTensor(result) for result in results]
-    return [convert_to_dst_type(result, metadata, dtype=result.dtype, device=result.device)[0] for result in results]
+    settings = Settings.check(
+        inputs.shape,
+        roi_size=roi_size,
+        sw_batch_size=sw_batch_size,
+        overlap=overlap,
+        mode=mode,
+        sigma_scale=sigma_scale,
+        padding_mode=padding_mode,
+        cval=cval,
+        sw_device=sw_device,
+        device=device,
+        progress=progress,
+        roi_weight_map=roi_weight_map,
+        process_fn=process_fn,
+        buffer_steps=buffer_steps,
+        buffer_dim=buffer_dim,
+        with_coord=with_coord,
+        chunk_size=chunk_size,
+        preprocessing=preprocessing,
+        postprocessing=postprocessing,
+        output=output,
+        output_dir=output_dir,
+        device_memory=device_memory,
+        cpu_memory=cpu_memory,
+        scratch_dir=scratch_dir,
+        overwrite=overwrite,
+        network_id=network_id,
+        run_id=run_id,
+    )
+    bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, args, kwargs)
+    return infer(inputs, bound, settings, condition)

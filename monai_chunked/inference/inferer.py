@@ -8,12 +8,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from monai.inferers import SliceInferer, SlidingWindowInferer
-from monai.utils import BlendMode, PytorchPadMode, ensure_tuple
+from monai.inferers import SlidingWindowInferer
+from monai.utils import BlendMode, PytorchPadMode
 
+from monai_chunked.inference.checks import check_inputs, check_mode
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.planning import plan_inferer
-from monai_chunked.inference.settings import check_inputs, check_mode
+from monai_chunked.inference.progress import Observer
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.windows.predictor import BoundNetwork
@@ -21,7 +22,7 @@ from monai_chunked.windows.predictor import BoundNetwork
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["ChunkedSliceInferer", "ChunkedSlidingWindowInferer"]
+__all__ = ["ChunkedSlidingWindowInferer"]
 
 
 class ChunkedSlidingWindowInferer(SlidingWindowInferer):
@@ -48,7 +49,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         cval: the value for ``"constant"`` padding.
         sw_device: where the network runs and open chunks are; by default the device of the input.
         device: where the result is if it is in memory; by default the device of the input.
-        progress: show a bar with windows, finished chunks and the bytes of open ones.
+        progress: show a bar with windows, finished chunks and the bytes of open ones; or an :py:class:`Observer`,
+            which is told of each window.
         cache_roi_weight_map: compute the weights of a window once, when the inferer is made; ``roi_size`` must be
             positive then.
         cpu_thresh: results with more voxels than this are in CPU memory, if ``device`` is ``None``.
@@ -64,7 +66,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             any other callable is taken at its word.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
             one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
-            ``preprocessing``; for networks with several outputs one for all, or a tuple or dict to match. ``None``:
+            ``preprocessing``; for networks with several heads one for all, or a tuple or dict to match. ``None``:
             scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
             softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
         output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
@@ -104,7 +106,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         cval: float = 0.0,
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
-        progress: bool = False,
+        progress: bool | Observer = False,
         cache_roi_weight_map: bool = False,
         cpu_thresh: int | None = None,
         buffer_steps: int | None = None,
@@ -133,13 +135,14 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             cval,
             sw_device,
             device,
-            progress,
+            bool(progress),
             cache_roi_weight_map,
             cpu_thresh,
             buffer_steps,
             buffer_dim,
             with_coord,
         )
+        self.progress: Any = progress
         self.chunk_size = chunk_size
         self.preprocessing = preprocessing
         self.postprocessing = postprocessing
@@ -196,7 +199,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             ValueError, TypeError, OSError: see :py:func:`chunked_sliding_window_inference`.
 
         Returns:
-            For each output of the network, in a tuple or dict where it returns several: a tensor
+            For each head of the network (tensor that it returns), in a tuple or dict where there are several: a tensor
             ``(B, C', *spatial)``. With an :py:class:`Output` it is what that one returns, for ``ZarrOutput`` a
             ``zarr.Array`` and for several images a list with one for each. Type checkers are told of tensors, as they
             do not see the output; ``typing.cast`` tells them of anything else.
@@ -210,7 +213,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
         Args:
             inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
-            out_channels: number of channels that the network returns; one for each of its outputs if there are several.
+            out_channels: number of channels that the network returns; one for each of its heads if there are several.
             prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
 
         Raises:
@@ -281,56 +284,3 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
     def _wrapper(self) -> Any:
         """What is done with the network beside calling it, in a form that can be compared."""
         return None
-
-
-class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
-    """
-    MONAI's ``SliceInferer``, a 2D network over the slices of a volume, that never holds the scores of the whole volume.
-
-    Unlike MONAI's it hands further arguments to the network.
-
-    Args:
-        spatial_dim: the dimension over which slices are taken: 0, 1 or 2.
-        args, kwargs: of :py:class:`ChunkedSlidingWindowInferer`, with a 2D ``roi_size``.
-
-    Example::
-
-        inferer = ChunkedSliceInferer(spatial_dim=2, roi_size=(256, 256), postprocessing="argmax")
-        labels = inferer(volume, network_2d)
-    """
-
-    def __call__(
-        self,
-        inputs: Any,
-        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """
-        Args:
-            inputs: ``(B, C, H, W, D)``.
-            network: called with slices ``(windows, C, *roi_size)``.
-            args, kwargs: as in :py:class:`ChunkedSlidingWindowInferer`.
-
-        Raises:
-            ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match.
-        """
-        check_inputs(inputs)
-        roi_size = list(ensure_tuple(self.orig_roi_size))
-        if self.spatial_dim not in (0, 1, 2) or len(roi_size) != 2 or len(inputs.shape) != 5:
-            raise ValueError(
-                f"spatial_dim={self.spatial_dim} must be 0, 1 or 2, roi_size={tuple(roi_size)} must have 2 dimensions, "
-                f"and inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}"
-            )
-        roi_size.insert(self.spatial_dim, 1)
-        weights = self.roi_weight_map
-        if weights is not None and weights.dim() == 2:
-            weights = weights.unsqueeze(self.spatial_dim)
-
-        def slices(windows: torch.Tensor, *args: Any, condition: torch.Tensor | None = None, **kwargs: Any) -> Any:
-            return self.network_wrapper(network, windows, condition, *args, **kwargs)
-
-        return self._infer(inputs, network, roi_size, weights, args, kwargs, slices)
-
-    def _wrapper(self) -> Any:
-        return type(self).network_wrapper, self.spatial_dim

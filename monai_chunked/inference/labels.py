@@ -107,17 +107,17 @@ def mark_labels(results: Sequence[Any], postprocessing: Sequence[Any]) -> list[A
     copied. Only tensors, and those in lists with one for each image, can be marked.
 
     Args:
-        results: of each output of the network.
-        postprocessing: of each output of the network.
+        results: of each head of the network.
+        postprocessing: of each head of the network.
     """
 
-    def mark(result: Any, one: Any) -> Any:
-        if isinstance(result, list):
-            return type(result)(mark(each, one) for each in result)
+    def mark(result: Any, one: Any, channels: int = 1) -> Any:
+        if isinstance(result, list):  # of images without a batch; its type tells engines how to take it apart
+            return type(result)(mark(each, one, 0) for each in result)
         if not isinstance(result, torch.Tensor) or one is None:
             return result
         integers = not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool)
-        if not (ends_in_labels(one) or (integers and result.shape[1] == 1)):
+        if not (ends_in_labels(one) or (integers and result.shape[channels] == 1)):
             return result
         labels = _guarded(result)
         if isinstance(labels, MetaTensor):

@@ -1,4 +1,4 @@
-"""From an inferer to its plan."""
+"""From checked settings to a plan: for a run, and for people who want to know before it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.postprocessing import is_argmax, label_dtype
-from monai_chunked.inference.settings import check_buffer, check_overlap, check_roi_size, check_sw_batch_size
-from monai_chunked.inputs.source import device_of, dtype_of, rows_of
+from monai_chunked.inference.settings import Settings
+from monai_chunked.inputs.kept_rows import RowsPlan
+from monai_chunked.inputs.source import Source, source_of
+from monai_chunked.machine.accelerator import likely_device
+from monai_chunked.machine.memory import available_memory
+from monai_chunked.outputs.base import Output
+from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.write_behind import DEPTH
-from monai_chunked.plan.chunk_plan import ChunkPlan, _finished_bytes, _result_device
-from monai_chunked.plan.layout import lay_out, least_peak
+from monai_chunked.plan.chunk_plan import ChunkPlan
+from monai_chunked.plan.heads import Head, head_names
+from monai_chunked.plan.layout import Layout, lay_out, least_peak
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
-from monai_chunked.plan.sizes import check_chunk_size, check_positive, format_bytes, parse_bytes
+from monai_chunked.plan.sizes import check_positive, format_bytes
 from monai_chunked.plan.window_grid import window_grid
 
-__all__ = ["plan_inferer"]
+__all__ = ["lay_out_call", "plan_inferer"]
 
+
+MARGIN = 0.9
+"""Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
 
 A_LOT = 0.75
 """Scanning along another dimension is mentioned if it brings the peak of open chunks below this fraction."""
@@ -39,7 +48,7 @@ def plan_inferer(
     Args:
         inferer: the inferer.
         inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
-        out_channels: number of channels that the network returns; one for each of its outputs if there are several.
+        out_channels: number of channels that the network returns; one for each of its heads if there are several.
         prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
 
     Raises:
@@ -48,86 +57,179 @@ def plan_inferer(
     shape = tuple(int(n) for n in getattr(inputs_or_shape, "shape", inputs_or_shape))
     if len(shape) < 3 or min(shape) < 1:
         raise ValueError(f"inputs must have shape (B, C, *spatial), got {shape}")
-    images, _, *image_size = shape
-    dims = len(image_size)
-    roi_size = check_roi_size(inferer.roi_size, shape)
-    sw_batch_size = check_sw_batch_size(inferer.sw_batch_size)
-    overlap = check_overlap(inferer.overlap, dims)
-    check_buffer(inferer.buffer_steps, inferer.buffer_dim, dims)
-    chunk_size = check_chunk_size(getattr(inferer, "chunk_size", None), dims)
-    device_limit = parse_bytes("device_memory", getattr(inferer, "device_memory", None))
-    cpu_limit = parse_bytes("cpu_memory", getattr(inferer, "cpu_memory", None))
-    given = hasattr(inputs_or_shape, "dtype")
-    likely = "cpu" if device_limit is None else "cuda"
-    device = inferer.sw_device or (device_of(inputs_or_shape) if given else likely)
-    itemsize = 8 if given and dtype_of(inputs_or_shape) == torch.float64 else 4
+    source = source_of(inputs_or_shape) if hasattr(inputs_or_shape, "dtype") else None
+    settings = Settings.of_inferer(inferer, shape)
     channels = [check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
+    size = tuple(prediction_size or settings.roi_size)
+    heads = [Head(name, c, size) for name, c in zip(head_names(None, len(channels)), channels)]
+    return _Planned(settings, shape, source, heads).plan()
 
-    outputs = [(c, tuple(prediction_size or roi_size)) for c in channels]
-    network_device = torch.device(device)
-    on_cpu = network_device.type == "cpu"
-    limits = (0 if on_cpu else device_limit, cpu_limit)
-    windows = window_grid(image_size, roi_size, overlap, inferer.buffer_steps, inferer.buffer_dim)
-    postprocessing = getattr(inferer, "postprocessing", None)
-    labels_on_cpu = on_cpu and is_argmax(postprocessing)
-    chosen = lay_out(windows, image_size, outputs, itemsize, chunk_size, *limits, labels_on_cpu=labels_on_cpu)
-    least = {
-        d: least_peak(window_grid(image_size, roi_size, overlap, 1, d), image_size, outputs, itemsize)
-        for d in range(dims)
-    }
-    best = min(least, key=lambda d: least[d])
-    advice = None
-    if least[best] < A_LOT * least[windows.order[0]]:
-        advice = (
-            f"with buffer_steps=1 and buffer_dim={best} open chunks fit in {format_bytes(least[best])} instead of "
-            f"{format_bytes(least[windows.order[0]])}, if that is the limit (other order than MONAI's, other last bits)"
+
+def lay_out_call(
+    settings: Settings,
+    heads: Sequence[Head],
+    device: torch.device,
+    sum_dtype: torch.dtype,
+    cuts: Sequence[Any] | None = None,
+) -> Layout:
+    """Within the limits that the user set, and within what is free where there is none.
+
+    Args:
+        settings: what is asked for.
+        heads: of the network.
+        device: where predictions are.
+        sum_dtype: of the sums.
+        cuts: of each head, where an earlier run has made them.
+
+    Raises:
+        ValueError: when the limits cannot hold the chunks of one window.
+    """
+    sizes = (settings.windows, settings.image_size, heads, sum_dtype.itemsize, settings.chunk_size)
+    limits = list(settings.limits(device))
+    labels_on_cpu = settings.labels_on_cpu(device)
+    layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu)
+    for level, memory in enumerate((device, torch.device("cpu"))):
+        if torch.is_grad_enabled():
+            break  # a chunk that moves is cut off from what autograd knows
+        free = available_memory(memory)
+        if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
+            limits[level] = int(MARGIN * free)
+            layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu)
+    return layout
+
+
+class _Planned:
+    """What is known of a run before it.
+
+    Args:
+        settings: what is asked for.
+        shape: of the input, ``(B, C, *spatial)``.
+        source: the input; ``None``: only its shape is known.
+        heads: of the network.
+    """
+
+    def __init__(
+        self, settings: Settings, shape: tuple[int, ...], source: Source | None, heads: Sequence[Head]
+    ) -> None:
+        self.settings = settings
+        self.images, self.channels = shape[:2]
+        self.source = source
+        self.heads = heads
+        self.itemsize = 8 if source and source.dtype == torch.float64 else 4
+        self.device = self._likely_device()
+        self.windows = settings.windows
+        sizes = (self.windows, settings.image_size, heads, self.itemsize, settings.chunk_size)
+        labels_on_cpu = settings.labels_on_cpu(self.device)
+        self.layout = lay_out(*sizes, *settings.limits(self.device), labels_on_cpu=labels_on_cpu)
+
+    def plan(self) -> ChunkPlan:
+        settings, windows, forecast = self.settings, self.windows, self.layout.forecast
+        device_limit, cpu_limit = settings.limits(self.device)
+        kept = self.source.rows(windows) if self.source else None
+        device_bytes, cpu_bytes = self._bytes_in_all(kept)
+        padded = prod(windows.image_size) * self.itemsize
+        return ChunkPlan(
+            image_size=settings.image_size,
+            roi_size=windows.roi_size,
+            windows=self.images * len(windows),
+            batches=windows.batch_count(self.images, settings.sw_batch_size),
+            chunks=self.images * sum(map(len, self.layout.grids)),
+            chunk_size=self.layout.largest_chunk_size(),
+            scan_order=windows.order,
+            device_peak=forecast.peak[DEVICE],
+            cpu_peak=forecast.peak[CPU],
+            scratch_peak=forecast.peak[SCRATCH],
+            device_limit=device_limit or None,
+            cpu_limit=cpu_limit,
+            scratch_written=self.images * forecast.written,
+            scratch_read=self.images * forecast.read,
+            output_bytes=self._output_bytes(),
+            monai_bytes=sum((self.images * head.channels + 1) * padded for head in self.heads),
+            advice=self._advice(),
+            curve=forecast.curve,
+            input_bytes=kept.nbytes if kept else 0,
+            input_in_memory=kept is None or kept.in_memory,
+            finished_bytes=self._finished_bytes(),
+            batch_bytes=self._batch_bytes(),
+            device_bytes=device_bytes,
+            cpu_bytes=cpu_bytes,
         )
-    voxels = [images * prod(grid.size) for grid in chosen.grids]
-    output_bytes: int | None = None
-    if postprocessing is None:
-        output_bytes = sum(v * c * itemsize for v, c in zip(voxels, channels))
-    elif postprocessing == "argmax":
-        output_bytes = sum(v * label_dtype(c).itemsize for v, c in zip(voxels, channels))
-    forecast = chosen.forecast
-    kept = rows_of(inputs_or_shape, windows) if given else None
-    source = device_of(inputs_or_shape) if given else torch.device(likely)
-    result_device = _result_device(inferer, source)
-    in_memory = result_device is not None
-    in_place = postprocessing is None and result_device == network_device and not forecast.moved
-    finished_bytes = _finished_bytes(chosen, itemsize, postprocessing, 0 if on_cpu and in_memory else DEPTH)
-    far = source.type != network_device.type or (given and not isinstance(inputs_or_shape, torch.Tensor))
-    window_bytes = shape[1] * prod(roi_size) * (dtype_of(inputs_or_shape).itemsize if given else 4)
-    predicted = sum(prod(size) * each for (_, size), each in zip(outputs, chosen.voxel_bytes))
-    batch_bytes = sw_batch_size * ((2 if far else 1) * window_bytes + predicted) + prod(roi_size) * itemsize
-    in_all = [0 if in_place else forecast.peak[DEVICE], 0 if in_place else forecast.peak[CPU]]
-    in_all[CPU if on_cpu else DEVICE] += finished_bytes + batch_bytes
-    if result_device is not None:
-        in_all[CPU if result_device.type == "cpu" else DEVICE] += output_bytes or 0
-    if kept is not None and kept.in_memory:
-        in_all[CPU] += kept.nbytes
-    return ChunkPlan(
-        image_size=tuple(image_size),
-        roi_size=windows.roi_size,
-        windows=images * len(windows),
-        batches=windows.batch_count(images, sw_batch_size),
-        chunks=images * sum(map(len, chosen.grids)),
-        chunk_size=tuple(max(int(np.diff(g.cuts[d]).max()) for g in chosen.grids) for d in range(dims)),
-        scan_order=windows.order,
-        device_peak=forecast.peak[DEVICE],
-        cpu_peak=forecast.peak[CPU],
-        scratch_peak=forecast.peak[SCRATCH],
-        device_limit=None if on_cpu else device_limit,
-        cpu_limit=cpu_limit,
-        scratch_written=images * forecast.written,
-        scratch_read=images * forecast.read,
-        output_bytes=output_bytes,
-        monai_bytes=sum((images * c + 1) * prod(windows.image_size) * itemsize for c in channels),
-        advice=advice,
-        curve=forecast.curve,
-        input_bytes=kept.nbytes if kept else 0,
-        input_in_memory=kept is None or kept.in_memory,
-        finished_bytes=finished_bytes,
-        batch_bytes=batch_bytes,
-        device_bytes=in_all[DEVICE],
-        cpu_bytes=in_all[CPU],
-    )
+
+    def _likely_device(self) -> torch.device:
+        """Where predictions will be: as settings and input say, else on an accelerator if it has a limit."""
+        if self.settings.sw_device is not None:
+            return torch.device(self.settings.sw_device)
+        if self.source is not None:
+            return self.source.device
+        return torch.device("cpu") if self.settings.device_memory is None else likely_device()
+
+    def _result_device(self) -> torch.device | None:
+        """Where the result is in memory, if there is room; ``None`` if it goes to a file."""
+        output = self.settings.output
+        if isinstance(output, Output):
+            return output.device if isinstance(output, MemoryOutput) else None
+        if output == "disk":
+            return None
+        source = self.source.device if self.source else self.device
+        return torch.device("cpu" if output == "cpu" else self.settings.device or source)
+
+    def _bytes_in_all(self, kept: RowsPlan | None) -> tuple[int, int]:
+        """The most that a run takes on the device and in CPU memory, but for what the network itself needs."""
+        forecast, result_device = self.layout.forecast, self._result_device()
+        in_all = [forecast.peak[DEVICE], forecast.peak[CPU]]
+        if self.settings.postprocessing is None and result_device == self.device and not forecast.moved:
+            in_all = [0, 0]  # open chunks are in the output
+        in_all[_level(self.device)] += self._finished_bytes() + self._batch_bytes()
+        if result_device is not None:
+            in_all[_level(result_device)] += self._output_bytes() or 0
+        if kept is not None and kept.in_memory:
+            in_all[CPU] += kept.nbytes
+        return in_all[DEVICE], in_all[CPU]
+
+    def _output_bytes(self) -> int | None:
+        """Of the finished output; ``None`` if that depends on what the postprocessing returns."""
+        voxels = [self.images * prod(grid.size) for grid in self.layout.grids]
+        if self.settings.postprocessing is None:
+            return sum(v * head.channels * self.itemsize for v, head in zip(voxels, self.heads))
+        if self.settings.postprocessing == "argmax":
+            return sum(v * label_dtype(head.channels).itemsize for v, head in zip(voxels, self.heads))
+        return None
+
+    def _finished_bytes(self) -> int:
+        """What finishing the largest chunk takes beside it, and what those take that wait to be written."""
+        postprocessing = self.settings.postprocessing
+        waiting = 0 if self.device.type == "cpu" and self._result_device() is not None else DEPTH
+        results = waiting + (postprocessing is not None)  # without postprocessing a chunk is its result
+        most = 0
+        for head, grid in zip(self.heads, self.layout.grids):
+            size = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
+            labels = is_argmax(postprocessing)
+            voxel = label_dtype(head.channels).itemsize if labels else head.channels * self.itemsize
+            most = max(most, size * (self.itemsize + results * voxel))
+        return most
+
+    def _batch_bytes(self) -> int:
+        """Of a batch of predictions, of its windows, twice where they are read ahead, and of the importance map."""
+        ahead = self.source is not None and self.source.is_far(self.device)
+        roi = prod(self.settings.roi_size)
+        window = self.channels * roi * (self.source.dtype.itemsize if self.source else 4)
+        predicted = sum(prod(head.size) * head.channels * self.itemsize for head in self.heads)
+        return self.settings.sw_batch_size * ((1 + ahead) * window + predicted) + roi * self.itemsize
+
+    def _advice(self) -> str | None:
+        """What another scan order would save, if that is a lot."""
+        size, roi, overlap = self.settings.image_size, self.settings.roi_size, self.settings.overlap
+        least = [
+            least_peak(window_grid(size, roi, overlap, 1, d), size, self.heads, self.itemsize) for d in range(len(size))
+        ]
+        best, now = min(range(len(size)), key=least.__getitem__), least[self.windows.order[0]]
+        if least[best] >= A_LOT * now:
+            return None
+        return (
+            f"with buffer_steps=1 and buffer_dim={best} open chunks fit in {format_bytes(least[best])} instead of "
+            f"{format_bytes(now)}, if that is the limit (other order than MONAI's, other last bits)"
+        )
+
+
+def _level(device: torch.device) -> int:
+    return CPU if device.type == "cpu" else DEVICE

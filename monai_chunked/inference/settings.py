@@ -1,233 +1,129 @@
-"""What can be known to be wrong before the network runs. Every message names the parameter, its value and what fits."""
+"""Every parameter of a call, checked once. The plan, the command and the run share it."""
 
 from __future__ import annotations
 
-import numbers
-import operator
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
-from monai_chunked.inference.voxelwise import check_voxelwise
-from monai_chunked.inputs.source import dtype_of
+from monai_chunked.chunks.postprocessing import is_argmax
+from monai_chunked.inference import checks
+from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
-from monai_chunked.plan.sizes import _per_dimension, check_positive
+from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
+from monai_chunked.plan.window_grid import WindowGrid, window_grid
 
-__all__ = [
-    "_device",
-    "_output",
-    "_result_dtype",
-    "check_buffer",
-    "check_condition",
-    "check_inputs",
-    "check_mode",
-    "check_overlap",
-    "check_overwrite",
-    "check_padding_mode",
-    "check_postprocessing",
-    "check_preprocessing",
-    "check_roi_size",
-    "check_sigma_scale",
-    "check_sw_batch_size",
-]
+__all__ = ["Settings"]
 
 
-OUTPUTS = ("auto", "device", "cpu", "disk")
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a call is asked to do. All attributes are those of :py:func:`chunked_sliding_window_inference`, checked.
 
-
-FILE_OUTPUTS = {".nii.gz": "NiftiOutput", ".nii": "NiftiOutput", ".zarr": "ZarrOutput", ".npy": "NumpyOutput"}
-"""What writes files with these endings."""
-
-
-def check_inputs(inputs: Any, name: str = "inputs") -> None:
-    """A tensor or array ``(B, C, *spatial)`` of real numbers with at least one of everything."""
-    shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
-    if shape is None or dtype is None or not hasattr(inputs, "__getitem__"):
-        raise TypeError(
-            f"{name} must be a torch.Tensor of shape (B, C, *spatial), or an array with shape, dtype and slicing, "
-            f"got {type(inputs).__name__}"
-        )
-    if len(shape) < 3 or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape):
-        raise ValueError(
-            f"{name} must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
-            f"got {tuple(shape)}{'; an image without batch and channel is inputs[None, None]' * (len(shape) == 2)}"
-        )
-    if isinstance(inputs, torch.Tensor):
-        is_complex, is_real = inputs.is_complex(), True
-    else:
-        kind = getattr(dtype, "kind", "")
-        is_complex, is_real = kind == "c", kind in "biuf" and kind != ""
-    if is_complex:
-        raise TypeError(f"{name} must be real, got {dtype}; pass real and imaginary part as channels")
-    if not is_real:
-        raise TypeError(f"{name} must be numbers, got dtype {dtype}; accepted are bool, integers and floats")
-
-
-def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
-    """Spatial size of a window, with the size of the input where ``roi_size`` gives none."""
-    dims = len(shape) - 2
-    given = ensure_tuple(roi_size)
-    if len(given) != dims and np.ndim(roi_size) > 0:
-        missing = {
-            1: "If the batch dimension is missing, pass inputs[None]. ",
-            2: "If the dimensions of batch and channel are missing, pass inputs[None, None]. ",
-        }
-        raise ValueError(
-            f"roi_size={roi_size} has {len(given)} dimension(s) but inputs of shape {tuple(shape)} have {dims} "
-            f"spatial dimension(s) behind batch and channel. {missing.get(len(given) - dims, '')}Data with the channel "
-            f"last must be brought to (B, C, *spatial) first, with monai.transforms.EnsureChannelFirst or "
-            f"EnsureChannelFirstd."
-        )
-    try:
-        return tuple(operator.index(r) for r in fall_back_tuple(roi_size, shape[2:]))
-    except TypeError:
-        raise TypeError(f"roi_size={roi_size} must be an int, or ints (or None) for each spatial dimension") from None
-
-
-def check_sw_batch_size(sw_batch_size: Any) -> int:
-    return check_positive("sw_batch_size", sw_batch_size)
-
-
-def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
-    values = _numbers("overlap", overlap, dims)
-    if not all(0 <= o < 1 for o in values):
-        raise ValueError(f"overlap={overlap} must be at least 0 and less than 1 in every dimension")
-    return values
-
-
-def check_sigma_scale(sigma_scale: Any, dims: int, mode: Any) -> None:
-    """Only the gaussian importance map uses it."""
-    if mode != BlendMode.GAUSSIAN:
-        return
-    if not all(s > 0 for s in _numbers("sigma_scale", sigma_scale, dims)):
-        raise ValueError(f"sigma_scale={sigma_scale} must be more than 0 in every dimension")
-
-
-def check_mode(mode: Any) -> str:
-    return _choice("mode", mode, [m.value for m in BlendMode])
-
-
-def check_padding_mode(padding_mode: Any) -> str:
-    return _choice("padding_mode", padding_mode, [m.value for m in PytorchPadMode])
-
-
-def check_output(output: Any) -> str:
-    """One of the names of outputs. What was meant by anything else is said where it can be guessed."""
-    if isinstance(output, type):
-        folder = '"folder"' if output.__name__ in FILE_OUTPUTS.values() else "..."
-        raise TypeError(f"output={output.__name__} is a class; give an object, {output.__name__}({folder})")
-    ending = next((ending for ending in FILE_OUTPUTS if str(output).rstrip("/").endswith(ending)), None)
-    if ending is not None:
-        options = f', output_ext="{ending}"' if ending.startswith(".nii") else ""
-        raise ValueError(
-            f"output={output!r} is the name of a file, but files are named after their image, in a folder that you "
-            f'name: output={FILE_OUTPUTS[ending]}("folder"{options})'
-        )
-    return _choice("output", output, OUTPUTS, ', or an output object, such as NiftiOutput("folder")')
-
-
-def check_output_dir(output_dir: Any, output: Any) -> None:
-    """Refused where no file would be written to it.
-
-    Args:
-        output_dir: its value.
-        output: a name, or the class of an output object.
+    Attributes:
+        image_size: spatial size of an image in voxels.
     """
-    if output_dir is not None and output not in ("auto", "disk"):
-        own = f"{output!r} writes no file" if isinstance(output, str) else f"{output.__name__}(...) has its own folder"
-        raise ValueError(
-            f"output_dir={str(output_dir)!r} is the folder of output='disk' and output='auto', but output={own}; "
-            f"change output, or remove output_dir"
+
+    image_size: tuple[int, ...]
+    roi_size: tuple[int, ...]
+    sw_batch_size: int = 1
+    overlap: Any = 0.25
+    mode: str = "constant"
+    sigma_scale: Any = 0.125
+    padding_mode: str = "constant"
+    cval: float = 0.0
+    sw_device: torch.device | str | None = None
+    device: torch.device | str | None = None
+    progress: bool | Any = False
+    roi_weight_map: torch.Tensor | None = None
+    process_fn: Callable[..., Any] | None = None
+    buffer_steps: int | None = None
+    buffer_dim: int = -1
+    with_coord: bool = False
+    chunk_size: tuple[int, ...] | None = None
+    preprocessing: Callable[..., Any] | None = None
+    postprocessing: Any = None
+    output: str | Output = "auto"
+    output_dir: str | os.PathLike[str] | None = None
+    device_memory: int | None = None
+    cpu_memory: int | None = None
+    scratch_dir: str | os.PathLike[str] | None = None
+    overwrite: bool | Literal["changed"] = False
+    network_id: str | None = None
+    run_id: str | None = None
+
+    @classmethod
+    def check(cls, shape: Sequence[int], **given: Any) -> Settings:
+        """Check what the user gave; a parameter that is missing has its default.
+
+        Args:
+            shape: of the input, ``(B, C, *spatial)``.
+            given: parameters by name.
+
+        Raises:
+            ValueError, TypeError: when a parameter does not fit; the message says what would.
+        """
+        values = {each.name: each.default for each in fields(cls) if each.default is not MISSING} | given
+        dims = len(shape) - 2
+        mode = checks.check_mode(values["mode"])
+        checks.check_sigma_scale(values["sigma_scale"], dims, mode)
+        checks.check_buffer(values["buffer_steps"], values["buffer_dim"], dims)
+        checks.check_preprocessing(values["preprocessing"])
+        checks.check_postprocessing(values["postprocessing"])
+        checks.check_overwrite(values["overwrite"])
+        output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
+        checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
+        values.update(
+            output=output,
+            image_size=tuple(shape[2:]),
+            roi_size=checks.check_roi_size(values["roi_size"], shape),
+            sw_batch_size=checks.check_sw_batch_size(values["sw_batch_size"]),
+            overlap=checks.check_overlap(values["overlap"], dims),
+            mode=mode,
+            padding_mode=checks.check_padding_mode(values["padding_mode"]),
+            chunk_size=check_chunk_size(values["chunk_size"], dims),
+            device_memory=parse_bytes("device_memory", values["device_memory"]),
+            cpu_memory=parse_bytes("cpu_memory", values["cpu_memory"]),
         )
+        return cls(**values)
 
+    @classmethod
+    def of_inferer(cls, inferer: Any, shape: Sequence[int]) -> Settings:
+        """Those of an inferer, also of one of MONAI's, which lacks what we add."""
+        names = (each.name for each in fields(cls) if each.name != "image_size")
+        return cls.check(shape, **{name: getattr(inferer, name) for name in names if hasattr(inferer, name)})
 
-def check_overwrite(overwrite: Any) -> None:
-    if not (isinstance(overwrite, bool) or overwrite == "changed"):
-        raise ValueError(f"overwrite={overwrite!r} must be True, False or 'changed'")
+    @property
+    def windows(self) -> WindowGrid:
+        """The windows over an image."""
+        return window_grid(self.image_size, self.roi_size, self.overlap, self.buffer_steps, self.buffer_dim)
 
+    @property
+    def limited(self) -> bool:
+        """Whether the user set a limit."""
+        return (self.device_memory, self.cpu_memory) != (None, None)
 
-def check_buffer(buffer_steps: int | None, buffer_dim: Any, dims: int) -> None:
-    if buffer_steps is not None and buffer_steps > 0 and not -dims <= buffer_dim < dims:
-        raise ValueError(f"buffer_dim={buffer_dim} must be at least {-dims} and less than {dims}")
+    def limits(self, device: torch.device) -> tuple[int | None, int | None]:
+        """The most bytes of open chunks on the device that predictions are on, 0 for a CPU, and in CPU memory."""
+        return (0 if device.type == "cpu" else self.device_memory), self.cpu_memory
 
+    def labels_on_cpu(self, device: torch.device) -> bool:
+        """Whether predictions are in CPU memory, and only labels are written."""
+        return device.type == "cpu" and is_argmax(self.postprocessing)
 
-def check_condition(condition: Any, inputs: Any) -> None:
-    """Its windows are those of the input; the number of channels may be another."""
-    if condition is None:
-        return
-    check_inputs(condition, "condition")
-    own, other = tuple(condition.shape), tuple(inputs.shape)
-    if own[:1] + own[2:] != other[:1] + other[2:]:
-        raise ValueError(
-            f"condition of shape {tuple(condition.shape)} does not match inputs of shape {tuple(inputs.shape)}; "
-            f"batch and spatial dimensions must be the same"
-        )
-
-
-def check_preprocessing(preprocessing: Any) -> None:
-    if not (preprocessing is None or callable(preprocessing)):
-        raise TypeError(
-            f"preprocessing={preprocessing!r} must be a callable that maps (C, *window) to (C', *window), or None"
-        )
-    check_voxelwise("preprocessing", preprocessing)
-
-
-def check_postprocessing(postprocessing: Any) -> None:
-    """``"argmax"``, a callable or ``None``, or a tuple or dict of these."""
-    if isinstance(postprocessing, dict):
-        parts = list(postprocessing.values())
-    else:
-        parts = list(postprocessing) if isinstance(postprocessing, (tuple, list)) else [postprocessing]
-    for part in parts:
-        if not (part is None or part == "argmax" or callable(part)):
-            raise ValueError(
-                f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
-            )
-        check_voxelwise("postprocessing", part)
-
-
-def _choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:
-    text = str(getattr(value, "value", value))
-    if text not in accepted:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}{other}")
-    return text
-
-
-def _numbers(name: str, value: Any, dims: int) -> tuple[float, ...]:
-    values = _per_dimension(name, value, dims)
-    if not all(isinstance(v, numbers.Real) for v in values):
-        raise TypeError(f"{name}={value!r} must be made of numbers")
-    return values
-
-
-def _device(device: torch.device | str) -> torch.device:
-    """With its index, so that ``cuda`` equals ``cuda:0`` of the tensors on it."""
-    return torch.empty(0, device=device).device
-
-
-def _output(output: str | Output, device: torch.device, output_dir: str | os.PathLike[str] | None) -> Output:
-    name = "" if isinstance(output, Output) else check_output(output)
-    check_output_dir(output_dir, name or type(output))
-    if isinstance(output, Output):
-        return output
-    if name == "disk":
-        return NumpyOutput(output_dir)
-    if name == "auto":
-        return AutoOutput(device, output_dir)
-    return MemoryOutput(device if name == "device" else "cpu")
-
-
-def _result_dtype(inputs: Any) -> torch.dtype:
-    """What MONAI returns; float32 for integer inputs, on which MONAI fails."""
-    if isinstance(inputs, MetaTensor):
-        return torch.get_default_dtype()
-    dtype = dtype_of(inputs)
-    return dtype if dtype.is_floating_point else torch.float32
+    def target(self, inputs_device: torch.device) -> Output:
+        """Where finished chunks go."""
+        if isinstance(self.output, Output):
+            return self.output
+        device = with_index(self.device or inputs_device)
+        if self.output == "disk":
+            return NumpyOutput(self.output_dir)
+        if self.output == "auto":
+            return AutoOutput(device, self.output_dir)
+        return MemoryOutput(device if self.output == "device" else "cpu")

@@ -1,1 +1,1 @@
-"""What windows are read from."""
+"""Sources, which windows are read from: tensors, arrays, files. Knows no chunk and no network."""

@@ -1,4 +1,4 @@
-"""An image in a file, as an array that is read where it is sliced."""
+"""An image in a file, as an array ``(B, C, *spatial)`` that is read where it is sliced."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
-from nibabel.volumeutils import apply_read_scaling
 
-__all__ = ["ImageArray", "_Scaled", "_arrange"]
+from monai_chunked.inputs.lazy_array import LazyArray, is_mapped, readable
+
+__all__ = ["ImageArray"]
 
 
-class ImageArray:
+class ImageArray(LazyArray):
     """An image ``(B, C, *spatial)`` in a file, read where it is sliced.
 
     Args:
@@ -22,7 +21,7 @@ class ImageArray:
             that are not named have size one.
         meta: as ``MetaTensor.meta``, one for each image of a batch.
         chunks: for each dimension of the source, the length of its storage chunks; ``None``: it has none.
-        scaled: whether the source gives other numbers than its ``dtype`` says.
+        scaled: whether the source gives other numbers than its ``dtype`` says; of nibabel's ``dataobj`` it is known.
         time: dimension of the source and the index in it, for one point of a time series.
 
     Attributes:
@@ -41,21 +40,31 @@ class ImageArray:
         scaled: bool = False,
         time: tuple[int, int] | None = None,
     ) -> None:
-        dtype = np.dtype(source.dtype)
+        self.source = readable(source)
+        dtype = np.dtype(self.source.dtype)
         if dtype.kind not in "biuf":
             raise TypeError(f"the image must hold integers or floats, got dtype {dtype}")
-        self.source = source
         self.axes = tuple(axes)
         self.time = time
         self.meta = meta
         self.shape = tuple(1 if a is None else int(source.shape[a]) for a in axes)
         self.dtype = np.dtype(np.float32) if scaled or dtype.kind == "f" else dtype
         self.chunks = None if chunks is None else tuple(1 if a is None else int(chunks[a]) for a in axes)
-        self.mapped = isinstance(source, (np.ndarray, _Scaled))
+        self.mapped = is_mapped(self.source)
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def stands_on(self) -> Mapping[str, Any]:
+        return {
+            "source": self.source,
+            "axes": self.axes,
+            "time": self.time,
+            "dtype": str(self.dtype),
+            "shape": self.shape,
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, chunks={self.chunks})"
@@ -80,6 +89,7 @@ class ImageArray:
         return data.copy() if copy else data
 
     def _read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of the image, given a slice for each of its dimensions."""
         of_source = [slice(0, 1)] * len(self.source.shape)
         if self.time is not None:
             of_source[self.time[0]] = slice(self.time[1], self.time[1] + 1)
@@ -95,57 +105,3 @@ class ImageArray:
             if axis is None:
                 data = np.expand_dims(data, d)[(slice(None),) * d + (part,)]
         return data.astype(self.dtype, copy=False)
-
-
-class _Scaled:
-    """A map of a NIfTI file, scaled as nibabel does it."""
-
-    def __init__(self, array: np.ndarray, slope: float, inter: float) -> None:
-        self.array = array
-        self.shape = array.shape
-        self.dtype = array.dtype
-        self.slope = slope
-        self.inter = inter
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return np.asarray(apply_read_scaling(self.array[index], np.float64(self.slope), np.float64(self.inter)))
-
-
-def _arrange(
-    array: Any, axes: str | None, path: str, affine: np.ndarray, known: Mapping[str, Any], time: int | None
-) -> ImageArray:
-    """An array with named dimensions, and what is known of it besides."""
-    shape = tuple(array.shape)
-    if axes is None:
-        raise ValueError(f"axes must say what the dimensions of {path} of shape {shape} are, for instance 'czyx'")
-    if (
-        len(axes) != len(shape)
-        or len(set(axes)) != len(axes)
-        or not set(axes) <= set("tcxyz")
-        or not set(axes) & set("xyz")
-    ):
-        raise ValueError(
-            f"axes={axes!r} must be a letter for each dimension of {path} of shape {shape}: out of t, c, x, y and z, "
-            f"none twice, and at least one of x, y and z"
-        )
-    spatial = [letter for letter in "xyz" if letter in axes]
-    order = tuple(axes.index(letter) if letter in axes else None for letter in ["t", "c", *spatial])
-    meta = {
-        MetaKeys.AFFINE: torch.as_tensor(affine, dtype=torch.float64),
-        MetaKeys.ORIGINAL_AFFINE: np.array(affine),
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.SPATIAL_SHAPE: np.array([shape[axes.index(letter)] for letter in spatial]),
-        MetaKeys.ORIGINAL_CHANNEL_DIM: axes.index("c") if "c" in axes else float("nan"),
-        ImageMetaKey.FILENAME_OR_OBJ: path,
-        **known,
-    }
-    chunks = getattr(array, "chunks", None)
-    points = shape[axes.index("t")] if "t" in axes else 1
-    if time is not None and not 0 <= time < points:
-        raise ValueError(f"time={time} must be at least 0 and less than {points}, the time points of {path}")
-    digits = max(3, len(str(points - 1)))
-    names = [{ImageMetaKey.PATCH_INDEX: f"t{point:0{digits}}"} if points > 1 else {} for point in range(points)]
-    if time is None or "t" not in axes:
-        return ImageArray(array, order, [{**meta, **name} for name in names], chunks)
-    meta.update(names[time])
-    return ImageArray(array, (None, *order[1:]), [meta], chunks, time=(axes.index("t"), time))

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_chunked.machine.scratch import _scratch
-from monai_chunked.plan.boxes import Box
+from monai_chunked.machine.scratch import scratch_map
+from monai_chunked.plan.boxes import Box, box_text, sizes, voxels
 from monai_chunked.plan.window_grid import WindowGrid, padding
 
 __all__ = ["KeptRows", "RowsPlan", "inside", "plan_rows", "read_array", "reads"]
@@ -79,7 +79,7 @@ def plan_rows(
             can be read from anywhere.
         windows: the windows over an image.
 
-    >>> from monai_chunked.plan import window_grid
+    >>> from monai_chunked.plan.window_grid import window_grid
     >>> windows = window_grid((100, 40), (48, 40), (0.5, 0.5))
     >>> plan_rows((1, 1, 100, 40), np.dtype("int16"), None, windows).rows
     48
@@ -113,7 +113,7 @@ def reads(region: Box, edges: Sequence[Sequence[int]], most: int) -> Iterator[Bo
     >>> [part for part in reads((slice(0, 1), slice(3, 8)), ((0, 1), (0, 4, 8)), 4)]
     [(slice(0, 1, None), slice(3, 4, None)), (slice(0, 1, None), slice(4, 8, None))]
     """
-    if prod(s.stop - s.start for s in region) > most:
+    if voxels(region) > most:
         for d, (part, cuts) in enumerate(zip(region, edges)):
             within = cuts[bisect_left(cuts, part.start + 1) : bisect_left(cuts, part.stop)]
             if within:
@@ -139,7 +139,7 @@ class KeptRows:
     def __init__(self, array: Any, plan: RowsPlan, scratch_dir: str | os.PathLike[str] | None = None) -> None:
         self.array = array
         self.plan = plan
-        self._map = None if plan.in_memory else _scratch(plan.nbytes, scratch_dir)
+        self._map = None if plan.in_memory else scratch_map(plan.nbytes, scratch_dir)
         if self._map is None:
             self.memory = np.empty(plan.kept_shape, plan.dtype)
         else:
@@ -202,8 +202,8 @@ def read_array(array: Any, box: Box, dtype: np.dtype) -> np.ndarray:
         TypeError: when it gives another dtype than it says it has.
     """
     data = np.asarray(array[box])
-    expected = tuple(s.stop - s.start for s in box)
-    asked = f"[{', '.join(f'{s.start}:{s.stop}' for s in box)}]"
+    expected = sizes(box)
+    asked = box_text(box)
     if data.shape != expected:
         raise ValueError(f"{asked} of {type(array).__name__} gave shape {data.shape} instead of {expected}")
     if data.dtype.newbyteorder("=") != dtype.newbyteorder("="):

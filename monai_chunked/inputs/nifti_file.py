@@ -1,10 +1,11 @@
-"""NIfTI files."""
+"""NIfTI files as images: a ``.nii`` is mapped to memory, a ``.nii.gz`` decompressed once from start to end."""
 
 from __future__ import annotations
 
 import errno
 import gzip
 import threading
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -13,31 +14,36 @@ from monai.data.image_reader import NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys, optional_import
-from nibabel.volumeutils import apply_read_scaling
+from nibabel.arrayproxy import ArrayProxy
 
-from monai_chunked.inputs.image_array import ImageArray, _Scaled
+from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.lazy_array import LazyArray, scaled_by
 
-__all__ = ["_GzipStream", "_open_nifti"]
+__all__ = ["GzipStream", "open_nifti"]
 
 
-class _GzipStream:
-    """The voxels of a ``.nii.gz``, decompressed once as long as they are asked for in the order of the file.
+class GzipStream(LazyArray):
+    """What a ``.nii.gz`` stores, decompressed once as long as it is asked for in the order of the file.
 
     ``indexed_gzip`` decompresses what it has not come to yet twice: for its index, then to return it. So what lies
     ahead is read from a plain stream, and only what lies behind through the index.
 
     Args:
         path: of the file.
-        proxy: the ``dataobj`` of nibabel, which goes through the index.
+        proxy: the ``dataobj`` of nibabel.
     """
 
-    def __init__(self, path: str, proxy: Any) -> None:
+    def __init__(self, path: str, proxy: ArrayProxy) -> None:
         self.path = path
-        self.proxy = proxy
-        self.shape = proxy.shape
-        self.dtype = proxy.dtype
+        self.behind = ArrayProxy(proxy.file_like, (proxy.shape, proxy.dtype, proxy.offset))  # it does not scale
+        self.shape = self.behind.shape
+        self.dtype = self.behind.dtype
         self._stream: gzip.GzipFile | None = None
         self._lock = threading.Lock()
+
+    @property
+    def stands_on(self) -> Mapping[str, Any]:
+        return {"behind": self.behind}
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         bounds = [part.indices(n) for part, n in zip(index, self.shape)]
@@ -47,15 +53,11 @@ class _GzipStream:
         first = sum(start * prod(self.shape[:d]) for d, (start, _, _) in enumerate(bounds))
         with self._lock:
             if in_one_run and (first == 0 or (self._stream is not None and self._stream.tell() <= self._at(first))):
-                data = self._read(first, prod(lengths)).reshape(lengths, order="F")
-                if (self.proxy.slope, self.proxy.inter) == (1, 0):
-                    return data
-                scaling = np.float64(self.proxy.slope), np.float64(self.proxy.inter)
-                return np.asarray(apply_read_scaling(data, *scaling))
-            return np.asarray(self.proxy[index])
+                return self._read(first, prod(lengths)).reshape(lengths, order="F")
+            return np.asarray(self.behind[index])
 
     def _at(self, voxel: int) -> int:
-        return int(self.proxy.offset + voxel * self.dtype.itemsize)
+        return int(self.behind.offset + voxel * self.dtype.itemsize)
 
     def _read(self, first: int, count: int) -> np.ndarray:
         if self._stream is None:
@@ -74,7 +76,8 @@ class _Header(NibabelReader):
         return np.broadcast_to(np.zeros((), np.uint8), img.shape)
 
 
-def _open_nifti(path: str) -> ImageArray:
+def open_nifti(path: str) -> ImageArray:
+    """A ``.nii`` or ``.nii.gz``, see :py:func:`open_image`."""
     compressed = path.lower().endswith(".gz")
     if compressed and not optional_import("indexed_gzip")[1]:
         raise ImportError("reading .nii.gz piece by piece needs indexed_gzip: pip install indexed_gzip")
@@ -92,9 +95,7 @@ def _open_nifti(path: str) -> ImageArray:
     if len(behind) > 1:
         raise ValueError(f"{path} of shape {proxy.shape} has more than one dimension behind the spatial ones")
     axes = (None, behind[0] if behind else None, *range(dims))
-    scaled = (proxy.slope, proxy.inter) != (1, 0)
     if compressed:
         chunks = [n if axis < 2 else 1 for axis, n in enumerate(proxy.shape)]
-        return ImageArray(_GzipStream(path, proxy), axes, meta, chunks, scaled)
-    mapped = proxy.get_unscaled()
-    return ImageArray(_Scaled(mapped, proxy.slope, proxy.inter) if scaled else mapped, axes, meta, scaled=scaled)
+        return ImageArray(scaled_by(proxy, GzipStream(path, proxy)), axes, meta, chunks)
+    return ImageArray(scaled_by(proxy, proxy.get_unscaled()), axes, meta)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from monai_chunked.inputs.image_array import ImageArray, _arrange
-from monai_chunked.inputs.nifti_file import _open_nifti
-from monai_chunked.inputs.zarr_file import _open_zarr
+from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.named_axes import arrange, axes_of
+from monai_chunked.inputs.nifti_file import open_nifti
+from monai_chunked.inputs.zarr_file import open_zarr
 
-__all__ = ["_axes_of", "open_image"]
+__all__ = ["open_image"]
 
 
 def open_image(
@@ -47,8 +46,8 @@ def open_image(
 
         labels = inferer(open_image("brain.nii.gz"), network)  # (1, 1, *spatial), with the affine of the file
 
-    for time in range(len(open_image("movie.ome.zarr"))):  # one after the other, which can be resumed one by one
-        inferer(open_image("movie.ome.zarr", time=time), network)
+        for time in range(len(open_image("movie.ome.zarr"))):  # one after the other, which can be resumed one by one
+            inferer(open_image("movie.ome.zarr", time=time), network)
     """
     text = os.fspath(path)
     if "://" not in text:
@@ -63,15 +62,9 @@ def open_image(
             raise ValueError(
                 f"time={time} is for time series in OME-Zarr, Zarr and .npy; the 4th dimension of {text} is c"
             )
-        return _open_nifti(text)
+        return open_nifti(text)
     if name.endswith(".npy"):
         array = np.load(text, mmap_mode="r")
         default = "xyz"[: array.ndim] if array.ndim <= 3 else None
-        return _arrange(array, axes or default, text, np.eye(4), _axes_of(axes) if axes else {}, time)
-    return _open_zarr(text, axes, level, time)
-
-
-def _axes_of(names: str, units: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Metadata for outputs that write axes in the order of the input."""
-    spatial = [letter for letter in names if letter in "xyz"]
-    return {"axes": tuple(spatial), "axis_units": tuple((units or {}).get(letter, "") for letter in spatial)}
+        return arrange(array, axes or default, text, np.eye(4), axes_of(axes) if axes else {}, time)
+    return open_zarr(text, axes, level, time)

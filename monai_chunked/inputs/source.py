@@ -1,12 +1,12 @@
-"""What the input is read from."""
+"""Where windows are read from: one contract for tensors, arrays and files, and nobody else asks what the input is."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -14,117 +14,164 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai.utils import convert_data_type
 
 from monai_chunked.inputs.kept_rows import KeptRows, RowsPlan, plan_rows, read_array
+from monai_chunked.inputs.lazy_array import is_mapped, readable, storage_chunks
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import WindowGrid
 
-__all__ = ["_box_reader", "_is_far", "device_of", "dtype_of", "metadata_of", "rows_of", "template_of", "templates_of"]
+__all__ = ["ArraySource", "Read", "Source", "TensorSource", "source_of"]
+
+Read = Callable[[int, Box], torch.Tensor]
+"""From the number of an image and a box in it to new memory with its voxels, ``(C, *box)``."""
 
 
-def _is_far(inputs: Any, device: torch.device) -> bool:
-    """Whether it takes a while until windows are on the device: they are read from an array, or copied there."""
-    return not isinstance(inputs, torch.Tensor) or inputs.device != device
+class Source(ABC):
+    """A batch of images, read a box at a time.
+
+    Attributes:
+        shape: ``(B, C, *spatial)``.
+        dtype: of what is read.
+        device: where it is then.
+        metadata: of each image, as ``MetaTensor.meta``; empty where there is none.
+        origin: the tensor or array that voxels come from, for who asks later whether it is still the same.
+        templates: for each image a tensor without voxels that has its metadata; empty if there is none.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    metadata: tuple[Mapping[str, Any], ...]
+    templates: tuple[MetaTensor, ...]
+    origin: Any
+
+    @property
+    def template(self) -> MetaTensor | None:
+        """A tensor without voxels that has the metadata of the batch; ``None`` if there is none."""
+        if len(self.templates) < 2:
+            return self.templates[0] if self.templates else None
+        return collate_meta_tensor_fn(list(self.templates))
+
+    @abstractmethod
+    def read(self, image: int, box: Box) -> torch.Tensor:
+        """New memory with the voxels of a box, ``(C, *box)``.
+
+        Args:
+            image: index in the batch.
+            box: within the image.
+        """
+
+    def is_far(self, device: torch.device) -> bool:
+        """Whether it takes a while until windows are on a device."""
+        return self.device != device
+
+    def rows(self, windows: WindowGrid) -> RowsPlan | None:
+        """The rows that are kept so that each voxel is read once; ``None``: reading again costs nothing."""
+        return None
+
+    def reader(self, windows: WindowGrid, scratch_dir: str | os.PathLike[str] | None) -> Read:
+        """Reads boxes in the order of windows, each voxel once where reading costs something.
+
+        Args:
+            windows: the windows over an image.
+            scratch_dir: the folder for rows that do not fit in memory.
+
+        Raises:
+            OSError: when they do not fit there either.
+        """
+        return self.read
 
 
-def _box_reader(
-    inputs: Any, windows: WindowGrid, scratch_dir: str | os.PathLike[str] | None
-) -> Callable[[int, Box], torch.Tensor]:
-    if isinstance(inputs, torch.Tensor):
-        tensor = convert_data_type(inputs, torch.Tensor)[0]
-        return lambda image, box: tensor[(slice(image, image + 1), slice(None), *box)][0].clone()
-    array, dtype = _unscaled_or_float(inputs), dtype_of(inputs)
-    rows = rows_of(inputs, windows)
-    if rows is not None:
-        kept = KeptRows(array, rows, scratch_dir)
-        return lambda image, box: _tensor(kept.read(image, box), dtype)
+class TensorSource(Source):
+    """A tensor.
 
-    def read(image: int, box: Box) -> torch.Tensor:
-        index = (slice(image, image + 1), slice(0, inputs.shape[1]), *box)
-        return _tensor(read_array(array, index, np.dtype(array.dtype))[0], dtype)
+    Args:
+        tensor: ``(B, C, *spatial)``.
+    """
 
-    return read
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.shape = tuple(tensor.shape)
+        self.dtype = tensor.dtype
+        self.device = tensor.device
+        self.tensor = self.origin = convert_data_type(tensor, torch.Tensor)[0]
+        self.metadata = tuple({} for _ in range(len(tensor)))
+        self.templates = ()
+        self._batch = tensor if isinstance(tensor, MetaTensor) else None
+        if isinstance(tensor, MetaTensor):
+            images = list(tensor[:, :1])
+            self.metadata = tuple(dict(image.meta) for image in images)
+            self.templates = tuple(MetaTensor([]).copy_meta_from(image, copy_attr=False) for image in images)
 
+    @property
+    def template(self) -> MetaTensor | None:
+        return None if self._batch is None else MetaTensor([]).copy_meta_from(self._batch, copy_attr=False)
 
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """A copy in a dtype and byte order that PyTorch has."""
-    return torch.from_numpy(array.astype(torch.empty(0, dtype=dtype).numpy().dtype, order="C"))
-
-
-class _ScaledProxy:
-    """A ``dataobj`` of nibabel that scales what it reads; its own ``dtype`` is that of the file."""
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, proxy: Any) -> None:
-        self.proxy = proxy
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return np.asarray(self.proxy[index], self.dtype)
+    def read(self, image: int, box: Box) -> torch.Tensor:
+        return self.tensor[(slice(image, image + 1), slice(None), *box)][0].clone()
 
 
-def _unscaled_or_float(array: Any) -> Any:
-    if nibabel.is_proxy(array) and (array.slope, array.inter) != (1, 0):
-        return _ScaledProxy(array)
-    return array
-
-
-def rows_of(inputs: Any, windows: WindowGrid) -> RowsPlan | None:
-    """The rows of an array that are kept; ``None`` if it is in memory, or mapped to memory, anyway.
+class ArraySource(Source):
+    """Anything with ``shape``, ``dtype`` and slicing.
 
     What Zarr, h5py and dask call ``chunks`` says where its storage chunks end; one that holds several images of a batch
     is read once for each.
+
+    Args:
+        array: ``(B, C, *spatial)``.
+
+    Raises:
+        ValueError: when it has metadata (``meta``) of another number of images.
     """
-    if isinstance(inputs, (torch.Tensor, np.ndarray)) or getattr(inputs, "mapped", False):
-        return None
-    shape, chunks = tuple(map(int, inputs.shape)), getattr(inputs, "chunks", None)
-    if not (isinstance(chunks, tuple) and len(chunks) == len(shape)):
-        chunks = None
-    return plan_rows(shape, np.dtype(_unscaled_or_float(inputs).dtype), chunks, windows)
+
+    device = torch.device("cpu")
+
+    def __init__(self, array: Any) -> None:
+        self.shape = tuple(map(int, array.shape))
+        self.origin = array
+        self.array = readable(array)
+        self._native = np.dtype(self.array.dtype)
+        self.dtype = _torch_dtype(self._native)
+        self.metadata = _metadata_of(array, self.shape[0])
+        each = self.metadata if any(self.metadata) else ()
+        self.templates = tuple(MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in each)
+
+    def read(self, image: int, box: Box) -> torch.Tensor:
+        index = (slice(image, image + 1), slice(0, self.shape[1]), *box)
+        return self._tensor(read_array(self.array, index, self._native)[0])
+
+    def is_far(self, device: torch.device) -> bool:
+        return True
+
+    def rows(self, windows: WindowGrid) -> RowsPlan | None:
+        if is_mapped(self.array):
+            return None
+        return plan_rows(self.shape, self._native, storage_chunks(self.array), windows)
+
+    def reader(self, windows: WindowGrid, scratch_dir: str | os.PathLike[str] | None) -> Read:
+        rows = self.rows(windows)
+        if rows is None:
+            return self.read
+        kept = KeptRows(self.array, rows, scratch_dir)
+        return lambda image, box: self._tensor(kept.read(image, box))
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        """A copy in a dtype and byte order that PyTorch has."""
+        return torch.from_numpy(array.astype(torch.empty(0, dtype=self.dtype).numpy().dtype, order="C"))
 
 
-def dtype_of(inputs: Any) -> torch.dtype:
-    """Of the windows before preprocessing: for an array float32, or what the array has if that is a float."""
-    if isinstance(inputs, torch.Tensor):
-        return inputs.dtype
-    dtype = np.dtype(_unscaled_or_float(inputs).dtype)
+def source_of(inputs: Any) -> Source:
+    """The source for an input, see :py:func:`chunked_sliding_window_inference`."""
+    return TensorSource(inputs) if isinstance(inputs, torch.Tensor) else ArraySource(inputs)
+
+
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    """Of what is read: float32, or what the array has if that is a float."""
     if dtype.kind != "f":
         return torch.float32
     return {2: torch.float16, 4: torch.float32}.get(dtype.itemsize, torch.float64)
 
 
-def device_of(inputs: Any) -> torch.device:
-    """Where the data is; an array is in CPU memory when it has been read."""
-    return inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")
-
-
-def metadata_of(inputs: Any) -> tuple[Mapping[str, Any], ...]:
-    """Of each image; empty where there is none.
-
-    Raises:
-        ValueError: when an array has metadata (``meta``) of another number of images.
-    """
-    if isinstance(inputs, MetaTensor):
-        return tuple(dict(image.meta) for image in inputs[:, :1])
-    images = inputs.shape[0]
-    meta = () if isinstance(inputs, torch.Tensor) else getattr(inputs, "meta", ())
+def _metadata_of(array: Any, images: int) -> tuple[Mapping[str, Any], ...]:
+    meta = getattr(array, "meta", ())
     each = (meta,) if isinstance(meta, Mapping) else tuple(meta) if isinstance(meta, (list, tuple)) else ()
     if each and (len(each) != images or not all(isinstance(m, Mapping) for m in each)):
         raise ValueError(f"inputs.meta must be a dict for each of {images} image(s), got {len(each)}")
     return tuple(map(dict, each)) or tuple({} for _ in range(images))
-
-
-def template_of(inputs: Any) -> MetaTensor | None:
-    """A tensor without voxels that has the metadata of the input; ``None`` if there is none."""
-    if isinstance(inputs, MetaTensor):
-        return MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
-    each = metadata_of(inputs)
-    if not any(each):
-        return None
-    tensors = [MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in each]
-    return tensors[0] if len(tensors) == 1 else collate_meta_tensor_fn(tensors)
-
-
-def templates_of(inputs: Any) -> list[MetaTensor]:
-    """As :py:func:`template_of`, but one for each image."""
-    if isinstance(inputs, MetaTensor):
-        return [MetaTensor([]).copy_meta_from(image, copy_attr=False) for image in inputs[:, :1]]
-    return [MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in metadata_of(inputs)]

@@ -1,4 +1,4 @@
-"""Zarr arrays and OME-Zarr images."""
+"""Zarr arrays, and OME-Zarr images with what their metadata say of axes, units and millimeters."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from monai_chunked.inputs.image_array import ImageArray, _arrange
-from monai_chunked.inputs.open_image import _axes_of
-from monai_chunked.outputs.zarr.ngff import MILLIMETERS
+from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.named_axes import arrange, axes_of
+from monai_chunked.plan.sizes import MILLIMETERS
 
-__all__ = ["_open_zarr"]
+__all__ = ["open_zarr"]
 
 
-def _open_zarr(path: str, axes: str | None, level: int, time: int | None) -> ImageArray:
+def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> ImageArray:
+    """An array, or a level of an image in a group, see :py:func:`open_image`."""
     try:
         import zarr
     except ImportError:
@@ -27,7 +28,7 @@ def _open_zarr(path: str, axes: str | None, level: int, time: int | None) -> Ima
         names = getattr(node.metadata, "dimension_names", None)
         known = "".join(map(str, names)) if names and all(names) else None
         letters = axes or known
-        return _arrange(node, letters, path, np.eye(4), _axes_of(letters or ""), time)
+        return arrange(node, letters, path, np.eye(4), axes_of(letters or ""), time)
     attributes: Any = dict(node.attrs)
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if not multiscales:
@@ -46,8 +47,8 @@ def _open_zarr(path: str, axes: str | None, level: int, time: int | None) -> Ima
         described, dataset.get("coordinateTransformations", []), image.get("coordinateTransformations", [])
     )
     units = {axis["name"]: axis.get("unit") or "" for axis in described}
-    more = {**_axes_of(axes or names, units), "ome_zarr": path}
-    return _arrange(node[dataset["path"]], axes or names, path, affine, more, time)
+    more = {**axes_of(axes or names, units), "ome_zarr": path}
+    return arrange(node[dataset["path"]], axes or names, path, affine, more, time)
 
 
 def _affine(axes: Sequence[Mapping[str, Any]], *steps: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -1,4 +1,10 @@
-"""Files: durable writes, space, folders."""
+"""
+Files: durable writes, space, folders.
+
+Nothing else in the package asks the system to bring bytes or names to disk. A file is safe when its bytes are on disk
+(:py:func:`sync`), then its name (:py:func:`rename`, or :py:func:`sync_folder` of a new file), and then the names of the
+folders that were made for it (:py:func:`make_folder`).
+"""
 
 from __future__ import annotations
 
@@ -6,25 +12,38 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 __all__ = [
-    "_read",
-    "_write",
+    "ALLOCATES",
     "allocate",
+    "bytes_of",
     "check_folder",
     "leaving_no_empty_folder",
     "make_folder",
+    "read_all",
+    "remove",
     "rename",
+    "rename_all",
+    "replace_folder",
     "sync",
     "sync_folder",
+    "write_all",
 ]
+
+
+ALLOCATES = hasattr(os, "posix_fallocate")
+"""Whether :py:func:`allocate` takes space, so that a full disk cannot end the process by a write through a map."""
+
+
+SYNCING_THREADS = 8
+"""Files whose bytes are brought to disk at the same time, which is faster than one after the other."""
 
 
 def check_folder(name: str, path: Any, needed: int) -> None:
@@ -62,9 +81,13 @@ def check_folder(name: str, path: Any, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{what} needs {needed:,} bytes but {name} has {free:,} free", str(folder))
 
 
-def sync(file: Path) -> None:
-    """Return when the bytes of a file are on disk."""
-    _sync(file, os.O_RDWR)
+def sync(file: Any) -> None:
+    """Return when the bytes of a file are on disk; that of a path, or one that is open."""
+    if isinstance(file, Path):
+        _sync(file, os.O_RDWR)
+    else:
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -82,6 +105,45 @@ def rename(path: Path, target: Path) -> None:
     """Give a file or folder another name, which is safe then. What it holds must be on disk already."""
     path.replace(target)
     sync_folder(target.parent)
+
+
+def rename_all(root: Path, names: Mapping[Path, Path]) -> None:
+    """Bring files in a folder to disk, then give them other names, which are safe then as are those of their folders.
+
+    Args:
+        root: the folder; its own name is safe already.
+        names: for each file that of it from now on, in the same folder.
+    """
+    with ThreadPoolExecutor(SYNCING_THREADS) as threads:
+        list(threads.map(sync, names))
+    folders: set[Path] = set()
+    for path, target in names.items():
+        path.replace(target)
+        folders.update(target.parents[: len(target.relative_to(root).parts)])
+    for folder in folders:
+        sync_folder(folder)
+
+
+def replace_folder(folder: Path, target: Path) -> None:
+    """Give a folder the name that another one may have, which is removed when that is safe.
+
+    What it holds must be on disk already. If it is not there, it has its name from a process that ended meanwhile.
+    """
+    old = target.with_name(target.name + ".old")
+    if folder.is_dir():
+        if target.exists():
+            remove(old)
+            target.rename(old)
+        rename(folder, target)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -113,10 +175,10 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def allocate(file: FileIO, size: int) -> None:
+def allocate(file: Any, size: int) -> None:
     """Give a file its size in bytes, and the space for it where the system can tell at once that there is none."""
     file.truncate(size)
-    if hasattr(os, "posix_fallocate"):
+    if ALLOCATES:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
@@ -124,16 +186,25 @@ def allocate(file: FileIO, size: int) -> None:
                 raise
 
 
-def _write(file: FileIO, array: np.ndarray) -> None:
-    data = array.reshape(-1).view(np.uint8).data
+def write_all(file: Any, data: memoryview) -> None:
+    """Write all bytes at the place where an unbuffered file is, which may take several writes."""
     while data:
         data = data[file.write(data) :]
 
 
-def _read(file: FileIO, array: np.ndarray, path: Path) -> None:
-    data = array.reshape(-1).view(np.uint8).data
+def read_all(file: Any, data: memoryview, path: Path) -> None:
+    """Fill memory from the place where an unbuffered file is.
+
+    Raises:
+        OSError: when the file ends before.
+    """
     while data:
         count = file.readinto(data)
         if not count:
             raise OSError(errno.EIO, "it is shorter than it was", str(path))
         data = data[count:]
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data

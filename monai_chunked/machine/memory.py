@@ -1,4 +1,4 @@
-"""How much memory a device has free, and sizes in words."""
+"""How much memory a device has free, what says that there is none, and giving back what has been freed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["FreedMemory", "addresses_limited", "available_memory", "is_refusal"]
+from monai_chunked.machine.accelerator import free_memory
 
+__all__ = ["FreedMemory", "addresses_limited", "available_memory", "is_refusal"]
 
 LOOK_BYTES = 2**20
 """How much memory the process holds is looked at again when so many bytes have come and gone."""
-
 
 LEAST_FREED = 2**22
 """What is not worth giving back, in bytes."""
@@ -24,13 +24,10 @@ def available_memory(device: torch.device) -> int | None:
     """Bytes that can be allocated on a device without swapping; ``None`` where that cannot be told.
 
     On a CPU it is what the operating system calls available, or what the limit of the container leaves if that is less.
-    On a CUDA device, what the driver has free and what PyTorch holds in reserve.
+    On an accelerator, what the driver has free and what PyTorch holds in reserve.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type != "cpu":
-        return None
+        return free_memory(device)
     known = [size for size in (_operating_system(), _container()) if size is not None]
     return min(known, default=None)
 

@@ -11,10 +11,10 @@ import torch
 
 from monai_chunked.machine.memory import addresses_limited
 
-__all__ = ["ChunkMemory"]
+__all__ = ["Pages"]
 
 
-class ChunkMemory:
+class Pages:
     """Hands out memory, and keeps what comes back as long as all together is no more than a limit.
 
     Every chunk gets pages of its own. In the heap of the C library, where what is smaller than 32 MiB would be, chunks

@@ -1,29 +1,25 @@
-"""Scratch files, which have no name."""
+"""Files for what does not fit in memory while a run lasts. They have no name, so nothing is left of them."""
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from monai_chunked.machine.files import check_folder
+from monai_chunked.machine.files import allocate, bytes_of, check_folder, read_all, write_all
 
-__all__ = ["ScratchFile", "_scratch"]
+__all__ = ["ScratchFile", "scratch_map"]
 
 
-def _scratch(size: int, folder: str | os.PathLike[str] | None) -> mmap.mmap:
+def scratch_map(size: int, folder: str | os.PathLike[str] | None) -> mmap.mmap:
     """A file without a name, so that nothing is left of it whatever ends the process; all its space is taken now."""
     check_folder("scratch_dir", folder, size)
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+        allocate(file, size)
         return mmap.mmap(file.fileno(), size)
 
 
@@ -42,24 +38,18 @@ class ScratchFile:
         check_folder("scratch_dir", folder, size)
         self.folder = Path(tempfile.gettempdir() if folder is None else folder)
         self._file: Any = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
-        self._file.truncate(size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._file.fileno(), 0, size)
+        allocate(self._file, size)
 
     def write(self, slot: int, chunk: torch.Tensor) -> None:
+        """Keep a contiguous chunk that is in CPU memory, from this byte of the file on."""
         self._file.seek(slot)
-        data = chunk.numpy().view(np.uint8).data
-        while data:
-            data = data[self._file.write(data) :]
+        write_all(self._file, bytes_of(chunk.numpy()))
 
     def read(self, slot: int, chunk: torch.Tensor) -> None:
+        """Fill a contiguous chunk in CPU memory with what is there."""
         self._file.seek(slot)
-        data = chunk.numpy().view(np.uint8).data
-        while data:
-            count = self._file.readinto(data)
-            if not count:
-                raise OSError(errno.EIO, "the scratch file ends too early", str(self.folder))
-            data = data[count:]
+        read_all(self._file, bytes_of(chunk.numpy()), self.folder)
 
     def close(self) -> None:
+        """Its space is free again."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Where finished chunks go: one file a format."""
+"""Where finished chunks go: one file or folder a format, behind the interface in ``base.py``."""
 
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result

@@ -1,17 +1,17 @@
-"""Finished chunks wherever they fit."""
+"""Finished chunks wherever they fit: on the device, in CPU memory, or on disk."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
 import torch
 
+from monai_chunked.machine.caller import warn_caller
 from monai_chunked.machine.memory import available_memory, is_refusal
-from monai_chunked.outputs.base import Metadata, Output, OutputWriter, Result
+from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.plan.sizes import format_bytes
@@ -40,15 +40,9 @@ class AutoOutput(Output):
     def reserve(self, device: torch.device, size: int) -> None:
         self._taken[device] = self._taken.get(device, 0) + size
 
-    def check(
-        self,
-        least_bytes: int,
-        dtype: torch.dtype | None = None,
-        metadata: Sequence[Metadata] = (),
-        overwrite: bool = True,
-    ) -> None:
+    def check(self, expected: Expected) -> None:
         if not self.disk.temporary:  # the folder for temporary files matters only if it is needed
-            self.disk.check(0)
+            self.disk.check(Expected(0))
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return self.disk.folders(metadata)
@@ -70,9 +64,8 @@ class AutoOutput(Output):
                 else:
                     self.reserve(device, size)
                     return writer
-            warnings.warn(
+            warn_caller(
                 f"output='auto': the {result.name} takes {format_bytes(size)} {reason} on {device} beside open "
                 f"chunks, so it goes to {below}",
-                stacklevel=2,
             )
         return self.disk.create(result)

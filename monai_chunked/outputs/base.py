@@ -1,4 +1,11 @@
-"""The interface that every output keeps. What not every output needs has an empty default."""
+"""
+The interface of an output, which is where finished chunks go.
+
+An :py:class:`Output` is asked first (``check``, ``folders``, ``reserve``). Then it makes an :py:class:`OutputWriter`
+for each result of a run, which takes the chunks of it and finishes it, or abandons it. What not every output needs has
+an empty default. Runs with a :py:class:`ResumableOutput` go on where they stopped.
+:py:class:`monai_chunked.testing.OutputTests` tests any output for what is said here.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +13,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from monai.data.meta_tensor import MetaTensor
 
 from monai_chunked.plan.boxes import Box
 
-__all__ = ["Metadata", "Output", "OutputWriter", "Result"]
+__all__ = [
+    "Expected",
+    "Metadata",
+    "Output",
+    "OutputWriter",
+    "Result",
+    "ResumableOutput",
+    "ResumableWriter",
+    "TakesMetadata",
+]
 
 
 Metadata = Mapping[str, Any]
@@ -20,11 +37,28 @@ Metadata = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one output of the network becomes, known before its first chunk is written.
+class Expected:
+    """What is known of the results of a run so far.
 
     Attributes:
-        name: of the output of the network: ``"prediction"``, or with the key or position if there are several.
+        least_bytes: a lower limit of their size.
+        dtype: of the results; ``None``: it is not known.
+        metadata: of each image.
+        overwrite: whether results that exist already may be replaced.
+    """
+
+    least_bytes: int
+    dtype: torch.dtype | None = None
+    metadata: tuple[Metadata, ...] = ()
+    overwrite: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one head of the network becomes, known before its first chunk is written.
+
+    Attributes:
+        name: of the head: ``"prediction"``, or with the key or position if there are several.
         shape: ``(B, C, *spatial)``.
         dtype: of every chunk.
         cuts: for each spatial dimension, where chunks begin, and the size; ascending from 0.
@@ -42,6 +76,14 @@ class Result:
     resumable: bool = False
 
 
+@runtime_checkable
+class TakesMetadata(Protocol):
+    """A result that is no tensor, such as one in several files, and takes over the metadata of the input itself."""
+
+    def with_metadata(self, templates: Sequence[MetaTensor]) -> Any:
+        """The result with the metadata of these, one for each image."""
+
+
 class OutputWriter(ABC):
     """One result of one run. Chunks arrive in any order, from one thread; each voxel is written once."""
 
@@ -50,9 +92,6 @@ class OutputWriter(ABC):
 
     memory: torch.Tensor | None = None
     """The result, ``(B, C, *spatial)``, if it is in memory: zeros, in which predictions may be added up in place."""
-
-    complete = False
-    """Whether a writer that was resumed found its result finished already."""
 
     @abstractmethod
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
@@ -77,13 +116,21 @@ class OutputWriter(ABC):
         """All chunks are written: the result, usually a tensor ``(B, C, *spatial)``."""
 
     def abandon(self) -> None:  # noqa: B027  nothing to do is a fine default
-        """The run failed: leave nothing behind that looks like a result. Safe to call at any time.
+        """The run failed: leave nothing behind that looks like a result. Safe to call at any time, and again.
 
         What is written is kept if the result is resumable, else removed.
         """
 
+
+class ResumableWriter(OutputWriter):
+    """A writer whose run can be resumed: it makes safe what it has written, and reads it again."""
+
+    complete = False
+    """Whether a writer that was resumed found its result finished already."""
+
+    @abstractmethod
     def flush(self, last: bool = False) -> Iterable[tuple[int, Box]] | None:
-        """Return when what has been written would survive a crash. Asked for only where runs can be resumed.
+        """Return when what has been written would survive a crash.
 
         Args:
             last: no more chunks will come, so that none is held back any more.
@@ -92,67 +139,68 @@ class OutputWriter(ABC):
             ``None``: every chunk that was written would survive. An output that holds some back, until it has what it
             writes at once, names those that would, as ``(image, box)``, each of them once.
         """
-        return None
 
+    @abstractmethod
     def read(self, image: int, box: Box) -> torch.Tensor:
-        """A chunk that was written before a crash, ``(C, *chunk)``. Asked for only where runs can be resumed."""
-        raise NotImplementedError
+        """A chunk that was written before a crash, ``(C, *chunk)``."""
 
 
 class Output(ABC):
-    """Where finished chunks go. Only :py:meth:`create` must be there.
-
-    An output whose runs can be resumed returns a path from :py:meth:`journal`, and has :py:meth:`resume` and
-    :py:meth:`load` too.
-    """
+    """Where finished chunks go. Only :py:meth:`create` must be there."""
 
     in_memory = False
     """Whether results may stay in memory and be differentiated."""
 
-    def check(  # noqa: B027  nothing to do is a fine default
-        self,
-        least_bytes: int,
-        dtype: torch.dtype | None = None,
-        metadata: Sequence[Metadata] = (),
-        overwrite: bool = True,
-    ) -> None:
+    def check(self, expected: Expected) -> None:  # noqa: B027  nothing to do is a fine default
         """Raise if it is known already that the results of a run are not possible.
 
-        Args:
-            least_bytes: a lower limit of their size. It is asked before the network runs, when the number of channels
-                is not known, and again after the first batch.
-            dtype: of the results, where that is known.
-            metadata: of each image.
-            overwrite: whether results that exist already may be replaced.
+        It is asked before the network runs, when the number of channels is not known, and again after the first batch.
         """
 
     def reserve(self, device: torch.device, size: int) -> None:  # noqa: B027  nothing to do is a fine default
         """Told before anything is created how many bytes of a device open chunks will take."""
 
-    @abstractmethod
-    def create(self, result: Result) -> OutputWriter:
-        """Start one result of a run afresh."""
-
-    def journal(self, metadata: Sequence[Metadata]) -> Path | None:
-        """The file for the journal of a run over these images, beside its results; ``None``: it cannot be resumed."""
-        return None
-
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         """That a run over these images may make; those that it leaves empty when it fails are removed."""
         return []
 
-    def resume(self, result: Result) -> OutputWriter:
+    @abstractmethod
+    def create(self, result: Result) -> OutputWriter:
+        """Start one result of a run afresh."""
+
+
+class ResumableOutput(Output):
+    """An output whose runs can be resumed."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """What its results depend on beside the chunks, by name, but not where they are. Values can be compared.
+
+        A run that finds others in the journal of an earlier one does not go on with it.
+        """
+
+    @abstractmethod
+    def journal(self, metadata: Sequence[Metadata]) -> Path | None:
+        """The file for the journal of a run over these images, beside its results; ``None``: it cannot be resumed."""
+
+    @abstractmethod
+    def create(self, result: Result) -> ResumableWriter:
+        """Start one result of a run afresh."""
+
+    @abstractmethod
+    def resume(self, result: Result) -> ResumableWriter:
         """Go on with a result that an earlier run left unfinished.
 
         Raises:
             OSError: when what it left is missing, or has another size.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, result: Result) -> Any:
         """A result that an earlier run finished, as its :py:meth:`OutputWriter.finish` returned it.
 
         Raises:
-            OSError: when it is missing, or has another size.
+            FileNotFoundError: when it is missing, so that it is made again.
+            OSError: when it has another size.
         """
-        raise NotImplementedError

@@ -1,23 +1,25 @@
-"""What outputs that write files have in common: a folder, and names for the files in it."""
+"""What outputs that write files have in common: a folder, names for the files in it, and what a file can hold."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from monai.data.folder_layout import FolderLayout
 
 from monai_chunked.machine.files import check_folder, make_folder
-from monai_chunked.outputs.base import Metadata, Output, Result
+from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableOutput
 
-__all__ = ["FileOutput", "check_different", "check_new", "ending", "make_folders", "partial_path"]
+__all__ = ["FileOutput", "check_different", "check_new", "ending", "make_folders", "numpy_dtype", "partial_path"]
 
 
-class FileOutput(Output):
+class FileOutput(ResumableOutput):
     """Names files as MONAI's ``SaveImage`` does.
 
     Args:
@@ -47,17 +49,15 @@ class FileOutput(Output):
         self.separate_folder = separate_folder
         self.data_root_dir = data_root_dir
 
-    def check(
-        self,
-        least_bytes: int,
-        dtype: torch.dtype | None = None,
-        metadata: Sequence[Metadata] = (),
-        overwrite: bool = True,
-    ) -> None:
-        check_folder("output_dir", self.output_dir, least_bytes)
-        paths = self.paths(metadata)
+    def check(self, expected: Expected) -> None:
+        check_folder("output_dir", self.output_dir, expected.least_bytes)
+        paths = self.paths(expected.metadata)
         check_different(paths)
-        check_new([path for path in paths if path.exists()], overwrite)
+        check_new([path for path in paths if path.exists()], expected.overwrite)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"output_postfix": self.output_postfix, "separate_folder": self.separate_folder}
 
     def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
         """The file of each image. Makes no folder."""
@@ -70,7 +70,7 @@ class FileOutput(Output):
         return self._path(metadata[0], "prediction", self.extension + ".journal")
 
     def _path(self, metadata: Metadata, name: str, extension: str) -> Path:
-        # "prediction-key" of a network with several outputs becomes "<image>_<postfix>-key"
+        # "prediction-key" of a network with several heads becomes "<image>_<postfix>-key"
         layout = FolderLayout(
             self.output_dir,
             postfix=self.output_postfix + ending(name),
@@ -96,7 +96,7 @@ class FileOutput(Output):
 
 
 def ending(name: str) -> str:
-    """Of the file of one output of the network, behind the postfix."""
+    """Of the name of the file of one head, behind the postfix."""
     return re.sub(r"[^\w.-]+", "_", name.removeprefix("prediction"))[:50]
 
 
@@ -114,6 +114,15 @@ def check_different(paths: Sequence[Path] | Sequence[str]) -> None:
                 f"{count} images of the batch would be written to {path}; give them different names "
                 f"(filename_or_obj), or set data_root_dir"
             )
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    """That of NumPy.
+
+    Raises:
+        TypeError: when NumPy has none.
+    """
+    return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 def partial_path(path: Path) -> Path:

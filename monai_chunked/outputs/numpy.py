@@ -9,14 +9,13 @@ through a map of one channel at a time, where the file has got its space beforeh
 
 from __future__ import annotations
 
-import errno
-import io
 import itertools
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -24,12 +23,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 
-from monai_chunked.machine.files import allocate, check_folder, make_folder, rename, sync_folder
-from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, make_folders, partial_path
-from monai_chunked.plan.boxes import Box
+from monai_chunked.machine.files import (
+    ALLOCATES,
+    allocate,
+    check_folder,
+    make_folder,
+    read_all,
+    rename,
+    sync,
+    sync_folder,
+    write_all,
+)
+from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
+from monai_chunked.outputs.files import FileOutput, make_folders, numpy_dtype, partial_path
+from monai_chunked.outputs.npy_file import check_file, header
+from monai_chunked.plan.boxes import Box, sizes
 
 __all__ = ["NumpyOutput"]
 
@@ -44,7 +53,7 @@ SHORT_RUN = 4096
 class NumpyOutput(FileOutput):
     """A memory-mapped ``.npy`` file of shape ``(B, C, *spatial)``, returned as a tensor over the map.
 
-    It has the name that ``SaveImage`` would give the first image of the batch, and that of the output where the network
+    It has the name that ``SaveImage`` would give the first image of the batch, and that of the head where the network
     has several. Without names of images and where a run cannot be resumed it is called ``prediction-0001.npy``, with
     the number that is free. Until it is complete, ``.partial`` is appended.
 
@@ -75,19 +84,14 @@ class NumpyOutput(FileOutput):
         self.temporary = output_dir is None
         super().__init__(output_dir or "", output_postfix, separate_folder, data_root_dir)
 
-    def check(
-        self,
-        least_bytes: int,
-        dtype: torch.dtype | None = None,
-        metadata: Sequence[Metadata] = (),
-        overwrite: bool = True,
-    ) -> None:
-        if dtype == torch.bfloat16:
+    def check(self, expected: Expected) -> None:
+        if expected.dtype == torch.bfloat16:
             raise TypeError("a .npy file cannot hold torch.bfloat16; pass float32 inputs, or choose output='cpu'")
         if self.temporary:
-            check_folder("output_dir", None, least_bytes)
+            check_folder("output_dir", None, expected.least_bytes)
         else:
-            super().check(least_bytes, dtype, [each for each in _first(metadata) if _is_named(each)], overwrite)
+            named = tuple(each for each in _first(expected.metadata) if _is_named(each))
+            super().check(replace(expected, metadata=named))
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return [] if self.temporary else super().folders(metadata[:1])
@@ -95,9 +99,9 @@ class NumpyOutput(FileOutput):
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         return None if self.temporary else super().journal(_first(metadata))
 
-    def create(self, result: Result) -> OutputWriter:
+    def create(self, result: Result) -> ResumableWriter:
         size = prod(result.shape) * result.dtype.itemsize
-        self.check(size, result.dtype)
+        self.check(Expected(size, result.dtype))
         if self.temporary:
             return _NumpyWriter.create(None, tempfile.TemporaryFile(buffering=0), result)
         if _is_named(result.metadata[0]):
@@ -108,23 +112,23 @@ class NumpyOutput(FileOutput):
         make_folder(folder)
         return _NumpyWriter.create(*_reserve(folder, result.name), result)
 
-    def resume(self, result: Result) -> OutputWriter:
+    def resume(self, result: Result) -> ResumableWriter:
         path = self._only(result)
         if path.exists() and not partial_path(path).exists():
-            _check(path, result)
+            check_file(path, result)
             return _NumpyWriter(path, FileIO(path, "r"), result, complete=True)
-        _check(partial_path(path), result)
+        check_file(partial_path(path), result)
         return _NumpyWriter(path, FileIO(partial_path(path), "r+"), result)
 
     def load(self, result: Result) -> torch.Tensor:
-        _check(self._only(result), result)
+        check_file(self._only(result), result)
         return torch.from_numpy(np.load(self._only(result), mmap_mode="r+"))
 
     def _only(self, result: Result) -> Path:
         return self.paths(_first(result.metadata), result.name)[0]
 
 
-class _NumpyWriter(OutputWriter):
+class _NumpyWriter(ResumableWriter):
     """Writes to a file that has its header already.
 
     Args:
@@ -139,8 +143,8 @@ class _NumpyWriter(OutputWriter):
         self.partial = None if path is None else partial_path(path)
         self.file = file
         self.shape = result.shape
-        self.dtype = _numpy_dtype(result)
-        self.start = len(_header(result))
+        self.dtype = numpy_dtype(result.dtype)
+        self.start = len(header(result))
         self.resumable = result.resumable
         self.complete = complete
 
@@ -151,10 +155,10 @@ class _NumpyWriter(OutputWriter):
         writer = cls(path, file, result)
         writer.resumable = False
         try:
-            writer._put(0, memoryview(_header(result)))
+            writer._put(0, memoryview(header(result)))
             allocate(file, writer.start + writer._bytes)
             if path is not None:
-                os.fsync(file.fileno())
+                sync(file)
                 sync_folder(path.parent)
         except OSError as error:
             writer.abandon()
@@ -179,21 +183,19 @@ class _NumpyWriter(OutputWriter):
             self._put(offset, memoryview(array[None][at]).cast("B"))
 
     def read(self, image: int, box: Box) -> torch.Tensor:
-        array = np.empty((1, self.shape[1], *(side.stop - side.start for side in box)), self.dtype)
+        array = np.empty((1, self.shape[1], *sizes(box)), self.dtype)
         if self._in_short_runs(box):
             for channel, source in enumerate(self._maps(image, box)):
                 array[0, channel] = source
             return torch.from_numpy(array[0])
         for offset, at in self._runs(image, box):
             self.file.seek(offset)
-            data = memoryview(array[at]).cast("B")
-            if self.file.readinto(data) != len(data):
-                raise OSError(errno.EIO, "it is shorter than it was", self._name)
+            read_all(self.file, memoryview(array[at]).cast("B"), Path(self._name))
         return torch.from_numpy(array[0])
 
     def flush(self, last: bool = False) -> None:
         try:
-            os.fsync(self.file.fileno())
+            sync(self.file)
         except OSError as error:
             raise self._told(error) from error
 
@@ -215,11 +217,11 @@ class _NumpyWriter(OutputWriter):
             self.partial.unlink(missing_ok=True)
 
     def _in_short_runs(self, box: Box) -> bool:
-        if not hasattr(os, "posix_fallocate"):
+        if not ALLOCATES:
             return False
-        sizes = [side.stop - side.start for side in box]
-        cut = max((d for d, size in enumerate(self.shape[2:]) if sizes[d] < size), default=0)
-        return prod(sizes[cut:]) * self.dtype.itemsize < SHORT_RUN
+        lengths = sizes(box)
+        cut = max((d for d, size in enumerate(self.shape[2:]) if lengths[d] < size), default=0)
+        return prod(lengths[cut:]) * self.dtype.itemsize < SHORT_RUN
 
     def _maps(self, image: int, box: Box) -> Iterator[np.ndarray]:
         """Of a chunk in the file, channel after channel; each is unmapped when nobody holds it any more."""
@@ -235,21 +237,20 @@ class _NumpyWriter(OutputWriter):
     def _runs(self, image: int, box: Box) -> Iterator[tuple[int, tuple[int, ...]]]:
         """What of a chunk is contiguous in the file: where in the file in bytes, and where in ``(1, C, *chunk)``."""
         index = (slice(image, image + 1), slice(0, self.shape[1]), *box)
-        sizes = [side.stop - side.start for side in index]
+        lengths = sizes(index)
         # all dimensions behind the last one that the chunk cuts
-        cut = max((d for d, size in enumerate(self.shape) if sizes[d] < size), default=0)
+        cut = max((d for d, size in enumerate(self.shape) if lengths[d] < size), default=0)
         strides = [prod(self.shape[d + 1 :]) for d in range(len(self.shape))]
-        for at in itertools.product(*map(range, sizes[:cut])):
+        for at in itertools.product(*map(range, lengths[:cut])):
             first = sum((s.start + k) * stride for s, k, stride in zip(index, (*at, *[0] * len(index)), strides))
             yield self.start + first * self.dtype.itemsize, at
 
     def _put(self, offset: int, data: memoryview) -> None:
         self.file.seek(offset)
-        while data:
-            try:
-                data = data[self.file.write(data) :]
-            except OSError as error:
-                raise self._told(error) from error
+        try:
+            write_all(self.file, data)
+        except OSError as error:
+            raise self._told(error) from error
 
     def _told(self, error: OSError) -> OSError:
         return OSError(error.errno, f"{error.strerror}; the whole output is {self._bytes:,} bytes", self._name)
@@ -258,28 +259,6 @@ class _NumpyWriter(OutputWriter):
     def _name(self) -> str:
         """Of the file, or of the folder in which it has none."""
         return str(self.partial or tempfile.gettempdir())
-
-
-def _numpy_dtype(result: Result) -> np.dtype:
-    return torch.empty(0, dtype=result.dtype).numpy().dtype
-
-
-def _header(result: Result) -> bytes:
-    memory = io.BytesIO()
-    descr = npy.dtype_to_descr(_numpy_dtype(result))
-    npy.write_array_header_2_0(memory, {"descr": descr, "fortran_order": False, "shape": result.shape})
-    return memory.getvalue()
-
-
-def _check(path: Path, result: Result) -> None:
-    """It is a file of this result, and whole."""
-    header = _header(result)
-    expected = len(header) + prod(result.shape) * result.dtype.itemsize
-    with path.open("rb") as file:
-        found = os.fstat(file.fileno()).st_size
-        if found != expected or file.read(len(header)) != header:
-            reason = f"it is not the result of shape {result.shape} that was written ({found:,} of {expected:,} bytes)"
-            raise OSError(errno.EIO, reason, str(path))
 
 
 def _first(metadata: Sequence[Metadata]) -> list[Metadata]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from monai_chunked.machine.accelerator import Downloads
 from monai_chunked.outputs.base import OutputWriter
 from monai_chunked.plan.boxes import Box
 
@@ -35,7 +36,7 @@ class WriteBehind:
         self._thread = ThreadPoolExecutor(1, "monai_chunked-write") if threaded else None
         self._waiting: deque[tuple[Future[Any], Callable[[], None]]] = deque()
         self._idle = True
-        self._stream: torch.cuda.Stream | None = None
+        self._downloads = Downloads()
 
     def put(self, image: int, box: Box, chunk: torch.Tensor, written: Callable[[], None]) -> None:
         """Write a chunk; ``written`` is called in this thread when its memory is not needed any more."""
@@ -44,8 +45,7 @@ class WriteBehind:
             written()
             return
         self._wait(DEPTH - 1)
-        ready = torch.cuda.current_stream(chunk.device).record_event() if chunk.is_cuda else None
-        future = self._thread.submit(self._write, image, box, chunk, ready)
+        future = self._thread.submit(self._write, image, box, chunk, self._downloads.ready(chunk))
         self._waiting.append((future, written))
         self._idle = False
 
@@ -81,15 +81,6 @@ class WriteBehind:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def _write(self, image: int, box: Box, chunk: torch.Tensor, ready: torch.cuda.Event | None) -> None:
+    def _write(self, image: int, box: Box, chunk: torch.Tensor, ready: Any) -> None:
         with torch.no_grad():
-            self.writer.write(image, box, chunk if ready is None else self._to_host(chunk, ready))
-
-    def _to_host(self, chunk: torch.Tensor, ready: torch.cuda.Event) -> torch.Tensor:
-        self._stream = self._stream or torch.cuda.Stream(chunk.device)
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(ready)
-            host = torch.empty(chunk.shape, dtype=chunk.dtype, pin_memory=True)
-            host.copy_(chunk, non_blocking=True)
-            self._stream.synchronize()
-        return host
+            self.writer.write(image, box, self._downloads.get(chunk, ready))

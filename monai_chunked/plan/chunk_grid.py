@@ -1,6 +1,20 @@
 """
-Geometry: which windows the network sees, in which order and batches, how the output is cut into chunks, and when each
-chunk opens and finishes. Integers only; no tensor and no file is touched here.
+How one head of the network is cut into chunks, and when each chunk opens and finishes. Integers only.
+
+Windows overlap, chunks tile. Along one dimension, five windows of eight voxels over 23, and cuts where they begin and
+end::
+
+    windows  [--------------]
+                     [--------------]
+                             [--------------]
+                                     [--------------]
+                                           [--------------]
+    cuts     |       |       |       |     | |       |     |
+             0       4       8       12    15 16     20    23
+    after 2  finished        | open  | not yet
+
+Two windows are in. No later one touches the first eight voxels: these two chunks are finished. The chunk behind them
+waits for the third window: it is open, and its four voxels are all that must be held.
 
 Everything is separable. Windows form a grid (the product of one list of starts for each dimension) and so do chunks
 (the product of one list of cuts for each dimension); a window touches a chunk if it does so in every dimension; and
@@ -16,18 +30,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
-from monai_chunked.plan.boxes import Box, Piece
+from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.touching import finished, opened, surroundings, touched, touching
 from monai_chunked.plan.window_grid import WindowGrid
 
-__all__ = ["ChunkGrid"]
+__all__ = ["ChunkGrid", "ChunkId", "Piece"]
+
+
+class ChunkId(NamedTuple):
+    """Which chunk it is.
+
+    Attributes:
+        image: index in the input batch.
+        head: index among the heads of the network.
+        position: in the chunk grid of the head, one integer for each spatial dimension.
+    """
+
+    image: int
+    head: int
+    position: tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """What one window and one chunk have in common.
+
+    Attributes:
+        chunk: position of the chunk in the chunk grid.
+        in_window: the common voxels, counted from the start of the window's prediction.
+        in_chunk: the same voxels, counted from the start of the chunk.
+    """
+
+    chunk: tuple[int, ...]
+    in_window: Box
+    in_chunk: Box
 
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """The chunks of one output of the network over one image, and which windows touch them.
+    """The chunks of one head of the network over one image, and which windows touch them.
 
     Attributes:
         windows: the windows.
@@ -57,6 +101,10 @@ class ChunkGrid:
         """The first output voxel of a chunk."""
         return tuple(c[k] for c, k in zip(self.cuts, chunk))
 
+    def chunk_size(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
+        """Spatial size of a chunk in voxels."""
+        return tuple(c[k + 1] - c[k] for c, k in zip(self.cuts, chunk))
+
     def box(self, chunk: tuple[int, ...]) -> Box:
         """The output voxels of a chunk."""
         return tuple(slice(c[k], c[k + 1]) for c, k in zip(self.cuts, chunk))
@@ -64,39 +112,30 @@ class ChunkGrid:
     @cached_property
     def _touched(self) -> list[list[range]]:
         """For each dimension and window index, the chunk indices that the window touches."""
-        touched = []
-        for spans, cuts in zip(self.spans, self.cuts):
-            edges = np.asarray(cuts)
-            first = np.searchsorted(edges, [max(start, 0) for start, _ in spans], side="right") - 1
-            last = np.searchsorted(edges, [min(stop, cuts[-1]) for _, stop in spans], side="left")
-            touched.append([range(a, b) for a, b in zip(first.tolist(), last.tolist())])
-        return touched
+        return [touched(spans, cuts) for spans, cuts in zip(self.spans, self.cuts)]
 
     @cached_property
     def _touching(self) -> list[list[range]]:
         """For each dimension and chunk index, the window indices that touch the chunk."""
-        touching = []
-        for touched, chunks in zip(self._touched, self.shape):
-            first, last = [0] * chunks, [0] * chunks
-            for window in reversed(range(len(touched))):
-                for chunk in touched[window]:
-                    first[chunk] = window
-            for window, chunks_here in enumerate(touched):
-                for chunk in chunks_here:
-                    last[chunk] = window
-            touching.append([range(a, b + 1) for a, b in zip(first, last)])
-        return touching
+        return [touching(windows, chunks) for windows, chunks in zip(self._touched, self.shape)]
 
     @cached_property
     def _finished(self) -> list[list[list[int]]]:
         """For each dimension and window index, the chunk indices that no later window touches."""
-        finished = []
-        for touching, windows in zip(self._touching, self.windows.shape):
-            by_window: list[list[int]] = [[] for _ in range(windows)]
-            for chunk, around in enumerate(touching):
-                by_window[around[-1]].append(chunk)
-            finished.append(by_window)
-        return finished
+        return [finished(windows, number) for windows, number in zip(self._touching, self.windows.shape)]
+
+    @cached_property
+    def _opened(self) -> list[list[list[int]]]:
+        """For each dimension and window index, the chunk indices that no earlier window touches."""
+        return [opened(windows, number) for windows, number in zip(self._touching, self.windows.shape)]
+
+    @cached_property
+    def _shared(self) -> list[list[list[tuple[int, slice, slice]]]]:
+        """What :py:class:`Piece` says, for each dimension, window index and chunk that the window touches there."""
+        return [
+            [[(c, *_common(span, (cuts[c], cuts[c + 1]))) for c in chunks] for span, chunks in zip(spans, touched)]
+            for spans, cuts, touched in zip(self.spans, self.cuts, self._touched)
+        ]
 
     @cached_property
     def uncut(self) -> ChunkGrid:
@@ -105,7 +144,7 @@ class ChunkGrid:
 
     def voxels(self, chunk: tuple[int, ...]) -> int:
         """Number of output voxels of a chunk."""
-        return prod(c[k + 1] - c[k] for c, k in zip(self.cuts, chunk))
+        return prod(self.chunk_size(chunk))
 
     def touched_by(self, window: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """The chunks that a window touches."""
@@ -113,36 +152,33 @@ class ChunkGrid:
 
     def pieces(self, window: tuple[int, ...]) -> Iterator[Piece]:
         """What a window shares with each chunk that it touches."""
-        for chunk in self.touched_by(window):
-            yield self._piece(window, chunk)
+        for shared in itertools.product(*[s[w] for s, w in zip(self._shared, window)]):
+            yield Piece(*zip(*shared))
 
     def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Piece]:
         """What a chunk shares with each window that touches it, in scan order."""
-        around = [t[c] for t, c in zip(self._touching, chunk)]
-        inverse = np.argsort(self.windows.order).tolist()
-        for index in itertools.product(*(around[d] for d in self.windows.order)):
-            yield self._piece(tuple(index[k] for k in inverse), chunk)
+        around = (
+            [self._shared[d][w][c - self._touched[d][w][0]] for w in self._touching[d][c]] for d, c in enumerate(chunk)
+        )
+        for shared in self.windows.in_scan_order(list(around)):
+            yield Piece(*zip(*shared))
 
     @cached_property
-    def _surroundings(self) -> list[list[tuple[tuple[int, ...], ...]]]:
-        """For each dimension and chunk index, what the chunk shares with each window that touches it."""
-        found = []
-        for spans, cuts, touching in zip(self.spans, self.cuts, self._touching):
-            each = []
-            for chunk, around in enumerate(touching):
-                start, end = cuts[chunk], cuts[chunk + 1]
-                shared = ((max(spans[w][0], start), min(spans[w][1], end), spans[w][0]) for w in around)
-                each.append((*((low - start, high - start, low - span) for low, high, span in shared), (end - start,)))
-            found.append(each)
-        return found
+    def _surroundings(self) -> list[list[int]]:
+        """For each dimension and chunk index, a number that is the same where windows lie over chunks alike."""
+        return [surroundings(*each) for each in zip(self.spans, self.cuts, self._touching)]
 
-    def surroundings(self, chunk: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        """Where windows lie over a chunk, seen from it: chunks for which this is the same have the same weights."""
-        return tuple(each[k] for each, k in zip(self._surroundings, chunk))
+    def surroundings(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
+        """How windows lie over a chunk: chunks for which this is the same have the same weights."""
+        return tuple(numbers[k] for numbers, k in zip(self._surroundings, chunk))
 
     def finished_by(self, window: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """The chunks for which this window is the last one."""
-        return itertools.product(*(f[w] for f, w in zip(self._finished, window)))
+        return itertools.product(*[f[w] for f, w in zip(self._finished, window)])
+
+    def opened_by(self, window: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """The chunks for which this window is the first one."""
+        return itertools.product(*[o[w] for o, w in zip(self._opened, window)])
 
     def next_window(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> int | None:
         """The number, in scan order, of the window that touches a chunk next after another one has; ``None``: none."""
@@ -157,15 +193,6 @@ class ChunkGrid:
                 following += window[d] * stride
             stride *= self.windows.shape[d]
         return following
-
-    def _piece(self, window: tuple[int, ...], chunk: tuple[int, ...]) -> Piece:
-        in_window, in_chunk = [], []
-        for spans, cuts, w, c in zip(self.spans, self.cuts, window, chunk):
-            (span, stop), start = spans[w], cuts[c]
-            low, high = max(span, start), min(stop, cuts[c + 1])
-            in_window.append(slice(low - span, high - span))
-            in_chunk.append(slice(low - start, high - start))
-        return Piece(chunk, tuple(in_window), tuple(in_chunk))
 
     @cached_property
     def _events(self) -> tuple[np.ndarray, np.ndarray]:
@@ -203,3 +230,9 @@ class ChunkGrid:
             max(cuts[chunks[-1] + 1] - cuts[chunks[0]] for chunks in touched)
             for cuts, touched in zip(self.cuts, self._touched)
         )
+
+
+def _common(window: tuple[int, int], chunk: tuple[int, int]) -> tuple[slice, slice]:
+    """What they have in common along one dimension, counted from the start of the window, and of the chunk."""
+    low, high = max(window[0], chunk[0]), min(window[1], chunk[1])
+    return slice(low - window[0], high - window[0]), slice(low - chunk[0], high - chunk[0])

@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import prod
-from typing import Any
 
 import numpy as np
-import torch
-from monai.inferers import SlidingWindowInferer
 
-from monai_chunked.chunks.postprocessing import is_argmax, label_dtype
-from monai_chunked.outputs.base import Output
-from monai_chunked.outputs.memory import MemoryOutput
-from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import format_bytes
 
-__all__ = ["ChunkPlan", "_finished_bytes", "_result_device"]
+__all__ = ["ChunkPlan"]
 
 
 @dataclass(frozen=True)
@@ -145,24 +137,3 @@ class ChunkPlan:
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
         figure.savefig(path, dpi=120)
-
-
-def _result_device(inferer: SlidingWindowInferer, source: torch.device) -> torch.device | None:
-    """Where the result is in memory, if there is room; ``None`` if it goes to a file."""
-    output = getattr(inferer, "output", "auto")
-    if isinstance(output, Output):
-        return output.device if isinstance(output, MemoryOutput) else None
-    if output == "disk":
-        return None
-    return torch.device("cpu" if output == "cpu" else inferer.device or source)
-
-
-def _finished_bytes(layout: Layout, itemsize: int, postprocessing: Any, waiting: int) -> int:
-    """What finishing the largest chunk takes beside it, and what so many others take that wait to be written."""
-    most = 0
-    for grid, voxel_bytes in zip(layout.grids, layout.voxel_bytes):
-        voxels = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
-        labels = label_dtype(voxel_bytes // itemsize).itemsize if is_argmax(postprocessing) else voxel_bytes
-        results = waiting if postprocessing is None else 1 + waiting  # without postprocessing a chunk is its result
-        most = max(most, voxels * (itemsize + results * labels))
-    return most

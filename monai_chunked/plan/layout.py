@@ -10,6 +10,7 @@ from math import ceil, prod
 import numpy as np
 
 from monai_chunked.plan.chunk_grid import ChunkGrid
+from monai_chunked.plan.heads import Head
 from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
 from monai_chunked.plan.sizes import format_bytes
 from monai_chunked.plan.window_grid import WindowGrid, padding
@@ -28,15 +29,15 @@ def chunk_grids(
     chunk_size: Sequence[int] | None = None,
     limited: bool = False,
 ) -> list[ChunkGrid]:
-    """The ways to cut one output of the network into chunks, from few pieces of each window to many.
+    """The ways to cut one head of the network into chunks, from few pieces of each window to many.
 
     Args:
         windows: the windows.
         image_size: spatial size of the image in voxels, before padding.
-        prediction_size: spatial size of the network's output for one window in voxels, ``roi_size`` by default.
+        prediction_size: spatial size of the prediction of one window in voxels, ``roi_size`` by default.
         chunk_size: spatial size of a chunk in output voxels; there is one way then. By default chunks end where windows
             start or end, which is where voxels become complete: with no cuts along the dimension in which windows
-            advance first, or with cuts there too. Buffered, a chunk is as long as a buffer in the buffer's dimension,
+            advance first, or with cuts there too. Buffered, a chunk is as long as a buffer in the buffer's dimension.
         limited: unless memory is limited, when it may also end where any window does.
 
     Raises:
@@ -103,11 +104,11 @@ PIECE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Layout:
-    """The chunks of each output of the network, and where the open ones are throughout a run.
+    """The chunks of each head of the network, and where the open ones are throughout a run.
 
     Attributes:
-        grids: the chunks of each output.
-        voxel_bytes: what one voxel of an open chunk takes, for each output.
+        grids: the chunks of each head.
+        voxel_bytes: what one voxel of an open chunk takes, for each head.
         device_limit, cpu_limit: as for :py:class:`Schedule`.
         forecast: what the run holds and moves.
     """
@@ -122,6 +123,11 @@ class Layout:
         """What the run follows."""
         return Schedule(self.grids, self.voxel_bytes, self.device_limit, self.cpu_limit)
 
+    def largest_chunk_size(self) -> tuple[int, ...]:
+        """Spatial size of the largest chunk in voxels, in each dimension of whichever head."""
+        each = zip(*([int(np.diff(cuts).max()) for cuts in grid.cuts] for grid in self.grids))
+        return tuple(map(max, each))
+
     def largest_chunk(self) -> int:
         """Bytes of the largest chunk."""
         sizes = (prod(int(np.diff(cuts).max()) for cuts in grid.cuts) for grid in self.grids)
@@ -131,7 +137,7 @@ class Layout:
 def lay_out(
     windows: WindowGrid,
     image_size: Sequence[int],
-    outputs: Sequence[tuple[int, tuple[int, ...]]],
+    heads: Sequence[Head],
     itemsize: int,
     chunk_size: Sequence[int] | None = None,
     device_limit: int | None = 0,
@@ -139,7 +145,7 @@ def lay_out(
     cuts: Sequence[tuple[tuple[int, ...], ...]] | None = None,
     labels_on_cpu: bool = False,
 ) -> Layout:
-    """Cut the outputs of the network into chunks.
+    """Cut the heads of the network into chunks.
 
     With limits, the way with the fewest pieces of each window that keeps open chunks where predictions are; else the
     one that moves the fewest bytes to scratch and back, and then between device and CPU memory.
@@ -147,12 +153,12 @@ def lay_out(
     Args:
         windows: the windows.
         image_size: spatial size of the image in voxels.
-        outputs: number of channels and spatial size of the prediction of one window, for each output of the network.
+        heads: of the network.
         itemsize: bytes of a sum, 4 or 8.
         chunk_size: spatial size of a chunk in voxels, chosen if ``None``.
         device_limit: the most bytes of open chunks on the device; ``None``: no limit, 0: none, or there is no device.
         cpu_limit: the most bytes of open chunks in CPU memory; ``None``: no limit.
-        cuts: of the chunks of each output in each dimension, where they are given.
+        cuts: of the chunks of each head in each dimension, where they are given.
         labels_on_cpu: predictions are in CPU memory, and only labels are written. Chunks are cut in every dimension
             then, unless pieces get small: adding is faster where what a window and a chunk have in common has no gaps,
             fewer bytes are open, and the short runs in which such chunks are written do not matter for labels.
@@ -161,12 +167,12 @@ def lay_out(
         ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
     """
     limited = device_limit not in (None, 0) or cpu_limit is not None
-    ways = _ways(windows, image_size, outputs, chunk_size, limited)
+    ways = _ways(windows, image_size, heads, chunk_size, limited)
     if cuts is not None:
         ways = [tuple(replace(grid, cuts=each) for grid, each in zip(ways[0], cuts))]
-    voxel_bytes = [channels * itemsize for channels, _ in outputs]
+    voxel_bytes = [head.channels * itemsize for head in heads]
     if labels_on_cpu and len(ways) > 1:
-        predicted = len(windows) * sum(prod(size) * each for (_, size), each in zip(outputs, voxel_bytes))
+        predicted = len(windows) * sum(prod(head.size) * each for head, each in zip(heads, voxel_bytes))
         if predicted / sum(grid.piece_count() for grid in ways[1]) >= PIECE_BYTES:
             del ways[0]
     top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
@@ -191,24 +197,22 @@ def lay_out(
     return best
 
 
-def least_peak(
-    windows: WindowGrid, image_size: Sequence[int], outputs: Sequence[tuple[int, tuple[int, ...]]], itemsize: int
-) -> int:
+def least_peak(windows: WindowGrid, image_size: Sequence[int], heads: Sequence[Head], itemsize: int) -> int:
     """The least memory in which all open chunks fit, in bytes, however they are cut."""
-    voxel_bytes = [channels * itemsize for channels, _ in outputs]
-    ways = _ways(windows, image_size, outputs, None, limited=True)
+    voxel_bytes = [head.channels * itemsize for head in heads]
+    ways = _ways(windows, image_size, heads, None, limited=True)
     return min(_forecast_unlimited(grids, voxel_bytes, CPU).peak[CPU] for grids in ways)
 
 
 def _ways(
     windows: WindowGrid,
     image_size: Sequence[int],
-    outputs: Sequence[tuple[int, tuple[int, ...]]],
+    heads: Sequence[Head],
     chunk_size: Sequence[int] | None,
     limited: bool,
 ) -> list[tuple[ChunkGrid, ...]]:
-    """The different ways to cut all outputs alike."""
-    each = (chunk_grids(windows, image_size, size, chunk_size, limited) for _, size in outputs)
+    """The different ways to cut all heads alike."""
+    each = (chunk_grids(windows, image_size, head.size, chunk_size, limited) for head in heads)
     return list(dict.fromkeys(zip(*each)))
 
 

@@ -8,7 +8,11 @@ from typing import Any
 
 from monai.utils import ensure_tuple_rep
 
-__all__ = ["_per_dimension", "check_chunk_size", "check_positive", "format_bytes", "parse_bytes"]
+__all__ = ["MILLIMETERS", "check_chunk_size", "check_positive", "format_bytes", "parse_bytes", "per_dimension"]
+
+
+MILLIMETERS = {"nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0, "centimeter": 10.0, "meter": 1e3}
+"""Length of the units that OME-Zarr names; MONAI's affines are in millimeters."""
 
 
 def format_bytes(size: int) -> str:
@@ -45,10 +49,10 @@ def parse_bytes(name: str, size: int | str | None) -> int | None:
 def check_chunk_size(chunk_size: Any, dims: int, name: str = "chunk_size") -> tuple[int, ...] | None:
     if chunk_size is None:
         return None
-    return tuple(check_positive(name, c, chunk_size) for c in _per_dimension(name, chunk_size, dims))
+    return tuple(check_positive(name, c, chunk_size) for c in per_dimension(name, chunk_size, dims))
 
 
-def _per_dimension(name: str, value: Any, dims: int) -> tuple[Any, ...]:
+def per_dimension(name: str, value: Any, dims: int) -> tuple[Any, ...]:
     try:
         return ensure_tuple_rep(value, dims)
     except ValueError:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from monai.data.utils import dense_patch_slices
@@ -15,6 +15,9 @@ from monai.inferers.utils import _get_scan_interval
 from monai_chunked.plan.boxes import Box
 
 __all__ = ["Window", "WindowGrid", "padding", "window_grid"]
+
+
+Side = TypeVar("Side")
 
 
 class Window(NamedTuple):
@@ -59,9 +62,15 @@ class WindowGrid:
 
     def positions(self) -> Iterator[tuple[int, ...]]:
         """Positions of all windows of one image in scan order."""
+        return self.in_scan_order([range(size) for size in self.shape])
+
+    def in_scan_order(self, each: Sequence[Sequence[Side]]) -> Iterator[tuple[Side, ...]]:
+        """All that can be made of one thing for each dimension, as windows are; each of them in order of dimensions."""
+        combined = itertools.product(*[each[d] for d in self.order])
+        if list(self.order) == sorted(self.order):
+            return combined
         inverse = np.argsort(self.order).tolist()
-        for index in itertools.product(*(range(self.shape[d]) for d in self.order)):
-            yield tuple(index[k] for k in inverse)
+        return (tuple([one[k] for k in inverse]) for one in combined)
 
     def batch_count(self, images: int, sw_batch_size: int) -> int:
         """Number of batches."""
@@ -77,12 +86,11 @@ class WindowGrid:
 
         As in MONAI a batch runs over from one image to the next, except when buffered, where it ends with the buffer.
         """
+        sides = [[slice(s, s + roi) for s in starts] for starts, roi in zip(self.starts, self.roi_size)]
         windows = (
-            Window(
-                image, position, tuple(slice(s[i], s[i] + r) for s, i, r in zip(self.starts, position, self.roi_size))
-            )
+            Window(image, position, box)
             for image in range(images)
-            for position in self.positions()
+            for position, box in zip(self.positions(), self.in_scan_order(sides))
         )
         slowest = self.order[0]
         runs = itertools.groupby(

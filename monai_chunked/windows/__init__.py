@@ -1,1 +1,1 @@
-"""What the network sees and says."""
+"""What the network sees and what it says of it: reading, batches, importance maps, predictions."""

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from monai_chunked.machine.accelerator import Uploads
 from monai_chunked.plan.window_grid import Window
 
 __all__ = ["ReadAhead"]
@@ -21,7 +22,7 @@ Data = list[torch.Tensor]
 class ReadAhead:
     """Reads batches of windows, in order, the next one in a thread.
 
-    To a CUDA device they are copied on a stream of their own.
+    To an accelerator they are copied beside what the network does there.
 
     Args:
         read: a batch of windows to tensors on ``device``; never called from two threads at a time.
@@ -43,10 +44,7 @@ class ReadAhead:
 
         self._thread = ThreadPoolExecutor(1, "monai_chunked-read", begin)
         self._next: Future[Data] | None = None
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._uploads = Uploads(device)
 
     def get(self, batch: Batch, following: Batch | None) -> Data:
         """Read a batch, or take what was read ahead, and begin to read the one that is asked for next.
@@ -59,9 +57,7 @@ class ReadAhead:
             data = self.read(batch)
         else:
             data = self._next.result()
-            if self._stream is not None:
-                for tensor in data:  # its memory must not be used again before the network is done with it
-                    tensor.record_stream(torch.cuda.current_stream(tensor.device))
+            self._uploads.take(data)
         self._next = None if following is None else self._thread.submit(self._ahead, following)
         return data
 
@@ -70,9 +66,4 @@ class ReadAhead:
         self._thread.shutdown(cancel_futures=True)
 
     def _ahead(self, batch: Batch) -> Data:
-        if self._stream is None:
-            return self.read(batch)
-        with torch.cuda.stream(self._stream):
-            data = self.read(batch)
-        self._stream.synchronize()
-        return data
+        return self._uploads.run(lambda: self.read(batch))

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
+from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.reader import _dense_layout
 
-__all__ = ["ALIGNMENT", "_copy_with_layout", "_memory_like", "_views"]
+__all__ = ["copy_with_layout", "memory_like", "views_of"]
 
 
 ALIGNMENT = 64
 """Bytes (of addresses) and elements (of strides) to which the layout of a copy repeats that of the original."""
 
 
-def _views(image: torch.Tensor, batch: Sequence[Window]) -> list[torch.Tensor]:
-    return [image[(slice(w.image, w.image + 1), slice(None), *w.box)] for w in batch]
+def views_of(image: torch.Tensor, batch: Sequence[Window]) -> list[torch.Tensor]:
+    """Of each window, ``(1, C, *roi_size)``. By strides, which is one call where slices are one for each dimension."""
+    strides = image.stride()
+    shape = (1, image.shape[1], *sizes(batch[0].box))
+    views = []
+    for window in batch:
+        start = image.storage_offset() + window.image * strides[0]
+        for side, stride in zip(window.box, strides[2:]):
+            start += side.start * stride
+        views.append(image.as_strided(shape, strides, start))
+    return views
 
 
-def _copy_with_layout(view: torch.Tensor) -> torch.Tensor:
+def copy_with_layout(view: torch.Tensor) -> torch.Tensor:
     """A copy that every operator treats as it would treat the view."""
-    memory = _memory_like(view, view.data_ptr(), view.device)
+    memory = memory_like(view, view.data_ptr(), view.device)
     if memory is None:
         return view.clone()
+    if memory.shape == view.shape:
+        return memory.copy_(view)
     memory.copy_(view[tuple(slice(size) for size in memory.shape)])
     return memory.expand(view.shape)
 
 
-def _memory_like(view: torch.Tensor, address: int, device: torch.device) -> torch.Tensor | None:
+def memory_like(view: torch.Tensor, address: int, device: torch.device) -> torch.Tensor | None:
     """Memory that every operator treats as it would treat the view, little more of it than the window takes.
 
     MONAI passes a view of the image here, which a network may write to. A contiguous copy would be safe but not
@@ -52,3 +64,23 @@ def _memory_like(view: torch.Tensor, address: int, device: torch.device) -> torc
     memory = torch.empty(span + ALIGNMENT, dtype=view.dtype, device=device)
     offset = (address - memory.data_ptr()) % ALIGNMENT // view.element_size()
     return memory.as_strided(shape, strides, offset)
+
+
+@lru_cache
+def _dense_layout(
+    view_shape: tuple[int, ...], view_strides: tuple[int, ...]
+) -> tuple[list[int], list[int], int] | None:
+    """Shape, strides and elements of :py:func:`memory_like`, which are the same for nearly all windows."""
+    strides = [0] * len(view_shape)
+    borders = [(1, 1)]  # where dimensions begin and end, in the view and in the copy
+    for d in sorted(range(len(view_shape)), key=lambda d: (view_strides[d], view_shape[d] == 1, -d)):
+        stride, size = view_strides[d], view_shape[d]
+        if stride == 0:  # an expanded dimension: copied once, expanded again
+            continue
+        if size > 1 and stride < max(borders)[0]:  # one element is several voxels, as after unfold
+            return None
+        before, packed = max(border for border in borders if border[0] <= stride)
+        strides[d] = packed if stride == before else packed + 1 + (stride - packed - 1) % ALIGNMENT
+        borders += [(stride, strides[d]), (stride * size, strides[d] * size)]
+    shape = [1 if stride == 0 else size for size, stride in zip(view_shape, strides)]
+    return shape, strides, 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))

@@ -1,1 +1,1 @@
-"""What a result depends on, in a form that can be kept and compared."""
+"""What the result of a run depends on, in a form that can be kept and compared."""

@@ -14,17 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from nibabel.arrayproxy import ArrayProxy
 
-from monai_chunked.inputs.image_array import ImageArray, _Scaled
-from monai_chunked.inputs.nifti_file import _GzipStream
-
-if TYPE_CHECKING:
-    from monai_chunked.inference.fingerprint.description import Describer
+from monai_chunked.inference.fingerprint.describing import Describes
+from monai_chunked.inputs.lazy_array import LazyArray
 
 __all__ = ["DIGEST_BYTES", "SMALL", "array_text", "digest_of_tensor", "sampled"]
 
@@ -52,17 +49,13 @@ SAMPLE_SIZE = 8
 """Voxels along each side of a box."""
 
 
-def array_text(value: Any, describer: Describer) -> str | None:
+def array_text(value: Any, describer: Describes) -> str | None:
     """Of an array; ``None`` if it is none of those that are known."""
     if isinstance(value, np.ndarray):
         return _of_numpy(value, describer)
-    if isinstance(value, ImageArray):
-        source = describer.describe(value.source, ".source")
-        return f"image({source}, {value.axes}, {value.dtype}, {value.shape})"
-    if isinstance(value, _Scaled):
-        return f"scaled({describer.describe(value.array, '.array')}, {value.slope!r}, {value.inter!r})"
-    if isinstance(value, _GzipStream):
-        return describer.describe(value.proxy, ".proxy")
+    if isinstance(value, LazyArray):
+        parts = (describer.describe(part, f".{name}") for name, part in value.stands_on.items())
+        return f"{type(value).__name__}({', '.join(parts)})"
     if type(value).__module__ == "dask._task_spec":
         return describer.cannot(value)  # part of something else than an array
     if type(value) is ArrayProxy:
@@ -111,7 +104,7 @@ def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> str:
     return f"{shape} {[stride for size, stride in zip(shape, strides) if size > 1]}"
 
 
-def _of_numpy(array: np.ndarray, describer: Describer) -> str:
+def _of_numpy(array: np.ndarray, describer: Describes) -> str:
     if array.dtype.hasobject:
         return f"array({array.shape}, {describer.describe(array.tolist())})"
     mapped = _map_under(array)
@@ -157,7 +150,7 @@ def _of_voxels(array: Any) -> str:
     return digest.hexdigest()
 
 
-def _of_files(paths: list[Path], describer: Describer, value: Any, root: Path | None = None) -> str:
+def _of_files(paths: list[Path], describer: Describes, value: Any, root: Path | None = None) -> str:
     """Of files; where they are small by their content, so that it does not matter when they were written."""
     if not paths or not all(path.is_file() for path in paths):
         return describer.cannot(value, f"of which {paths[0] if paths else root} is no file")
@@ -173,14 +166,14 @@ def _of_files(paths: list[Path], describer: Describer, value: Any, root: Path | 
     return f"{'content' if small else 'files'} {digest.hexdigest()}"
 
 
-def _of_proxy(proxy: Any, describer: Describer) -> str:
+def _of_proxy(proxy: Any, describer: Describes) -> str:
     if not isinstance(proxy.file_like, (str, os.PathLike)):
         return describer.cannot(proxy, "over an open file")
     scaling = f"{proxy.offset} {proxy.slope!r} {proxy.inter!r} {proxy.dtype} {proxy.shape} {proxy.order}"
     return f"proxy({_of_files([Path(proxy.file_like)], describer, proxy)}, {scaling})"
 
 
-def _of_h5py(dataset: Any, describer: Describer) -> str:
+def _of_h5py(dataset: Any, describer: Describes) -> str:
     if dataset.file.driver == "core":
         return _of_voxels(dataset)
     if dataset.is_virtual or dataset.external:
@@ -191,7 +184,7 @@ def _of_h5py(dataset: Any, describer: Describer) -> str:
     return f"h5py({file}, {dataset.name}, {dataset.dtype}, {dataset.shape})"
 
 
-def _of_zarr(array: Any, describer: Describer) -> str:
+def _of_zarr(array: Any, describer: Describes) -> str:
     store = array.store
     while hasattr(store, "_store") and not hasattr(store, "root"):
         store = store._store  # that another one wraps
@@ -208,7 +201,7 @@ def _of_zarr(array: Any, describer: Describer) -> str:
     return f"zarr({_of_files(paths, describer, array, folder)}, {array.dtype}, {array.shape})"
 
 
-def _of_dask(array: Any, describer: Describer) -> str:
+def _of_dask(array: Any, describer: Describes) -> str:
     """By the arrays that it stands on, and what is done to them."""
     graph = dict(array.__dask_graph__())
     node = _DaskGraph(graph, describer).node
@@ -219,7 +212,7 @@ def _of_dask(array: Any, describer: Describer) -> str:
 class _DaskGraph:
     """Names of tasks are random at times, so each is known by the order in which it is met."""
 
-    def __init__(self, graph: Mapping[Any, Any], describer: Describer) -> None:
+    def __init__(self, graph: Mapping[Any, Any], describer: Describes) -> None:
         self.graph = graph
         self.describer = describer
         self.numbers: dict[Any, int] = {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import torch
 
 from monai_chunked.inference.fingerprint.arrays import DIGEST_BYTES
 from monai_chunked.inference.fingerprint.description import Describer, Undescribable, sorted_metadata
+from monai_chunked.inputs.source import Source
 
-__all__ = ["differences", "fingerprint_of"]
+__all__ = ["fingerprint_of"]
 
 
 LONGEST = 4 * DIGEST_BYTES
@@ -19,8 +18,8 @@ LONGEST = 4 * DIGEST_BYTES
 
 
 def fingerprint_of(
-    inputs: Any,
-    metadata: Sequence[Mapping[str, Any]],
+    source: Source,
+    condition: Source | None,
     network: Any,
     network_id: str | None,
     run_id: str | None,
@@ -29,8 +28,8 @@ def fingerprint_of(
     """Of one call.
 
     Args:
-        inputs: ``(B, C, *spatial)``.
-        metadata: of each image.
+        source: where windows are read from.
+        condition: where those of the condition are.
         network: what is called with windows.
         network_id: by which the user vouches for all of the network but its weights.
         run_id: by which the user vouches for all that cannot be described.
@@ -60,37 +59,14 @@ def fingerprint_of(
         texts["network_id"] = repr(network_id)
     if run_id is not None:
         texts["run_id"] = repr(run_id)
-    add("input", lambda: _image_text(describer, inputs, "input"))
+    add("input", lambda: describer.voxels(source.origin, "input"))
     # what the image is called says where the result goes, not what it is
-    add("metadata", lambda: describer.text([_without_name(each) for each in metadata], "metadata"))
-    condition = settings.get("condition")
+    add("metadata", lambda: describer.text([_without_name(each) for each in source.metadata], "metadata"))
     if condition is not None:
-        add("condition", lambda: _image_text(describer, condition, "condition"))
+        add("condition", lambda: describer.voxels(condition.origin, "condition"))
     for name, value in settings.items():
-        if name != "condition":
-            add(name, lambda name=name, value=value: describer.text(value, name))  # type: ignore[misc]
+        add(name, lambda name=name, value=value: describer.text(value, name))  # type: ignore[misc]
     return texts, unknown
-
-
-def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What two fingerprints differ in: short values as they were and are, long ones by name.
-
-    >>> differences({"overlap": "0.25", "input": "8f" * 16}, {"overlap": "0.5", "input": "9c" * 16})
-    ['input', 'overlap (0.25 before, 0.5 now)']
-    """
-    found = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name, "nothing"), now.get(name, "nothing")
-        if old != new:
-            short = max(len(old), len(new)) < 2 * DIGEST_BYTES
-            found.append(f"{name} ({old} before, {new} now)" if short else name)
-    return found
-
-
-def _image_text(describer: Describer, images: Any, name: str) -> str:
-    if isinstance(images, torch.Tensor):
-        return describer.text(images.detach().as_subclass(torch.Tensor), name)
-    return describer.array(images, name)
 
 
 def _without_name(metadata: Mapping[str, Any]) -> dict[str, Any]:

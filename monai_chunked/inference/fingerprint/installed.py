@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["by_name", "installed_version"]
+__all__ = ["by_name", "full_name", "installed_version"]
 
 
 PACKAGES = {"site-packages", "dist-packages"}
@@ -29,6 +29,11 @@ def by_name(value: Any, module: str | None) -> str | None:
     for part in value.__qualname__.split("."):
         found = getattr(found, part, None)
     return f"{value.__module__}.{value.__qualname__} {version}" if found is value else None
+
+
+def full_name(value: Any) -> str:
+    """Of a function or class, with its module."""
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
 
 
 def installed_version(module: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from io import BytesIO
 
 import nibabel
@@ -12,7 +11,9 @@ from monai.data.utils import to_affine_nd
 from monai.utils import SpaceKeys
 from nibabel.spatialimages import HeaderDataError
 
+from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Metadata
+from monai_chunked.outputs.files import numpy_dtype
 
 __all__ = ["header", "stored_dtype"]
 
@@ -20,7 +21,7 @@ __all__ = ["header", "stored_dtype"]
 def stored_dtype(dtype: torch.dtype) -> np.dtype:
     """The dtype in the file, which has the same size."""
     try:
-        stored = np.dtype(np.uint8) if dtype == torch.bool else torch.empty(0, dtype=dtype).numpy().dtype
+        stored = np.dtype(np.uint8) if dtype == torch.bool else numpy_dtype(dtype)
         nibabel.Nifti1Header().set_data_dtype(stored)
     except (TypeError, HeaderDataError):
         raise TypeError(
@@ -39,10 +40,9 @@ def header(shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata) -> bytes
     affine = metadata.get("affine")
     affine = to_affine_nd(3, np.eye(4) if affine is None else np.asarray(affine, np.float64))
     if metadata.get("space") == SpaceKeys.LPS:
-        warnings.warn(
+        warn_caller(
             "the affine of the image is in LPS coordinates; it is written as it is, which is what SaveImage does, but "
             "NIfTI means RAS coordinates",
-            stacklevel=2,
         )
     kind = nibabel.Nifti2Image if max(in_file) > np.iinfo(np.int16).max else nibabel.Nifti1Image
     image = kind(np.broadcast_to(np.zeros((), dtype), in_file), affine, dtype=dtype)  # takes no memory

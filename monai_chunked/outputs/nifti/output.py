@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from monai_chunked.outputs.base import Metadata, OutputWriter, Result
+from monai_chunked.outputs.base import Expected, Result, ResumableWriter
 from monai_chunked.outputs.files import FileOutput, make_folders
 from monai_chunked.outputs.images import Images
 from monai_chunked.outputs.nifti.header import header, stored_dtype
@@ -35,8 +37,8 @@ class NiftiOutput(FileOutput):
 
     The result is a tensor ``(1, C, *spatial)`` over the map of the file; for a batch of several images it is a list of
     tensors ``(C, *spatial)``, as of a batch that is decollated, since they are in several files; MONAI's engines take
-    it apart into just these. Of a ``.nii.gz`` the
-    uncompressed voxels are mapped, in a file without a name in the same folder, which is gone with the tensor.
+    it apart into just these. Of a ``.nii.gz`` the uncompressed voxels are mapped, in a file without a name in the same
+    folder, which is gone with the tensor.
 
     Args:
         output_dir: the folder, which is created if it is missing.
@@ -70,23 +72,21 @@ class NiftiOutput(FileOutput):
             raise ValueError(f"output_ext={output_ext!r} must be '.nii' or '.nii.gz'")
         self.extension = output_ext
 
-    def check(
-        self,
-        least_bytes: int,
-        dtype: torch.dtype | None = None,
-        metadata: Sequence[Metadata] = (),
-        overwrite: bool = True,
-    ) -> None:
-        if dtype is not None:
-            stored_dtype(dtype)
-        # what an earlier run took is used again
-        left = [path_beside(path, ".chunks") for path in self.paths(metadata)]
-        held = sum(path.stat().st_size for path in left if path.exists())
-        super().check(max(least_bytes - held, 0), dtype, metadata, overwrite)
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {**super().settings, "output_ext": self.extension}
 
-    def create(self, result: Result) -> OutputWriter:
+    def check(self, expected: Expected) -> None:
+        if expected.dtype is not None:
+            stored_dtype(expected.dtype)
+        # what an earlier run took is used again
+        left = [path_beside(path, ".chunks") for path in self.paths(expected.metadata)]
+        held = sum(path.stat().st_size for path in left if path.exists())
+        super().check(replace(expected, least_bytes=max(expected.least_bytes - held, 0)))
+
+    def create(self, result: Result) -> ResumableWriter:
         volumes = self._volumes(result)
-        self.check(sum(volume.bytes for volume in volumes), result.dtype, result.metadata)
+        self.check(Expected(sum(volume.bytes for volume in volumes), result.dtype, result.metadata))
         make_folders(result, [volume.path for volume in volumes])
         try:
             for volume in volumes:
@@ -97,7 +97,7 @@ class NiftiOutput(FileOutput):
             raise
         return _NiftiWriter(volumes, result)
 
-    def resume(self, result: Result) -> OutputWriter:
+    def resume(self, result: Result) -> ResumableWriter:
         volumes = self._volumes(result)
         writer = _NiftiWriter(volumes, result)
         try:
@@ -125,7 +125,7 @@ class NiftiOutput(FileOutput):
         ]
 
 
-class _NiftiWriter(OutputWriter):
+class _NiftiWriter(ResumableWriter):
     def __init__(self, volumes: list[NiftiVolume], result: Result) -> None:
         self.volumes = volumes
         self.dtype = result.dtype

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from monai_chunked.plan.boxes import Box, _intervals
+from monai_chunked.plan.boxes import Box, intervals, sizes
 
 __all__ = ["Piece", "Span", "SpanLayout"]
 
@@ -54,7 +54,7 @@ class Piece:
 
     @property
     def size(self) -> tuple[int, ...]:
-        return tuple(side.stop - side.start for side in self.box)
+        return sizes(self.box)
 
 
 class SpanLayout:
@@ -92,7 +92,7 @@ class SpanLayout:
 
     def boxes(self) -> list[Box]:
         """Of all chunks."""
-        return list(itertools.product(*(_intervals(cuts) for cuts in self.cuts)))
+        return list(itertools.product(*(intervals(cuts) for cuts in self.cuts)))
 
     def of_chunk(self, box: Box) -> Iterator[Piece]:
         """All pieces of a chunk."""
@@ -104,8 +104,8 @@ class SpanLayout:
 
     def of_span(self, span: Span) -> Iterator[Piece]:
         """All pieces of a span."""
-        along = [s for s in _intervals(self.cuts[self.axis]) if s.start < span.stop and s.stop > span.start]
-        for box in itertools.product(*map(_intervals, self.cuts[: self.axis]), along):
+        along = [s for s in intervals(self.cuts[self.axis]) if s.start < span.stop and s.stop > span.start]
+        for box in itertools.product(*map(intervals, self.cuts[: self.axis]), along):
             yield self._piece(span, box)
 
     def in_chunk(self, piece: Piece, box: Box) -> tuple[int | slice, ...]:

@@ -1,10 +1,10 @@
 """
 The files of one image that becomes a NIfTI file.
 
-This is explicit file I/O, not a map. The file is written front to back when all chunks are
-there, span after span; until then they are kept beside it, see :py:mod:`.spans`. The kept spans lie in a file of their
-own with the last one first: what has gone over to the NIfTI file is cut off its end, so that together they never take
-more space than the result and a little, and their sizes tell how far a run got that was killed meanwhile.
+This is explicit file I/O, not a map. The file is written front to back when all chunks are there, span after span;
+until then they are kept beside it, see :py:mod:`.spans`. The kept spans lie in a file of their own with the last one
+first: what has gone over to the NIfTI file is cut off its end, so that together they never take more space than the
+result and a little, and their sizes tell how far a run got that was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import numpy as np
 from nibabel.openers import Opener
 from tqdm import tqdm
 
-from monai_chunked.machine.files import _read, _write, allocate, rename, sync, sync_folder
+from monai_chunked.machine.files import allocate, bytes_of, read_all, rename, sync, sync_folder, write_all
 from monai_chunked.outputs.files import partial_path
 from monai_chunked.outputs.nifti.spans import Span, SpanLayout
-from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.boxes import Box, sizes
 
 __all__ = ["NiftiVolume", "path_beside"]
 
@@ -81,7 +81,7 @@ class NiftiVolume:
         with self._telling(self.chunks):
             self._file = FileIO(self.chunks, "w+")
             allocate(self._file, self.bytes)
-            os.fsync(self._file.fileno())
+            sync(self._file)
         with self._telling(self.partial):
             self.partial.write_bytes(self.header)
             sync(self.partial)
@@ -112,14 +112,14 @@ class NiftiVolume:
         with self._telling(self.chunks):
             for piece in self.layout.of_chunk(box):
                 values = chunk[self.layout.in_chunk(piece, box)].T
-                _write(self._at(piece.span, piece.offset), np.ascontiguousarray(values, self.dtype))
+                write_all(self._at(piece.span, piece.offset), bytes_of(np.ascontiguousarray(values, self.dtype)))
 
     def read(self, box: Box) -> np.ndarray:
         """A chunk ``(C, *chunk)``."""
-        chunk = np.empty((self.shape[0], *(side.stop - side.start for side in box)), self.dtype)
+        chunk = np.empty((self.shape[0], *sizes(box)), self.dtype)
         for piece in self.layout.of_chunk(box):
             values = np.empty(piece.size[::-1], self.dtype)
-            _read(self._at(piece.span, piece.offset), values, self.chunks)
+            read_all(self._at(piece.span, piece.offset), bytes_of(values), self.chunks)
             chunk[self.layout.in_chunk(piece, box)] = values.T
         return chunk
 
@@ -127,7 +127,7 @@ class NiftiVolume:
         self._recorded = True
         if self._file is not None:
             with self._telling(self.chunks):
-                os.fsync(self._file.fileno())
+                sync(self._file)
 
     def complete(self) -> None:
         """Bring the file to its name when all chunks are written, also after that has failed half-way.
@@ -194,10 +194,10 @@ class NiftiVolume:
                 voxels = following.result()
                 following = reader.submit(self._ordered, after) if after else None
                 with self._telling(self.partial):
-                    _write(target, voxels)
+                    write_all(target, bytes_of(voxels))
                     written = target.tell() - len(self.header)
                     if written - moved >= MOVED_BYTES or not after:
-                        os.fsync(target.fileno())
+                        sync(target)
                         moved = written
                         self._file.truncate(self.bytes - moved)
                 bar.update(voxels.nbytes)
@@ -207,7 +207,7 @@ class NiftiVolume:
 
     def _ordered(self, span: Span) -> np.ndarray:
         kept = np.empty(span.count, self.dtype)
-        _read(self._at(span), kept, self.chunks)
+        read_all(self._at(span), bytes_of(kept), self.chunks)
         voxels = np.empty((span.stop - span.start, *self.layout.size[: self.layout.axis][::-1]), self.dtype)
         for piece in self.layout.of_span(span):
             *before, along = piece.box
@@ -231,8 +231,7 @@ class NiftiVolume:
                     while data := plain.read(COPY_BYTES):
                         packed.write(data)
                         bar.update(len(data))
-                file.flush()
-                os.fsync(file.fileno())
+                sync(file)
         except BaseException:
             target.unlink(missing_ok=True)
             raise

@@ -1,1 +1,1 @@
-"""Going on where an earlier run stopped."""
+"""Going on where an earlier run stopped: what it left, whether it was the same run, and a record of this one."""

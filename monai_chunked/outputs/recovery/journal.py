@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_chunked.machine.files import make_folder, rename
+from monai_chunked.machine.files import make_folder, rename, sync
 
 __all__ = ["FORMAT", "Journal"]
 
@@ -119,8 +119,7 @@ class Journal:
 def _append(file: Any, *records: Mapping[str, Any]) -> None:
     texts = [json.dumps(record, sort_keys=True).encode() for record in records]
     file.write(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
-    file.flush()
-    os.fsync(file.fileno())
+    sync(file)
 
 
 def _damaged(path: Path, how: str) -> OSError:

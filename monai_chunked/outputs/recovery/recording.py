@@ -1,47 +1,59 @@
-"""A writer that records what is safe."""
+"""A writer that records which chunks are safe."""
 
 from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 
-from monai_chunked.outputs.base import OutputWriter
-from monai_chunked.outputs.recovery.recovery import Recovery
-from monai_chunked.plan.boxes import Box, Corner
+from monai_chunked.outputs.base import OutputWriter, ResumableWriter
+from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.chunk_grid import ChunkId
 
-__all__ = ["_RecordingWriter", "_crc"]
-
+__all__ = ["LONGEST_PAUSE", "PAUSE", "RecordingWriter", "crc_of"]
 
 PAUSE = 20
 """Times what it took to make chunks safe, until those written meanwhile are made safe."""
-
 
 LONGEST_PAUSE = 30
 """Seconds; what was finished in the last of them may have to be predicted again after a crash."""
 
 
-class _RecordingWriter(OutputWriter):
+class RecordingWriter(OutputWriter):
     """Writes chunks, and records them when they are safe.
 
     This takes time, and the less the more of them there are. So it is done every now and then, with a pause after it
     of many times what it took.
+
+    Args:
+        writer: does the writing.
+        head: index among the heads of the network.
+        cuts: for each spatial dimension, where chunks begin, and the size.
+        record: called with the CRC-32 of chunks that are safe.
     """
 
-    def __init__(self, writer: OutputWriter, recovery: Recovery, output: int) -> None:
+    def __init__(
+        self,
+        writer: ResumableWriter,
+        head: int,
+        cuts: Sequence[Sequence[int]],
+        record: Callable[[Mapping[ChunkId, int]], None],
+    ) -> None:
         self.writer = writer
-        self.recovery = recovery
-        self.output = output
-        self._unrecorded: dict[Corner, int] = {}
+        self.head = head
+        self.record = record
+        self._positions = [{start: position for position, start in enumerate(each)} for each in cuts]
+        self._unrecorded: dict[ChunkId, int] = {}
         self._due = 0.0
         self._failed = False
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         self.writer.write(image, box, chunk)
-        self._unrecorded[_corner(image, box)] = _crc(chunk)
+        self._unrecorded[self._chunk(image, box)] = crc_of(chunk)
         self.idle()
 
     def idle(self) -> bool:
@@ -67,16 +79,16 @@ class _RecordingWriter(OutputWriter):
             return  # and perhaps the writer is complete
         self._failed = True
         safe = self.writer.flush(last)
+        chunks = list(self._unrecorded) if safe is None else [self._chunk(*each) for each in safe]
+        if chunks:
+            self.record({chunk: self._unrecorded.pop(chunk) for chunk in chunks})
         self._failed = False
-        corners = list(self._unrecorded) if safe is None else [_corner(*each) for each in safe]
-        if corners:
-            self.recovery.record(self.output, {corner: self._unrecorded.pop(corner) for corner in corners})
+
+    def _chunk(self, image: int, box: Box) -> ChunkId:
+        return ChunkId(image, self.head, tuple(at[side.start] for at, side in zip(self._positions, box)))
 
 
-def _corner(image: int, box: Box) -> Corner:
-    return (image, *(s.start for s in box))
-
-
-def _crc(chunk: torch.Tensor) -> int:
+def crc_of(chunk: torch.Tensor) -> int:
+    """CRC-32 of the values of a chunk."""
     data = chunk.detach().cpu().contiguous().view(torch.uint8).numpy()
     return zlib.crc32(data.reshape(-1).data)

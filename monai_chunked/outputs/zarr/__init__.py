@@ -1,1 +1,1 @@
-"""OME-Zarr stores."""
+"""Finished chunks in OME-Zarr stores: the output, where stores are, how they are written, what is said of them."""

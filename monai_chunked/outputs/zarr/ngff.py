@@ -25,15 +25,12 @@ import numpy as np
 from monai.data.utils import affine_to_spacing, to_affine_nd
 
 from monai_chunked.outputs.base import Metadata
+from monai_chunked.plan.sizes import MILLIMETERS
 
-__all__ = ["MILLIMETERS", "Placing", "attributes", "downsample", "image_label", "level_shapes", "placing"]
+__all__ = ["Placing", "attributes", "downsample", "image_label", "level_shapes", "placing"]
 
 
 NAMES = "xyz"
-
-
-MILLIMETERS = {"nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0, "centimeter": 10.0, "meter": 1e3}
-"""Length of the units that OME-Zarr names; MONAI's affines are in millimeters."""
 
 
 MOST_COLORS = 1000

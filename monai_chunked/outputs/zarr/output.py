@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monai_chunked.machine.files import check_folder
-from monai_chunked.outputs.base import Metadata, OutputWriter, Result
-from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, make_folders
+from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
+from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, make_folders, numpy_dtype
 from monai_chunked.outputs.zarr.layout import Layout
 from monai_chunked.outputs.zarr.storage_chunks import channels_together, storage_chunk_size
 from monai_chunked.plan.sizes import check_chunk_size, check_positive
 
 if TYPE_CHECKING:
-    from monai_chunked.outputs.zarr.places import Place
+    from monai_chunked.outputs.zarr.places import LocalPlace, Place, RemotePlace
     from monai_chunked.outputs.zarr.writer import ZarrWriter
 
 __all__ = ["ZarrOutput"]
@@ -122,31 +123,34 @@ class ZarrOutput(FileOutput):
         """Whether ``output_dir`` is a URL."""
         return "://" in str(self.output_dir)
 
-    def check(
-        self,
-        least_bytes: int,
-        dtype: torch.dtype | None = None,
-        metadata: Sequence[Metadata] = (),
-        overwrite: bool = True,
-    ) -> None:
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        names = ["place", "label_names", "label", "levels", "storage_chunk_size", "shard_size", "compression_level"]
+        return {**super().settings, **{name: getattr(self, name) for name in names}}
+
+    def check(self, expected: Expected) -> None:
         from monai_chunked.outputs.zarr.places import RemotePlace
 
-        self._check_dtype(dtype)
+        self._check_dtype(expected.dtype)
+        if self.compression_level is not None:
+            expected = replace(expected, least_bytes=0)
         if self.place == "labels":
-            for path in self.paths(metadata):
-                check_folder("output_dir", path.parents[2], least_bytes if self.compression_level is None else 0)
-            check_new([path for path in self.paths(metadata) if path.exists()], overwrite)
+            paths = self.paths(expected.metadata)
+            for path in paths:
+                check_folder("output_dir", path.parents[2], expected.least_bytes)
+            check_new([path for path in paths if path.exists()], expected.overwrite)
         elif not self.is_remote:
-            super().check(least_bytes if self.compression_level is None else 0, dtype, metadata, overwrite)
+            super().check(expected)
         else:
             # says early that a package for it is missing
             RemotePlace(str(self.output_dir), self.storage_options).open()
-            places = self._places(metadata)
+            places = self._remote_places(expected.metadata, "prediction")
             check_different([place.name for place in places])
-            check_new([place.name for place in places if place.is_published], overwrite)
+            check_new([place.name for place in places if place.is_published], expected.overwrite)
 
-    def create(self, result: Result) -> OutputWriter:
-        self.check(prod(result.shape) * result.dtype.itemsize, result.dtype, result.metadata, result.overwrite)
+    def create(self, result: Result) -> ResumableWriter:
+        size = prod(result.shape) * result.dtype.itemsize
+        self.check(Expected(size, result.dtype, result.metadata, result.overwrite))
         layout = self._layout(result)
         if not self.is_remote and self.place is None:
             make_folders(result, self.paths(result.metadata, result.name))
@@ -166,9 +170,9 @@ class ZarrOutput(FileOutput):
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return [] if self.is_remote else super().folders(metadata)
 
-    def resume(self, result: Result) -> OutputWriter:
+    def resume(self, result: Result) -> ResumableWriter:
         layout = self._layout(result)
-        return _zarr_writer().resume(result, self._places(result.metadata, result.name), layout)
+        return _zarr_writer().resume(result, self._local_places(result.metadata, result.name), layout)
 
     def load(self, result: Result) -> Any:
         """The array, or arrays, as a run returns them."""
@@ -178,7 +182,7 @@ class ZarrOutput(FileOutput):
         if dtype is None:
             return
         try:
-            torch.empty(0, dtype=dtype).numpy()
+            numpy_dtype(dtype)
         except TypeError:
             raise TypeError(f"Zarr cannot hold {dtype}; pass float32 inputs, or choose output='cpu'") from None
         if self.label and (dtype.is_floating_point or dtype == torch.bool):
@@ -207,16 +211,23 @@ class ZarrOutput(FileOutput):
         stem = image.name.removesuffix(".zarr").removesuffix(".ome")
         return image.with_name(f"{stem}_{self._label_name(metadata, name)}.labels{extension}")
 
-    def _places(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Place]:
-        from monai_chunked.outputs.zarr.places import LabelPlace, LocalPlace, RemotePlace
+    def _places(self, metadata: Sequence[Metadata], name: str) -> Sequence[Place]:
+        return self._remote_places(metadata, name) if self.is_remote else self._local_places(metadata, name)
+
+    def _local_places(self, metadata: Sequence[Metadata], name: str) -> Sequence[LocalPlace]:
+        from monai_chunked.outputs.zarr.places import LabelPlace, LocalPlace
 
         paths = self.paths(metadata, name)
         if self.place == "labels":
             return [LabelPlace(p, self._beside(each, name, ".partial")) for p, each in zip(paths, metadata)]
-        if not self.is_remote:
-            return [LocalPlace(path) for path in paths]
+        return [LocalPlace(path) for path in paths]
+
+    def _remote_places(self, metadata: Sequence[Metadata], name: str) -> Sequence[RemotePlace]:
+        from monai_chunked.outputs.zarr.places import RemotePlace
+
         url, folder = str(self.output_dir).rstrip("/"), os.path.normpath(self.output_dir)
-        names = [path.relative_to(folder).as_posix() for path in paths]  # FolderLayout takes the URL for a path
+        # FolderLayout takes the URL for a path
+        names = [path.relative_to(folder).as_posix() for path in self.paths(metadata, name)]
         return [RemotePlace(f"{url}/{each}", self.storage_options) for each in names]
 
     def _layout(self, result: Result) -> Layout:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
-from monai_chunked.machine.files import make_folder, sync_folder
-from monai_chunked.machine.files import sync as sync_file
+from monai_chunked.machine.files import make_folder, remove, rename_all, replace_folder
 from monai_chunked.outputs.files import partial_path
 
 __all__ = ["LabelPlace", "LocalPlace", "Place", "RemotePlace"]
-
-
-FLUSHING_THREADS = 8
-"""Files whose bytes are brought to disk at the same time, which is faster than one after the other."""
 
 
 UNFINISHED = ".unfinished"
@@ -59,18 +52,9 @@ class DurableStore(LocalStore):
 
     def flush(self) -> None:
         """Return when all that was set is on disk, under its name."""
-        if not self._unnamed:
-            return
-        with ThreadPoolExecutor(FLUSHING_THREADS) as threads:
-            list(threads.map(sync_file, [self.root / (key + UNFINISHED) for key in self._unnamed]))
-        folders: set[Path] = set()
-        while self._unnamed:
-            key = self._unnamed.pop()
-            path = self.root / key
-            path.with_name(path.name + UNFINISHED).replace(path)
-            folders.update(path.parents[: len(path.relative_to(self.root).parts)])
-        for folder in folders:
-            sync_folder(folder)
+        if self._unnamed:
+            rename_all(self.root, {self.root / (key + UNFINISHED): self.root / key for key in self._unnamed})
+            self._unnamed.clear()
 
     def _write(self, path: Path, data: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +84,7 @@ class LocalPlace:
 
     def create(self) -> Store:
         """An empty store."""
-        _remove(self.partial)
+        remove(self.partial)
         make_folder(self.partial)
         return self.begun()
 
@@ -123,19 +107,12 @@ class LocalPlace:
     def publish(self) -> None:
         """Give the store its name, if it has another. The store that had it is removed when that is safe."""
         self.flush()
-        old = self.path.with_name(self.path.name + ".old")
-        if self.is_begun:
-            if self.path.exists():
-                _remove(old)
-                self.path.rename(old)
-            self.partial.rename(self.path)
-            sync_folder(self.path.parent)
-        _remove(old)
+        replace_folder(self.partial, self.path)
 
     def abandon(self, keep: bool) -> None:
         """The run failed; what is written is kept for one that goes on with it, or removed."""
         if not keep:
-            _remove(self.partial)
+            remove(self.partial)
 
     def path_to(self, image: str | None) -> str | None:
         """From the store to an OME-Zarr image in a folder."""
@@ -186,7 +163,7 @@ class LabelPlace(LocalPlace):
 
 
 class RemotePlace:
-    """A URL for a store, which is written in place."""
+    """A URL for a store, which is written in place. A run cannot go on with what another one left there."""
 
     def __init__(self, url: str, storage_options: dict[str, Any] | None) -> None:
         self.name = url
@@ -206,10 +183,6 @@ class RemotePlace:
         sync(store.delete_dir(""))
         self.is_begun = True
         return store
-
-    def begun(self) -> Store:
-        """A run cannot go on with it."""
-        raise NotImplementedError
 
     def published(self) -> Store:
         return self.open(read_only=True)
@@ -256,11 +229,3 @@ def _listed(labels: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return list(ome.get("labels", []))
-
-
-def _remove(path: Path) -> None:
-    """A file or folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from math import ceil, gcd, prod
 
 import numpy as np
 
-from monai_chunked.plan.boxes import Box, Region, _voxels, _within
+from monai_chunked.plan.boxes import Box, Region, intersection, voxels, within
 
 __all__ = ["Collector", "channels_together", "storage_chunk_size"]
 
@@ -134,7 +134,7 @@ class Collector:
         whole = [self._whole(d, s, ks) for d, (s, ks) in enumerate(zip(box, touched))]
         if all(whole):
             inside = tuple(slice(ks.start * u, min(ks.stop * u, n)) for ks, u, n in zip(whole, self.unit, self.size))
-            yield (slice(0, self.channels), *inside), chunk[_within(inside, box)]
+            yield (slice(0, self.channels), *inside), chunk[within(inside, box)]
         for position in itertools.product(*touched):
             if all(k in ks for k, ks in zip(position, whole)):
                 continue
@@ -166,26 +166,26 @@ class Collector:
 
     def _hold(self, position: tuple[int, ...], chunk: _Chunk, values: np.ndarray) -> None:
         target = self._box(position)
-        common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(target, chunk.box))
+        common = intersection(target, chunk.box)
         if position not in self._held:
             memory = self._memory.pop() if self._memory else np.empty((self.channels, *self.unit), values.dtype)
             self._held[position] = _Held(memory)
             self.held_bytes += memory.nbytes
         held = self._held[position]
-        held.values[_within(common, target)] = values[_within(common, chunk.box)]
+        held.values[within(common, target)] = values[within(common, chunk.box)]
         held.parts.append((common, chunk))
         chunk.held += 1
-        self._missing[position] = self._missing.get(position, _voxels(target)) - _voxels(common)
+        self._missing[position] = self._missing.get(position, voxels(target)) - voxels(common)
 
     def _release(self, position: tuple[int, ...]) -> Iterator[tuple[Region, np.ndarray]]:
         """What is held of a storage chunk: all of it if it is there, otherwise its parts."""
         held = self._held.pop(position)
         target = self._box(position)
         boxes = [box for box, _ in held.parts]
-        if sum(map(_voxels, boxes)) == _voxels(target):
+        if sum(map(voxels, boxes)) == voxels(target):
             boxes = [target]
         for box in boxes:
-            yield (slice(0, self.channels), *box), held.values[_within(box, target)]
+            yield (slice(0, self.channels), *box), held.values[within(box, target)]
         for _, chunk in held.parts:
             chunk.held -= 1
         self.held_bytes -= held.values.nbytes

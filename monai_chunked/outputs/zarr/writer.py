@@ -18,12 +18,13 @@ import zarr
 from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
 
-from monai_chunked.outputs.base import Metadata, OutputWriter, Result
+from monai_chunked.outputs.base import Metadata, Result, ResumableWriter
+from monai_chunked.outputs.files import numpy_dtype
 from monai_chunked.outputs.zarr import ngff
+from monai_chunked.outputs.zarr.images import ZarrImage, ZarrImages
 from monai_chunked.outputs.zarr.layout import Layout
-from monai_chunked.outputs.zarr.places import Place
+from monai_chunked.outputs.zarr.places import LocalPlace, Place
 from monai_chunked.outputs.zarr.storage_chunks import Collector
-from monai_chunked.outputs.zarr_images import ZarrImage, ZarrImages
 from monai_chunked.plan.boxes import Box, Region
 
 __all__ = ["ZarrWriter"]
@@ -32,7 +33,7 @@ __all__ = ["ZarrWriter"]
 logger = logging.getLogger(__name__)
 
 
-class ZarrWriter(OutputWriter):
+class ZarrWriter(ResumableWriter):
     """Writes a store for each image.
 
     Args:
@@ -57,7 +58,7 @@ class ZarrWriter(OutputWriter):
                 group = zarr.create_group(place.create(), zarr_format=3)
                 placing = ngff.placing(metadata, len(result.cuts))
                 shape = [result.shape[1:][d] for d in placing.order]
-                _create_level(group, 0, shape, _numpy_dtype(result.dtype), layout.along(placing.order), placing.axes)
+                _create_level(group, 0, shape, numpy_dtype(result.dtype), layout.along(placing.order), placing.axes)
                 images.append(_Image(group, place, metadata, layout))
                 place.flush()
         except BaseException:
@@ -67,7 +68,7 @@ class ZarrWriter(OutputWriter):
         return cls(result, places, images)
 
     @classmethod
-    def resume(cls, result: Result, places: Sequence[Place], layout: Layout) -> ZarrWriter:
+    def resume(cls, result: Result, places: Sequence[LocalPlace], layout: Layout) -> ZarrWriter:
         """Go on with stores that an earlier run left."""
         stores = [place.begun() if place.is_begun else place.published() for place in places]
         groups = _open_all(stores, places, result)
@@ -242,7 +243,7 @@ def _open(store: Store, place: Place, result: Result, image: int) -> zarr.Group:
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise OSError(errno.EIO, f"it is no Zarr store any more ({error})", place.name) from error
     order = ngff.placing(result.metadata[image], len(result.cuts)).order
-    shape, dtype = tuple(result.shape[1:][d] for d in order), _numpy_dtype(result.dtype)
+    shape, dtype = tuple(result.shape[1:][d] for d in order), numpy_dtype(result.dtype)
     if (array.shape, array.dtype) != (shape, dtype):
         reason = f"it holds {array.dtype} of shape {array.shape}, not {dtype} of shape {shape}"
         raise OSError(errno.EIO, reason, place.name)
@@ -254,10 +255,6 @@ def _level(group: zarr.Group, level: int) -> zarr.Array:
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{array} is no array")
     return array
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 @contextmanager

@@ -1,0 +1,37 @@
+"""Objects as a text that can be kept and compared, followed as pickle follows them to all that they hold."""
+
+from __future__ import annotations
+
+import copyreg
+from typing import Any
+
+from monai.transforms import Compose, Randomizable
+
+from monai_chunked.inference.fingerprint.describing import Describes
+from monai_chunked.inference.fingerprint.installed import full_name, installed_version
+
+__all__ = ["object_text"]
+
+
+def object_text(value: Any, describer: Describes) -> str:
+    kind = type(value)
+    try:
+        reduced: Any = copyreg.dispatch_table.get(kind, lambda each: each.__reduce_ex__(4))(value)
+    except Exception:  # any type may raise anything here
+        return describer.cannot(value)
+    if isinstance(reduced, str):
+        version = installed_version(getattr(value, "__module__", None) or kind.__module__)
+        return describer.cannot(value) if version is None else f"{full_name(value)}{reduced} {version}"
+    function, arguments, *rest = reduced
+    state, in_list, in_dict = (*rest, None, None, None)[:3]
+    if kind is Compose:  # draws no numbers itself, and is seeded by chance
+        state = {key: held for key, held in state.items() if key != "R"}
+    made_by = describer.describe(kind), describer.describe(function), describer.each(arguments)
+    parts = [*made_by, describer.state(state)]
+    if in_list is not None:
+        parts.append(f"[{describer.each(in_list)}]")
+    if in_dict is not None:
+        parts.append("{" + describer.items(in_dict) + "}")
+    if isinstance(value, Randomizable) and kind is not Compose:
+        parts.append(describer.describe(value.R, ".R"))
+    return f"object({', '.join(parts)})"

@@ -1,0 +1,48 @@
+"""What a call returns, beside voxels: dtype, metadata, where voxels lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.utils import scale_affine
+from monai.utils import convert_to_dst_type
+
+from monai_chunked.inputs.source import Source, TensorSource
+from monai_chunked.outputs.base import Metadata, TakesMetadata
+
+__all__ = ["at_resolution", "result_dtype_of", "with_metadata"]
+
+
+def result_dtype_of(source: Source) -> torch.dtype:
+    """What MONAI returns; float32 for integer inputs, on which MONAI fails."""
+    if isinstance(source, TensorSource) and source.templates:
+        return torch.get_default_dtype()
+    return source.dtype if source.dtype.is_floating_point else torch.float32
+
+
+def with_metadata(results: Sequence[Any], source: Source) -> list[Any]:
+    """MetaTensors where the input has metadata. As in MONAI only a single result takes it over."""
+    template = source.template
+    if template is None:
+        return list(results)
+    if len(results) == 1 and isinstance(results[0], TakesMetadata):
+        return [results[0].with_metadata(source.templates)]
+    if not all(isinstance(result, torch.Tensor) for result in results):
+        return list(results)
+    if len(results) > 1:
+        return [MetaTensor(result) for result in results]
+    return [convert_to_dst_type(result, template, dtype=result.dtype, device=result.device)[0] for result in results]
+
+
+def at_resolution(metadata: Metadata, image_size: tuple[int, ...], size: tuple[int, ...]) -> Metadata:
+    """Of a result: where the network changes the resolution its voxels lie elsewhere, over the same volume."""
+    affine = metadata.get("affine")
+    if affine is None or size == image_size:
+        return metadata
+    affine = torch.as_tensor(affine, dtype=torch.float64)
+    dims = affine.shape[-1] - 1
+    scale = scale_affine((*image_size, *[1] * dims)[:dims], (*size, *[1] * dims)[:dims])
+    return {**metadata, "affine": affine @ torch.as_tensor(scale, dtype=torch.float64)}

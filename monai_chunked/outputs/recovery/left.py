@@ -1,0 +1,57 @@
+"""What is known of a run, as its journal tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+
+from monai_chunked.plan.chunk_grid import ChunkId
+from monai_chunked.plan.heads import Head
+
+__all__ = ["Cuts", "Left"]
+
+
+Cuts = tuple[tuple[int, ...], ...]
+"""For each spatial dimension, where chunks begin, and the size."""
+
+
+class Left:
+    """What an earlier run left, at first nothing.
+
+    Attributes:
+        keys: of the heads where the network returns a dict.
+        heads: of the network, as soon as they are known.
+        cuts: for each head and spatial dimension, where chunks begin, and the size.
+        results: channels and dtype of the results that have been started, by the number of their head.
+        done: CRC-32 of the chunks that are safe.
+        complete: when the earlier run finished; ``None``: it did not.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[Hashable] | None = None
+        self.heads: list[Head] = []
+        self.cuts: list[Cuts] = []
+        self.results: dict[int, tuple[int, torch.dtype]] = {}
+        self.done: dict[ChunkId, int] = {}
+        self.complete: str | None = None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether anything of an earlier run can be used."""
+        return bool(self.results)
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Add what a record of the journal says."""
+        if "heads" in record:
+            self.keys = record["keys"]
+            self.heads = [Head(name, channels, tuple(size)) for name, channels, size in record["heads"]]
+            self.cuts = [tuple(map(tuple, cuts)) for cuts in record["cuts"]]
+        elif "result" in record:
+            self.results[record["result"]] = (record["channels"], getattr(torch, record["dtype"]))
+        elif "chunk" in record:
+            image, head, position = record["chunk"]
+            self.done[ChunkId(image, head, tuple(position))] = record["crc"]
+        elif "complete" in record:
+            self.complete = record["complete"]

@@ -1,0 +1,82 @@
+"""Whether a run can be resumed: what of an earlier run is asked for, and what it is called."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+
+from monai_chunked.machine.caller import warn_caller
+from monai_chunked.machine.files import leaving_no_empty_folder
+from monai_chunked.outputs.base import Metadata, Output, ResumableOutput
+from monai_chunked.outputs.recovery.recovery import NoRecovery, Overwrite, Recovery
+
+__all__ = ["recovering"]
+
+
+@contextmanager
+def recovering(
+    output: Output,
+    metadata: tuple[Metadata, ...],
+    fingerprint: Callable[[], tuple[Mapping[str, str], Sequence[str]]],
+    overwrite: Overwrite,
+) -> Iterator[tuple[Recovery | NoRecovery, tuple[Metadata, ...]]]:
+    """What is left of an earlier run for the same result, and metadata in which every image has a name.
+
+    An image without a name is called by the digest of its voxels.
+
+    Args:
+        output: where results go.
+        metadata: of each image.
+        fingerprint: a text for each part that the result depends on, and what cannot be compared. Asked for only where
+            a run can be resumed.
+        overwrite: start afresh whatever is there, or what has changed.
+
+    Yields:
+        What is left. Nothing is, and nothing is recorded, if the output does not allow a run to be resumed, or if
+        something that the result depends on cannot be compared.
+
+    Raises:
+        FileExistsError: when something differs from an earlier run, or cannot be compared with it.
+    """
+    if not isinstance(output, ResumableOutput) or output.journal(metadata) is None:
+        with leaving_no_empty_folder(output.folders(metadata)):
+            yield NoRecovery(), metadata
+        return
+    texts, unknown = fingerprint()
+    if unknown:
+        warn_caller(
+            f"this run cannot be resumed, because there is no telling whether {'; '.join(unknown)} will be the same; "
+            f"run_id= vouches for all of it, network_id= for the network",
+        )
+        with leaving_no_empty_folder(output.folders(metadata)):
+            _forget(output, metadata, overwrite)
+            yield NoRecovery(), metadata
+        return
+    endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
+    content = blake2b(texts["input"].encode(), digest_size=4).hexdigest()
+    named = tuple(
+        each if each.get("filename_or_obj") else {**each, "filename_or_obj": f"image-{content}{ending}"}
+        for each, ending in zip(metadata, endings)
+    )
+    path = output.journal(named)
+    assert path is not None
+    with leaving_no_empty_folder(output.folders(named)):
+        recovery = Recovery(path, len(named), texts, overwrite)
+        try:
+            yield recovery, named
+        finally:
+            recovery.close()
+
+
+def _forget(output: ResumableOutput, metadata: Sequence[Metadata], overwrite: Overwrite) -> None:
+    """A run without a journal must not leave its result beside the journal of another one."""
+    path = output.journal(metadata)
+    if path is None or not path.exists() or not metadata[0].get("filename_or_obj"):
+        return
+    if not overwrite:
+        reason = "an earlier run began or finished this result, and this one cannot be compared with it"
+        advice = "overwrite=True starts afresh, another output_dir keeps both"
+        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(path))
+    Recovery(path, len(metadata), {}, overwrite=True).close()

@@ -1,0 +1,63 @@
+"""Parameters that a result depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers import SliceInferer
+
+from monai_chunked import ChunkedSliceInferer
+from tests.inference.things_that_change.makers import MAKERS, maker
+
+
+def setting(name: str, before: Any, after: Any) -> None:
+    MAKERS[f"setting {name}"] = lambda folder, changed: {name: after if changed else before}
+
+
+setting("overlap", 0.25, 0.5)
+setting("mode", "constant", "gaussian")
+setting("cval", 0.0, 1.0)
+setting("sw_batch_size", 1, 2)
+setting("roi_size", 4, 10)
+setting("padding_mode", "constant", "replicate")
+setting("with_coord", False, True)
+setting("buffer_steps", None, 1)
+
+
+@maker
+def sigma_scale(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"mode": "gaussian", "sigma_scale": 0.125 + 0.125 * changed}
+
+
+@maker
+def roi_weight_map(folder: Path, changed: bool) -> dict[str, Any]:
+    weights = torch.ones(4, 4, 4)
+    weights[0] += changed
+    return {"roi_weight_map": weights}
+
+
+@maker
+def process_fn(folder: Path, changed: bool) -> dict[str, Any]:
+    factor = 2 + changed
+    return {"process_fn": lambda tensors, windows, weights: (tuple(t * factor for t in tensors), weights)}
+
+
+class Squaring(SliceInferer):
+    factor = 1.0
+
+    def network_wrapper(self, network: Any, x: Any, condition: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return super().network_wrapper(network, x, condition, *args, **kwargs) ** 2
+
+
+class SquaringSlices(Squaring, ChunkedSliceInferer):
+    pass
+
+
+@maker
+def wrapper_of_a_slice_inferer(folder: Path, changed: bool) -> dict[str, Any]:
+    network = torch.nn.Conv2d(1, 1, 1)
+    torch.nn.init.ones_(network.weight)
+    torch.nn.init.zeros_(network.bias)
+    return {"network": network, "inferer": SquaringSlices if changed else ChunkedSliceInferer, "roi_size": (4, 4)}

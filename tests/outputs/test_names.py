@@ -1,0 +1,113 @@
+"""Names of results come from names of images, and nothing is ever written outside the folder for results."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from monai.transforms import SaveImage
+
+from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
+from tests.refusals import never
+
+OUTPUTS: dict[str, Callable[..., Any]] = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": ZarrOutput}
+
+
+def named(name: str) -> MetaTensor:
+    return MetaTensor(torch.rand(1, 1, 6, 6, 6), meta={"filename_or_obj": name})
+
+
+def infer(image: Any, output: Any) -> Any:
+    return ChunkedSlidingWindowInferer(6, postprocessing="argmax", output=output)(image, torch.nn.Conv3d(1, 2, 1))
+
+
+def all_paths(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "spelling", ["embryo.ome.zarr", "embryo.ome.zarr/", "./embryo.ome.zarr//", "sub/../embryo.ome.zarr/"]
+)
+def test_a_slash_behind_the_name_of_a_store_changes_nothing(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    zarr.create_array("embryo.ome.zarr", data=np.zeros((6, 6, 6), np.float32), dimension_names=["z", "y", "x"])
+    infer(open_image(spelling), ZarrOutput(tmp_path, "labels"))
+    assert (tmp_path / "embryo" / "embryo_labels.ome.zarr").is_dir()
+
+
+@pytest.mark.parametrize("spelling", [".", "./", "../embryo.ome.zarr", "sub/.."])
+def test_the_folder_that_one_is_in_has_its_name(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, results = tmp_path / "embryo.ome.zarr", tmp_path / "results"
+    zarr.create_array(path, data=np.zeros((6, 6, 6), np.float32), dimension_names=["z", "y", "x"])
+    (path / "sub").mkdir()
+    results.mkdir()
+    monkeypatch.chdir(path)
+    infer(open_image(spelling), ZarrOutput(results, "labels"))
+    assert (results / "embryo" / "embryo_labels.ome.zarr").is_dir()
+
+
+def test_a_folder_of_slices_gives_its_name_too(tmp_path: Path) -> None:
+    infer(named("/data/series/"), NiftiOutput(tmp_path, "seg"))
+    assert (tmp_path / "series" / "series_seg.nii").is_file()
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("..", {}),
+        ("/data/..", {}),
+        ("/data/../", {}),
+        ("/", {}),
+        (".", {}),
+        ("..", {"separate_folder": False}),
+        ("scan.nii", {"output_postfix": "/../../../seg"}),
+        ("/elsewhere/scan.nii", {"data_root_dir": "/data/study"}),
+    ],
+)
+def test_an_image_whose_result_would_lie_elsewhere_is_refused_before_the_network_runs(
+    name: str, parameters: dict[str, Any], output: str, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "a" / "results").mkdir(parents=True)
+    before = all_paths(tmp_path)
+    with pytest.raises(ValueError, match=f"image named '{re.escape(name)}'.*no file in output_dir='{folder}'"):
+        ChunkedSlidingWindowInferer(6, output=OUTPUTS[output](folder, **parameters))(named(name), never)
+    assert all_paths(tmp_path) == before
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_nothing_can_be_written_outside_the_folder(data: st.DataObject) -> None:
+    name, postfix = data.draw(st.text("ab./\\ -~", max_size=12)), data.draw(st.text("ab./_", max_size=6))
+    root, separate = data.draw(st.sampled_from(["", "/data", "a", "../b", "/"])), data.draw(st.booleans())
+    kind = OUTPUTS[data.draw(st.sampled_from(sorted(OUTPUTS)))]
+    with tempfile.TemporaryDirectory() as top:
+        (folder := Path(top, "a", "b", "c", "d", "results")).mkdir(parents=True)
+        others = all_paths(Path(top))
+        with contextlib.suppress(ValueError):
+            infer(named(name), kind(folder, postfix, separate, root))
+        assert [path for path in all_paths(Path(top)) - others if folder not in path.parents] == []
+
+
+def test_images_that_monai_numbers_are_numbered_as_save_image_does(tmp_path: Path) -> None:
+    image = MetaTensor(torch.rand(1, 1, 6, 6, 6), meta={"filename_or_obj": "scan.nii", "patch_index": 7})
+    (tmp_path / "ours").mkdir()
+    infer(image, NiftiOutput(tmp_path / "ours", "seg"))
+    SaveImage(tmp_path / "monai", "seg", ".nii", print_log=False)(image[0])
+    folders = tmp_path / "ours", tmp_path / "monai"
+    ours, monai = (sorted(path.relative_to(folder) for path in folder.rglob("*.nii")) for folder in folders)
+    assert ours == monai == [Path("scan/scan_seg_7.nii")]
