@@ -12,7 +12,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# what the tests draw at random, drawn more often; power cuts need root
+# what takes minutes: a bundle at 0.5 mm, and many more power cuts, which need root
 test-long: setup
 	$(BIN)/python -m pytest -m long tests
 

@@ -204,7 +204,7 @@ def test_the_bundle_writes_labels_straight_to_ome_zarr(
     assert len(multiscale.datasets) == 4
 
 
-@pytest.mark.parametrize("resolution", [1, 0.5])
+@pytest.mark.parametrize("resolution", [1, pytest.param(0.5, marks=pytest.mark.long)])
 def test_the_bundle_writes_the_file_that_save_imaged_writes(resolution: float, tmp_path: Path) -> None:
     """From a lazy input, with no postprocessing behind the inferer; the other loads, scales and saves the volume."""
     for name in ("inference", "inference_nifti"):
