@@ -115,7 +115,7 @@ def _of_numpy(array: np.ndarray, describer: Describes) -> str:
         return digest.hexdigest()
     if mapped.mode != "r":
         mapped.flush()
-    memory = np.frombuffer(mapped._mmap, np.uint8)  # type: ignore[attr-defined]
+    memory = np.frombuffer(mapped._mmap, np.uint8)  # type: ignore[attr-defined]  # NumPy has no public name for it
     start = array.__array_interface__["data"][0] - memory.__array_interface__["data"][0]
     path = Path(str(mapped.filename))
     where = f"{mapped.offset} {start} {array.dtype} {_layout(array.shape, array.strides)}"

@@ -65,7 +65,7 @@ def fingerprint_of(
     if condition is not None:
         add("condition", lambda: describer.voxels(condition.origin, "condition"))
     for name, value in settings.items():
-        add(name, lambda name=name, value=value: describer.text(value, name))  # type: ignore[misc]
+        add(name, lambda name=name, value=value: describer.text(value, name))  # type: ignore[misc]  # bound in the loop
     return texts, unknown
 
 
