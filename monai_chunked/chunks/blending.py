@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import Region, sizes
@@ -68,6 +69,7 @@ class Blending:
     Args:
         head: which one.
         grid: where chunks are and which windows touch them.
+        background: stands for the predictions of skipped windows.
         done: the chunks that an earlier run has finished; nothing is added to them.
         open_chunks: the sums.
         workers: threads for CPU memory.
@@ -78,6 +80,7 @@ class Blending:
         self,
         head: int,
         grid: ChunkGrid,
+        background: Background,
         done: Container[ChunkId],
         open_chunks: OpenChunks,
         workers: ThreadPoolExecutor,
@@ -85,6 +88,7 @@ class Blending:
     ) -> None:
         self.head = head
         self.grid = grid
+        self.background = background
         self.done = done
         self.open_chunks = open_chunks
         self.workers = workers
@@ -106,7 +110,14 @@ class Blending:
             prediction: ``(C, *size)``.
             weights: ``(1, *size)``, of the dtype of the sums.
         """
-        targets = self._targets(window)
+        self._add(self._targets(window), prediction, weights)
+
+    def add_background(self, window: Window) -> None:
+        """Add one window that was skipped, to what is open. What opens later begins with it."""
+        if self.background.adds:
+            self._add(self._targets(window, opens=False), self.background.prediction, self.background.weights)
+
+    def _add(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         if not targets:
             return
         # the product has the dtype of the prediction, as in MONAI, but is never rounded to half precision
@@ -123,7 +134,7 @@ class Blending:
         else:
             self._add_on_accelerator(targets, prediction, weights)
 
-    def _targets(self, window: Window) -> list[Target]:
+    def _targets(self, window: Window, opens: bool = True) -> list[Target]:
         """What a window is added to; if it is the result, one piece of it, whatever chunks there are."""
         if self._result is not None:
             ((_, in_window, in_result),) = self.grid.uncut.pieces(window.position)
@@ -131,11 +142,16 @@ class Blending:
         targets = []
         for position, in_window, in_chunk in self.grid.pieces(window.position):
             chunk = ChunkId(window.image, self.head, position)
-            if chunk in self.done:
+            if chunk in self.done or not (opens or self.open_chunks.is_open(chunk)):
                 continue
             sums = self.open_chunks.array(chunk) if self._on_cpu else self.open_chunks.sums(chunk)
             first = self.open_chunks.is_new(chunk)
-            if first and not (self._on_cpu and sizes(in_chunk) == sums.shape[1:]):
+            skipped = list(self.grid.pieces_before(position, window.position)) if first and self.background.adds else []
+            if skipped:
+                begin: Any = self.background.sums(position, skipped)
+                sums[...] = begin.numpy() if self._on_cpu else begin
+                first = False
+            elif first and not (self._on_cpu and sizes(in_chunk) == sums.shape[1:]):
                 sums[...] = 0
                 first = False
             targets.append(Target(sums, (slice(None), *in_chunk), (slice(None), *in_window), first))

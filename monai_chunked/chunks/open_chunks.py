@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -71,12 +71,19 @@ class OpenChunks:
         self._pending: Future[None] | None = None
         self._prepare()
 
-    def step(self) -> Step:
+    def step(self, needed: Iterable[ChunkId] = ()) -> Step:
         """Within it, all chunks that the next window touches are where it can be added to them.
 
         Enter it once for each head of each window, in scan order.
+
+        Args:
+            needed: those that must be open, for who opens chunks as they are needed.
         """
         return Step(self._bring_up, self._prepare)
+
+    def is_open(self, chunk: ChunkId) -> bool:
+        """Whether it is; one that only skipped windows touch never is."""
+        return chunk in self._chunks
 
     def sums(self, chunk: ChunkId) -> torch.Tensor:
         """Of a chunk that the window touches, ``(C, *chunk)``."""
@@ -99,12 +106,14 @@ class OpenChunks:
             return True
         return False
 
-    def close_chunk(self, chunk: ChunkId) -> Memory:
-        """A chunk is finished, and open no more. Its memory belongs to the caller."""
-        memory = self._chunks.pop(chunk)
+    def close_chunk(self, chunk: ChunkId) -> tuple[torch.Tensor, Memory] | None:
+        """A chunk is finished: its sums, in memory that belongs to the caller; ``None``: it never was open."""
+        if chunk not in self._chunks:
+            return None
+        sums, memory = self.sums(chunk), self._chunks.pop(chunk)
         self._arrays.pop(chunk, None)
         self.levels.leave(self._level.pop(chunk), memory)
-        return memory
+        return sums, memory
 
     def close(self) -> None:
         """The run is over, well or not."""
@@ -114,11 +123,14 @@ class OpenChunks:
 
     def _bring_up(self) -> None:
         """Wait for what the next window touches."""
+        self._wait()
+        self._opened(tuple(self.levels.open_bytes))
+
+    def _wait(self) -> None:
         if self._pending is None:
             self._make(self._moves)
         else:
             self._pending.result()
-        self._opened(tuple(self.levels.open_bytes))
 
     def _prepare(self) -> None:
         """Begin to bring up what the next window touches."""

@@ -153,7 +153,9 @@ class Postprocess:
 
     def put(self, finished: Finished) -> Iterator[Finished]:
         shape = tuple(finished.values.shape)
-        result = self._checked(self.function(finished.values), shape, f"the {self.name} at {box_text(finished.box)}")
+        # of skipped windows channels may share their memory, which is nobody's business but ours
+        values = finished.values if self.function is argmax else finished.values.contiguous()
+        result = self._checked(self.function(values), shape, f"the {self.name} at {box_text(finished.box)}")
         if self.function is argmax:
             yield finished.become(result)
         else:  # it may be a part of what came in, or memory that the function uses every time

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.blending import Blending
+from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import FreedMemory
@@ -21,11 +23,15 @@ __all__ = ["Stitcher"]
 class Stitcher:
     """Adds predictions to open chunks, all heads of the network alike.
 
+    A window without a prediction is one that was skipped, for which the background stands, or one whose chunks an
+    earlier run has finished, so that there is nothing to add anything to.
+
     Args:
         layout: the chunks of each head.
         images: number of images in the input batch.
         done: the chunks that an earlier run has finished; they never come out.
         open_chunks: where the sums are.
+        backgrounds: of each head.
         freed: is told of predictions that have been added.
         differentiable: keep what autograd needs.
 
@@ -40,6 +46,7 @@ class Stitcher:
         images: int,
         done: Mapping[ChunkId, int],
         open_chunks: OpenChunks,
+        backgrounds: Sequence[Background],
         freed: FreedMemory,
         differentiable: bool,
     ) -> None:
@@ -50,8 +57,9 @@ class Stitcher:
         self.finished = 0
         self.total = images * sum(map(len, layout.grids))
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
+        self._backgrounds = backgrounds
         how = (done, open_chunks, self._workers, differentiable)
-        self._blending = [Blending(head, grid, *how) for head, grid in enumerate(layout.grids)]
+        self._blending = [Blending(k, grid, backgrounds[k], *how) for k, grid in enumerate(layout.grids)]
 
     def add(self, window: Window, prediction: Sequence[tuple[torch.Tensor, torch.Tensor]] | None) -> Iterator[Finished]:
         """Add one window; the next one in scan order.
@@ -59,7 +67,7 @@ class Stitcher:
         Args:
             window: where.
             prediction: for each head what the network says, ``(C, *size)``, and the weights to blend it with,
-                ``(1, *size)``; ``None``: the window was not predicted, and adds nothing.
+                ``(1, *size)``; ``None``: the window was not predicted.
 
         Yields:
             Each chunk that ends with this window, with the sums of its predictions as values.
@@ -67,17 +75,27 @@ class Stitcher:
         if prediction is not None:
             self.freed.passed(sum(tensor.nbytes for tensor, _ in prediction))
         for head, grid in enumerate(self.grids):
-            with self.open_chunks.step():
-                if prediction is not None:
+            touched = () if prediction is None else grid.touched_by(window.position)
+            with self.open_chunks.step(ChunkId(window.image, head, position) for position in touched):
+                if prediction is None:
+                    self._blending[head].add_background(window)
+                else:
                     self._blending[head].add(window, *prediction[head])
                 for position in grid.finished_by(window.position):
                     chunk = ChunkId(window.image, head, position)
                     self.finished += 1
                     if chunk not in self.done:
-                        if self.open_chunks.is_new(chunk):  # no window of it was predicted
-                            self.open_chunks.sums(chunk).zero_()
-                        sums = self.open_chunks.sums(chunk)
-                        yield Finished(chunk, grid.box(position), sums, self.open_chunks.close_chunk(chunk))
+                        yield self._close(chunk)
+
+    def _close(self, chunk: ChunkId) -> Finished:
+        box = self.grids[chunk.head].box(chunk.position)
+        if self.open_chunks.is_new(chunk):  # nothing was added to it
+            self.open_chunks.sums(chunk).zero_()
+        closed = self.open_chunks.close_chunk(chunk)
+        if closed is None:  # all its windows were skipped
+            sums = self._backgrounds[chunk.head].sums(chunk.position)
+            return Finished(chunk, box, sums, Memory(sums))
+        return Finished(chunk, box, *closed)
 
     @property
     def open_bytes(self) -> int:

@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
+from monai.utils import BlendMode, PytorchPadMode, convert_data_type, ensure_tuple, fall_back_tuple
 
 from monai_chunked.inference.voxelwise import check_voxelwise
+from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.lazy_array import storage_chunks
 from monai_chunked.plan.sizes import check_positive, per_dimension
+from monai_chunked.windows.skipping import AtMost, Skip
 
 __all__ = [
+    "check_background",
     "check_buffer",
     "check_condition",
     "check_inputs",
+    "check_mask",
     "check_mode",
     "check_output",
     "check_output_dir",
@@ -28,6 +33,7 @@ __all__ = [
     "check_preprocessing",
     "check_roi_size",
     "check_sigma_scale",
+    "check_skip",
     "check_sw_batch_size",
 ]
 
@@ -184,6 +190,62 @@ def check_postprocessing(postprocessing: Any) -> None:
                 f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
             )
         check_voxelwise("postprocessing", part)
+
+
+def check_skip(skip: Any) -> Skip | None:
+    """A callable; what a number stands for is made one."""
+    if isinstance(skip, numbers.Real) and not isinstance(skip, (bool, np.bool_)):
+        return AtMost(float(skip))
+    if not (skip is None or callable(skip)) or isinstance(skip, type):
+        raise TypeError(
+            f"skip={skip!r} must be a callable that maps what the network would get of a window, (C, *roi_size), to a "
+            f"bool, a number (windows with no voxel above it are skipped), or None"
+        )
+    return skip
+
+
+def check_mask(mask: Any, shape: Sequence[int]) -> Any:
+    """Of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
+    if mask is None:
+        return None
+    own, dtype, size = getattr(mask, "shape", None), getattr(mask, "dtype", None), tuple(shape[2:])
+    if own is None or dtype is None or not hasattr(mask, "__getitem__"):
+        raise TypeError(
+            f"mask must be a tensor, or an array with shape, dtype and slicing, of spatial size {size}, got "
+            f"{type(mask).__name__}"
+        )
+    own, missing = tuple(map(int, own)), len(shape) - len(own)
+    if not 0 <= missing <= 2 or own[-len(size) :] != size or (missing == 0 and own[0] not in (1, shape[0])):
+        raise ValueError(
+            f"mask of shape {own} does not match inputs of shape {tuple(shape)}; it must have shape {size}, with the "
+            f"dimension of channels before it if you like, and the batch (1 or {shape[0]}) before that"
+        )
+    full: Any = mask
+    if isinstance(mask, (torch.Tensor, np.ndarray)):
+        full = convert_data_type(mask, torch.Tensor)[0] if isinstance(mask, torch.Tensor) else mask
+        full = full[(None,) * missing]
+    elif missing:
+        chunks: Any = storage_chunks(mask)
+        regular = chunks if chunks and all(isinstance(length, int) for length in chunks) else None
+        full = ImageArray(mask, (*[None] * missing, *range(len(own))), {}, regular)
+    check_inputs(full, "mask")
+    return full
+
+
+def check_background(background: Any) -> None:
+    """A number, or several; which of them is for what is known with the heads of the network."""
+    if isinstance(background, dict):
+        parts = list(background.values())
+    else:
+        parts = list(background) if isinstance(background, (tuple, list)) else [background]
+    for part in parts:
+        each = list(part) if isinstance(part, (tuple, list)) else [part]
+        array = isinstance(part, (torch.Tensor, np.ndarray)) and part.ndim < 2 and 0 not in part.shape
+        if not each or not (array or all(isinstance(n, numbers.Real) for n in each)):
+            raise TypeError(
+                f"background={background!r} must be a number, or one for each channel; for several heads a tuple or "
+                f"dict of these"
+            )
 
 
 def _choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:

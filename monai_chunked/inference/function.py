@@ -41,6 +41,9 @@ def chunked_sliding_window_inference(
     chunk_size: Sequence[int] | int | None = None,
     preprocessing: Callable[..., Any] | None = None,
     postprocessing: Any = None,
+    skip: Callable[[torch.Tensor], Any] | float | None = None,
+    mask: Any = None,
+    background: Any = 0,
     output: str | Output = "auto",
     output_dir: str | os.PathLike[str] | None = None,
     device_memory: int | str | None = None,
@@ -79,6 +82,19 @@ def chunked_sliding_window_inference(
             memory of the chunk is used again after the call. With several heads of the predictor: one for all, or a
             tuple or dict to match. Inference runs without gradients then. Results that are labels raise when a softmax
             or an argmax of their one channel, or a sigmoid, would destroy them.
+        skip: which windows the network need not see: a callable that is asked with what the network would get of each
+            window, ``(C, *roi_size)``, preprocessed and padded, where it was read (on the device of the input); or a
+            number, for windows with no voxel above it. What was read is what goes to the network: nothing is read
+            twice. ``background`` stands for what the network would say (and for what ``process_fn`` would make of
+            it, which is not called): the result is that of a network that returns it for these windows. The windows
+            that are left fill the batches. If all are skipped, the last one is predicted to learn what heads the
+            network has, and its prediction dropped.
+        mask: a tensor, or an array as for ``inputs``, ``(*spatial)``, ``(C, *spatial)`` or ``(B, C, *spatial)`` with
+            one image for all or each: windows in which all of it is zero are skipped, and not read. It is read a
+            window at a time before the first one is predicted, so that chunks that only skipped windows touch are
+            planned away. With ``skip`` too, a window is skipped if either says so.
+        background: the scores of skipped windows, one number or one for each channel. With several heads of the
+            predictor: one number for all, or a tuple or dict to match, with a number, or one for each channel.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
             ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
@@ -103,9 +119,9 @@ def chunked_sliding_window_inference(
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
             that one window touches, which the first batch shows; when predictions do not fit the windows or each
-            other; when preprocessing or postprocessing changes the spatial size.
+            other, or ``background`` the channels; when preprocessing or postprocessing changes the spatial size.
         TypeError: when a parameter is of a wrong type, such as a dictionary transform, or the output cannot hold the
-            dtype of the result.
+            dtype of the result; when ``skip`` returns something else than a bool.
         FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known.
         BlockingIOError: when another run is writing the same result.
         OSError: when ``output_dir`` or ``scratch_dir`` cannot be written to, or has too little space.
@@ -141,6 +157,9 @@ def chunked_sliding_window_inference(
         chunk_size=chunk_size,
         preprocessing=preprocessing,
         postprocessing=postprocessing,
+        skip=skip,
+        mask=mask,
+        background=background,
         output=output,
         output_dir=output_dir,
         device_memory=device_memory,

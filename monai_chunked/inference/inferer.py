@@ -69,6 +69,11 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             ``preprocessing``; for networks with several heads one for all, or a tuple or dict to match. ``None``:
             scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
             softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
+        skip: windows that the network need not see: a callable from what it would get, ``(C, *roi_size)``, to a bool;
+            or a number, for windows with no voxel above it.
+        mask: an array of the spatial size of the input: windows in which it is zero are skipped; ``plan`` reads it.
+        background: the scores of skipped windows, as if the network returned them: one number or one for each channel;
+            for several heads one number for all, or a tuple or dict to match.
         output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
             tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
             :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.
@@ -116,6 +121,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         chunk_size: Sequence[int] | int | None = None,
         preprocessing: Callable[..., Any] | None = None,
         postprocessing: Any = None,
+        skip: Callable[[torch.Tensor], Any] | float | None = None,
+        mask: Any = None,
+        background: Any = 0,
         output: str | Output = "auto",
         output_dir: str | os.PathLike[str] | None = None,
         device_memory: int | str | None = None,
@@ -146,6 +154,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.chunk_size = chunk_size
         self.preprocessing = preprocessing
         self.postprocessing = postprocessing
+        self.skip = skip
+        self.mask = mask
+        self.background = background
         self.output = output
         self.output_dir = output_dir
         self.device_memory = device_memory
@@ -270,6 +281,9 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             chunk_size=self.chunk_size,
             preprocessing=self.preprocessing,
             postprocessing=self.postprocessing,
+            skip=self.skip,
+            mask=self.mask,
+            background=self.background,
             output=self.output,
             output_dir=self.output_dir,
             device_memory=self.device_memory,

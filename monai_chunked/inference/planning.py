@@ -11,6 +11,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
+from monai_chunked.chunks.background import match_background
 from monai_chunked.chunks.postprocessing import is_argmax, label_dtype
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inputs.kept_rows import RowsPlan
@@ -25,6 +26,7 @@ from monai_chunked.plan.heads import Head, head_names
 from monai_chunked.plan.layout import Layout, lay_out, least_peak
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import check_positive, format_bytes
+from monai_chunked.plan.skipped import Skipped, batches_without
 from monai_chunked.plan.window_grid import window_grid
 
 __all__ = ["lay_out_call", "plan_inferer"]
@@ -71,6 +73,7 @@ def lay_out_call(
     device: torch.device,
     sum_dtype: torch.dtype,
     cuts: Sequence[Any] | None = None,
+    skipped: Skipped | None = None,
 ) -> Layout:
     """Within the limits that the user set, and within what is free where there is none.
 
@@ -80,6 +83,7 @@ def lay_out_call(
         device: where predictions are.
         sum_dtype: of the sums.
         cuts: of each head, where an earlier run has made them.
+        skipped: the windows that are known to be skipped.
 
     Raises:
         ValueError: when the limits cannot hold the chunks of one window.
@@ -87,14 +91,14 @@ def lay_out_call(
     sizes = (settings.windows, settings.image_size, heads, sum_dtype.itemsize, settings.chunk_size)
     limits = list(settings.limits(device))
     labels_on_cpu = settings.labels_on_cpu(device)
-    layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu)
+    layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
     for level, memory in enumerate((device, torch.device("cpu"))):
         if torch.is_grad_enabled():
             break  # a chunk that moves is cut off from what autograd knows
         free = available_memory(memory)
         if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
             limits[level] = int(MARGIN * free)
-            layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu)
+            layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
     return layout
 
 
@@ -120,7 +124,10 @@ class _Planned:
         self.windows = settings.windows
         sizes = (self.windows, settings.image_size, heads, self.itemsize, settings.chunk_size)
         labels_on_cpu = settings.labels_on_cpu(self.device)
-        self.layout = lay_out(*sizes, *settings.limits(self.device), labels_on_cpu=labels_on_cpu)
+        if not isinstance(settings.background, dict):  # the names of heads are not known here
+            match_background(settings.background, None, heads)
+        self.skipped = settings.skipped()
+        self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
 
     def plan(self) -> ChunkPlan:
         settings, windows, forecast = self.settings, self.windows, self.layout.forecast
@@ -132,7 +139,7 @@ class _Planned:
             image_size=settings.image_size,
             roi_size=windows.roi_size,
             windows=self.images * len(windows),
-            batches=windows.batch_count(self.images, settings.sw_batch_size),
+            batches=self._batches(),
             chunks=self.images * sum(map(len, self.layout.grids)),
             chunk_size=self.layout.largest_chunk_size(),
             scan_order=windows.order,
@@ -141,8 +148,8 @@ class _Planned:
             scratch_peak=forecast.peak[SCRATCH],
             device_limit=device_limit or None,
             cpu_limit=cpu_limit,
-            scratch_written=self.images * forecast.written,
-            scratch_read=self.images * forecast.read,
+            scratch_written=self.images // forecast.images * forecast.written,
+            scratch_read=self.images // forecast.images * forecast.read,
             output_bytes=self._output_bytes(),
             monai_bytes=sum((self.images * head.channels + 1) * padded for head in self.heads),
             advice=self._advice(),
@@ -153,7 +160,16 @@ class _Planned:
             batch_bytes=self._batch_bytes(),
             device_bytes=device_bytes,
             cpu_bytes=cpu_bytes,
+            skipped=self.skipped.count(self.images) if self.skipped else 0,
         )
+
+    def _batches(self) -> int:
+        """How often the network is called."""
+        sw_batch_size = self.settings.sw_batch_size
+        if self.skipped is None:
+            return self.windows.batch_count(self.images, sw_batch_size)
+        batches = (batches_without(run, self.skipped, sw_batch_size) for run in self.windows.runs(self.images))
+        return max(1, sum(bool(predicted) for run in batches for _, predicted in run))
 
     def _likely_device(self) -> torch.device:
         """Where predictions will be: as settings and input say, else on an accelerator if it has a limit."""
@@ -205,7 +221,9 @@ class _Planned:
             size = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
             labels = is_argmax(postprocessing)
             voxel = label_dtype(head.channels).itemsize if labels else head.channels * self.itemsize
-            most = max(most, size * (self.itemsize + results * voxel))
+            # of chunks that were skipped channels share their memory, until a callable gets them
+            scores = 0 if self.skipped is None or labels else head.channels * self.itemsize
+            most = max(most, size * (self.itemsize + scores + results * voxel))
         return most
 
     def _batch_bytes(self) -> int:
@@ -217,7 +235,9 @@ class _Planned:
         return self.settings.sw_batch_size * ((1 + ahead) * window + predicted) + roi * self.itemsize
 
     def _advice(self) -> str | None:
-        """What another scan order would save, if that is a lot."""
+        """What another scan order would save, if that is a lot; where windows are skipped nobody has counted that."""
+        if self.skipped is not None:
+            return None
         size, roi, overlap = self.settings.image_size, self.settings.roi_size, self.settings.overlap
         least = [
             least_peak(window_grid(size, roi, overlap, 1, d), size, self.heads, self.itemsize) for d in range(len(size))

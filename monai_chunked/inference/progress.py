@@ -19,6 +19,9 @@ class Observer:
     def start(self, windows: int) -> None:
         """The run begins; so many windows are in all images."""
 
+    def skips(self, windows: int) -> None:
+        """So many of them are known to be skipped, because no voxel of the mask is in them."""
+
     def opened(self, open_bytes: tuple[int, ...]) -> None:
         """What the next window touches is in place: bytes of open chunks on the device, in CPU memory, on scratch.
 
@@ -43,6 +46,9 @@ class ProgressBar(Observer):
 
     def start(self, windows: int) -> None:
         self._bar = tqdm(total=windows, unit="window")
+
+    def skips(self, windows: int) -> None:
+        self._bar.set_description(f"{windows:,} skipped", refresh=False)
 
     def window(self, window: Window, predicted: bool, stitcher: Stitcher) -> None:
         if not predicted:

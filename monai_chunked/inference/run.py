@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,74 +11,44 @@ from typing import Any
 import monai
 import torch
 
+from monai_chunked.chunks.background import Background, match_background
 from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher
+from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, known_result, match_postprocessing
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.chunks.stitcher import Stitcher
+from monai_chunked.inference.call import Call
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
 from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.loop import run
 from monai_chunked.inference.planning import lay_out_call
 from monai_chunked.inference.progress import Observer, observer_of
-from monai_chunked.inference.results import at_resolution, result_dtype_of, with_metadata
+from monai_chunked.inference.results import result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result, ResumableOutput
+from monai_chunked.outputs.base import Expected, OutputWriter, ResumableOutput
 from monai_chunked.outputs.recovery.recovering import recovering
-from monai_chunked.outputs.recovery.recovery import NoRecovery, Recovery
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.batches import Batch, Batches, LookedAt
 from monai_chunked.windows.importance import importance_map
 from monai_chunked.windows.predictions import Predictions
 from monai_chunked.windows.predictor import BoundNetwork, Predictor, pack
+from monai_chunked.windows.read_ahead import ReadAhead
 from monai_chunked.windows.reader import Reading, image_of
 
 __all__ = ["infer"]
 
 GROWTH = 1 / 16
 """Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call, with what is known before the network runs.
-
-    Attributes:
-        settings: what it is asked to do.
-        source: where windows are read from.
-        device: where the network runs, and where predictions are.
-        sum_dtype: float32 or float64.
-        result_dtype: of what is not postprocessed.
-        importance: importance map of a window.
-        output: where finished chunks go.
-        recovery: what an earlier run left.
-        metadata: of each image, with a name where the result must have one.
-    """
-
-    settings: Settings
-    source: Source
-    device: torch.device
-    sum_dtype: torch.dtype
-    result_dtype: torch.dtype
-    importance: torch.Tensor
-    output: Output
-    recovery: Recovery | NoRecovery
-    metadata: tuple[Metadata, ...]
-
-    def result(self, head: Head, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> Result:
-        """What one head becomes."""
-        shape = (len(self.metadata), channels, *grid.size)
-        metadata = tuple(at_resolution(each, self.settings.image_size, grid.size) for each in self.metadata)
-        overwrite, resumable = bool(self.settings.overwrite), self.recovery.journal is not None
-        return Result(head.name, shape, dtype, grid.cuts, metadata, overwrite, resumable)
 
 
 def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any) -> Any:
@@ -116,10 +85,12 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
         if not recovery.resumed:
             size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
             output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
-        call = Call(settings, source, device, sum_dtype, result_dtype, importance, output, recovery, metadata)
+        skipped = settings.skipped()
+        of_all = (settings, source, device, sum_dtype, result_dtype, importance, output, recovery, metadata)
+        call = Call(*of_all, skipped)
         recorded = None
         if recovery.resumed:
-            recorded = lay_out_call(settings, recovery.heads, device, sum_dtype, recovery.cuts)
+            recorded = lay_out_call(settings, recovery.heads, device, sum_dtype, recovery.cuts, skipped)
         results = _load(call, recorded)
         writes_files = settings.output_dir is not None or not output.in_memory
         if results is None:
@@ -154,6 +125,9 @@ def _described(
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
         "postprocessing": settings.postprocessing,
+        "skip": settings.skip,
+        "mask": settings.mask,
+        "background": settings.background,
         "network arguments": (network.args, network.kwargs),
         "network wrapper": network.wrapper,
         "sw_device": device.type,
@@ -182,20 +156,24 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
     with ExitStack() as stack:
         observer = observer_of(settings.progress)
         observer.start(images * len(windows))
+        if call.skipped is not None:
+            observer.skips(call.skipped.count(images))
         stack.callback(observer.close)
-        predictor = _predictor(call, network, condition)
-        stack.callback(predictor.close)
-        needs = partial(_needs, recorded, recovery.done)
-        predictions = Predictions(windows.batches(images, settings.sw_batch_size), needs, predictor)
+        batches = _batches(call, condition, partial(_needs, recorded, recovery.done))
+        stack.callback(batches.close)
+        how = (call.importance, settings.process_fn, call.device, settings.with_coord)
+        predictions = Predictions(batches, Predictor(network, *how))
         first = predictions.first
         keys, heads = (first.keys, predictions.heads) if first else (recovery.keys, recovery.heads)
         weights = first.weights if first else [call.importance] * len(heads)
-        layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype)
+        background = match_background(settings.background, keys, heads)
+        layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype, skipped=call.skipped)
         recovery.begin(keys, heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
         finisher = _finisher(call, heads, layout, weights, keys, differentiable)
         try:
-            stitcher = _stitcher(call, layout, finisher, weights, differentiable, observer)
+            backgrounds = [Background(*each) for each in zip(background, layout.grids, weights)]
+            stitcher = _stitcher(call, layout, finisher, backgrounds, differentiable, observer)
         except BaseException:
             finisher.abandon()
             raise
@@ -207,14 +185,23 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
     return results
 
 
-def _predictor(call: Call, network: BoundNetwork, condition: Source | None) -> Predictor:
-    settings, source = call.settings, call.source
-    how = (settings.padding_mode, settings.cval, call.device, settings.sw_batch_size > 1)
-    images = [image_of(source, settings.windows, Reading(*how, settings.preprocessing), settings.scratch_dir)]
+def _batches(
+    call: Call, condition: Source | None, needs: Callable[[Sequence[Window]], bool]
+) -> ReadAhead | Generator[Batch, None, None]:
+    """Where batches of windows are read, in a thread where that takes a while."""
+    settings, source, windows = call.settings, call.source, call.settings.windows
+    # what is looked at comes where it was read
+    device = call.device if settings.skip is None else source.device
+    how = (settings.padding_mode, settings.cval, device, settings.sw_batch_size > 1)
+    images = [image_of(source, windows, Reading(*how, settings.preprocessing), settings.scratch_dir)]
     if condition is not None:
-        images.append(image_of(condition, settings.windows, Reading(*how), settings.scratch_dir))
-    ahead = source.is_far(call.device) and not torch.is_grad_enabled()
-    return Predictor(network, images, call.importance, settings.process_fn, ahead, call.device, settings.with_coord)
+        how = (settings.padding_mode, settings.cval, call.device, settings.sw_batch_size > 1)
+        images.append(image_of(condition, windows, Reading(*how), settings.scratch_dir))
+    what = (windows.runs(source.shape[0]), settings.sw_batch_size, call.skipped, needs, images)
+    batches = Batches(*what) if settings.skip is None else LookedAt(*what, settings.skip, call.device)
+    if source.is_far(call.device) and not torch.is_grad_enabled():
+        return ReadAhead(iter(batches), call.device)
+    return batches.__iter__()
 
 
 def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence[Window]) -> bool:
@@ -269,7 +256,7 @@ def _stitcher(
     call: Call,
     layout: Layout,
     finisher: Finisher,
-    weights: Sequence[torch.Tensor],
+    backgrounds: Sequence[Background],
     differentiable: bool,
     observer: Observer,
 ) -> Stitcher:
@@ -277,12 +264,14 @@ def _stitcher(
     in_place = call.settings.postprocessing is None and not differentiable and not layout.forecast.moved
     results = {
         k: head.memory
-        for k, (head, each) in enumerate(zip(finisher.heads, weights))
+        for k, (head, each) in enumerate(zip(finisher.heads, backgrounds))
         if in_place and head.memory is not None
-        if (head.memory.device, head.memory.dtype) == (each.device, each.dtype)
+        if (head.memory.device, head.memory.dtype) == (each.weights.device, each.weights.dtype)
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
     done = call.recovery.done
-    open_chunks = OpenChunks(layout, len(call.metadata), done, levels, results, observer.opened)
+    kind = OpenChunks if call.settings.skip is None else LateChunks
+    open_chunks = kind(layout, len(call.metadata), done, levels, results, observer.opened)
     held = sum(layout.forecast.peak[: CPU + 1]) + finisher.known_bytes
-    return Stitcher(layout, len(call.metadata), done, open_chunks, FreedMemory(int(GROWTH * held)), differentiable)
+    freed = FreedMemory(int(GROWTH * held))
+    return Stitcher(layout, len(call.metadata), done, open_chunks, backgrounds, freed, differentiable)

@@ -11,13 +11,16 @@ import torch
 
 from monai_chunked.chunks.postprocessing import is_argmax
 from monai_chunked.inference import checks
+from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
+from monai_chunked.plan.skipped import Skipped
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
+from monai_chunked.windows.skipping import Skip, outside_mask
 
 __all__ = ["Settings"]
 
@@ -49,6 +52,9 @@ class Settings:
     chunk_size: tuple[int, ...] | None = None
     preprocessing: Callable[..., Any] | None = None
     postprocessing: Any = None
+    skip: Skip | None = None
+    mask: Any = None
+    background: Any = 0
     output: str | Output = "auto"
     output_dir: str | os.PathLike[str] | None = None
     device_memory: int | None = None
@@ -76,10 +82,13 @@ class Settings:
         checks.check_buffer(values["buffer_steps"], values["buffer_dim"], dims)
         checks.check_preprocessing(values["preprocessing"])
         checks.check_postprocessing(values["postprocessing"])
+        checks.check_background(values["background"])
         checks.check_overwrite(values["overwrite"])
         output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
         checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
         values.update(
+            skip=checks.check_skip(values["skip"]),
+            mask=checks.check_mask(values["mask"], shape),
             output=output,
             image_size=tuple(shape[2:]),
             roi_size=checks.check_roi_size(values["roi_size"], shape),
@@ -103,6 +112,10 @@ class Settings:
     def windows(self) -> WindowGrid:
         """The windows over an image."""
         return window_grid(self.image_size, self.roi_size, self.overlap, self.buffer_steps, self.buffer_dim)
+
+    def skipped(self) -> Skipped | None:
+        """The windows that the mask skips, which is read for it; ``None``: there is none."""
+        return None if self.mask is None else outside_mask(source_of(self.mask), self.windows, self.scratch_dir)
 
     @property
     def limited(self) -> bool:

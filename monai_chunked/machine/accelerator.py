@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -50,6 +50,9 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
+Read = TypeVar("Read")
+
+
 class Uploads:
     """Copies to a device on a stream of their own, beside what the network does there.
 
@@ -63,7 +66,7 @@ class Uploads:
             self._stream = torch.cuda.Stream(device)
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
-    def run(self, read: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
+    def run(self, read: Callable[[], Read]) -> Read:
         """What is read, when it has arrived. In any thread."""
         if self._stream is None:
             return read()

@@ -163,6 +163,14 @@ class ChunkGrid:
         for shared in self.windows.in_scan_order(list(around)):
             yield Piece(*zip(*shared))
 
+    def pieces_before(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> Iterator[Piece]:
+        """What a chunk shares with each window that touches it earlier than another one does, in scan order."""
+        around = self.windows.in_scan_order([self._touching[d][c] for d, c in enumerate(chunk)])
+        for position, piece in zip(around, self.windows_of(chunk)):
+            if position == window:
+                return
+            yield piece
+
     @cached_property
     def _surroundings(self) -> list[list[int]]:
         """For each dimension and chunk index, a number that is the same where windows lie over chunks alike."""

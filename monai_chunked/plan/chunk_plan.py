@@ -42,6 +42,8 @@ class ChunkPlan:
             next one too where they are read ahead, and of the importance map.
         device_bytes, cpu_bytes: the most that a run takes there in all, but for the input and what the network itself
             needs: open chunks, the output if it is there, finished chunks, one batch, and rows of the input.
+        skipped: how many of the windows have no voxel of the mask. What a ``skip`` will say is not known: all sizes are
+            those of a run in which it skips none, which takes more.
     """
 
     image_size: tuple[int, ...]
@@ -68,6 +70,7 @@ class ChunkPlan:
     batch_bytes: int = 0
     device_bytes: int = 0
     cpu_bytes: int = 0
+    skipped: int = 0
 
     def __str__(self) -> str:
         def size(voxels: Sequence[int]) -> str:
@@ -93,6 +96,8 @@ class ChunkPlan:
             ("memory in all", f"{held(self.device_bytes, self.cpu_bytes)}, beside what the network itself needs"),
             ("MONAI's scores", format_bytes(self.monai_bytes)),
         ]
+        if self.skipped:
+            rows.insert(2, ("skipped", f"{self.skipped:,} of the windows, which have no voxel of the mask"))
         if self.input_bytes:
             place = "in memory" if self.input_in_memory else "on scratch"
             rows.append(("input rows kept", f"{format_bytes(self.input_bytes)} {place}, each voxel read once"))

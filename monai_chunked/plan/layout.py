@@ -13,6 +13,7 @@ from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
 from monai_chunked.plan.sizes import format_bytes
+from monai_chunked.plan.skipped import Skipped
 from monai_chunked.plan.window_grid import WindowGrid, padding
 
 __all__ = ["Layout", "chunk_grids", "lay_out", "least_peak"]
@@ -111,6 +112,7 @@ class Layout:
         voxel_bytes: what one voxel of an open chunk takes, for each head.
         device_limit, cpu_limit: as for :py:class:`Schedule`.
         forecast: what the run holds and moves.
+        skipped: as for :py:class:`Schedule`.
     """
 
     grids: list[ChunkGrid]
@@ -118,10 +120,11 @@ class Layout:
     device_limit: int | None
     cpu_limit: int | None
     forecast: Forecast
+    skipped: Skipped | None = None
 
     def schedule(self) -> Schedule:
         """What the run follows."""
-        return Schedule(self.grids, self.voxel_bytes, self.device_limit, self.cpu_limit)
+        return Schedule(self.grids, self.voxel_bytes, self.device_limit, self.cpu_limit, self.skipped)
 
     def largest_chunk_size(self) -> tuple[int, ...]:
         """Spatial size of the largest chunk in voxels, in each dimension of whichever head."""
@@ -144,6 +147,7 @@ def lay_out(
     cpu_limit: int | None = None,
     cuts: Sequence[tuple[tuple[int, ...], ...]] | None = None,
     labels_on_cpu: bool = False,
+    skipped: Skipped | None = None,
 ) -> Layout:
     """Cut the heads of the network into chunks.
 
@@ -162,6 +166,7 @@ def lay_out(
         labels_on_cpu: predictions are in CPU memory, and only labels are written. Chunks are cut in every dimension
             then, unless pieces get small: adding is faster where what a window and a chunk have in common has no gaps,
             fewer bytes are open, and the short runs in which such chunks are written do not matter for labels.
+        skipped: the windows that are known to be skipped.
 
     Raises:
         ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
@@ -178,13 +183,16 @@ def lay_out(
     top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
     layouts = []
     for grids in ways:
-        forecast = _forecast_unlimited(grids, voxel_bytes, top)
+        if skipped is None:
+            forecast = _forecast_unlimited(grids, voxel_bytes, top)
+        else:
+            forecast = Schedule(grids, voxel_bytes, 0 if top == CPU else None, None, skipped).forecast()
         if limit is not None and forecast.peak[top] > limit:
             try:
-                forecast = Schedule(grids, voxel_bytes, device_limit, cpu_limit).forecast()
+                forecast = Schedule(grids, voxel_bytes, device_limit, cpu_limit, skipped).forecast()
             except LimitError:
                 continue
-        layouts.append(Layout(list(grids), voxel_bytes, device_limit, cpu_limit, forecast))
+        layouts.append(Layout(list(grids), voxel_bytes, device_limit, cpu_limit, forecast, skipped))
     if not layouts:
         smallest = min(max(g.window_voxels() * b for g, b in zip(grids, voxel_bytes)) for grids in ways)
         raise ValueError(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
+from monai_chunked.plan.skipped import Skipped
 
 __all__ = ["CPU", "DEVICE", "SCRATCH", "Forecast", "LimitError", "Move", "Schedule"]
 
@@ -55,6 +56,7 @@ class Forecast:
         written, read: to and from scratch, for one image.
         scratch_file: size of the scratch file.
         moved: between the levels in all, for one image.
+        images: of how many images this is; of more than one where windows are skipped, and not the same in all.
     """
 
     curve: np.ndarray
@@ -62,6 +64,7 @@ class Forecast:
     read: int
     moved: int
     scratch_file: int
+    images: int = 1
 
     @property
     def peak(self) -> tuple[int, int, int]:
@@ -78,6 +81,8 @@ class Schedule:
         voxel_bytes: what one voxel of an open chunk takes, for each head: channels times the size of a sum.
         device_limit: the most that open chunks may take on the device; ``None``: no limit, 0: none.
         cpu_limit: the most that open chunks may take in CPU memory; ``None``: no limit.
+        skipped: the windows that are known to be skipped; ``None``: all are predicted. A chunk that only skipped
+            windows touch never opens.
 
     Attributes:
         used: bytes on each level.
@@ -90,8 +95,10 @@ class Schedule:
         voxel_bytes: Sequence[int],
         device_limit: int | None,
         cpu_limit: int | None,
+        skipped: Skipped | None = None,
     ) -> None:
         self.grids = grids
+        self.skipped = skipped
         self.voxel_bytes = voxel_bytes
         self.limits = [inf if limit is None else limit for limit in (device_limit, cpu_limit)]
         self.used = [0, 0, 0]
@@ -123,13 +130,14 @@ class Schedule:
         Raises:
             LimitError: when the limits cannot hold the chunks that a window touches.
         """
-        if self.limits == [0, inf]:
+        if self.limits == [0, inf] and self.skipped is None:
             yield from self._steps_without_limits(image, done)
             return
         for number, position in enumerate(self.grids[0].windows.positions()):
+            skipped = self.skipped is not None and self.skipped.window(image, position)
             for head, grid in enumerate(self.grids):
                 chunks = (ChunkId(image, head, chunk) for chunk in grid.touched_by(position))
-                touched = [chunk for chunk in chunks if chunk not in done]
+                touched = [chunk for chunk in chunks if chunk not in done and (chunk in self._level or not skipped)]
                 for chunk in touched:
                     self._size.setdefault(chunk, grid.voxels(chunk.position) * self.voxel_bytes[head])
                     self._next[chunk] = number
@@ -156,14 +164,15 @@ class Schedule:
     def forecast(self) -> Forecast:
         """Go through all steps without a run."""
         curve, written, read, moved = [], 0, 0, 0
-        for moves in self.steps():
+        images = 1 if self.skipped is None else len(self.skipped.each)
+        for moves in (moves for image in range(images) for moves in self.steps(image)):
             for chunk, source, target, _ in moves:
                 size = self._size[chunk]
                 written += size * (target == SCRATCH)
                 read += size * (source == SCRATCH)
                 moved += size * (source is not None)
             curve.append((self.used[DEVICE], self.used[CPU], self.used[SCRATCH]))
-        return Forecast(np.array(curve), written, read, moved, self.scratch_file)
+        return Forecast(np.array(curve), written, read, moved, self.scratch_file, images)
 
     def displace(self, chunk: ChunkId) -> list[Move]:
         """The device had no room for a chunk after all, and it went to CPU memory: what must make room there.

@@ -82,10 +82,16 @@ class WindowGrid:
         return images * sum(ceil(layer * length / sw_batch_size) for length in lengths)
 
     def batches(self, images: int, sw_batch_size: int) -> Iterator[list[Window]]:
-        """Windows as the network gets them.
+        """Windows as the network gets them, if none is skipped.
 
         As in MONAI a batch runs over from one image to the next, except when buffered, where it ends with the buffer.
         """
+        for run in self.runs(images):
+            while batch := list(itertools.islice(run, sw_batch_size)):
+                yield batch
+
+    def runs(self, images: int) -> Iterator[Iterator[Window]]:
+        """All windows in scan order, in the runs that no batch runs across. Take each before the next one."""
         sides = [[slice(s, s + roi) for s in starts] for starts, roi in zip(self.starts, self.roi_size)]
         windows = (
             Window(image, position, box)
@@ -97,9 +103,7 @@ class WindowGrid:
             windows,
             lambda w: (w.image, w.position[slowest] // self.steps_per_buffer) if self.steps_per_buffer else None,
         )
-        for _, run in runs:
-            while batch := list(itertools.islice(run, sw_batch_size)):
-                yield batch
+        return (run for _, run in runs)
 
 
 def padding(image_size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[int, int]]:

@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, tee, zip_longest
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from monai_chunked.plan.heads import Head, head_names
 from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.predictor import Prediction, Predictor
 
-__all__ = ["OfWindow", "Predictions", "steps"]
+__all__ = ["OfWindow", "Predictions"]
 
 OfWindow = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """For each head what the network says, ``(C, *size)``, and the weights to blend it with, ``(1, *size)``."""
 
-Batch = Sequence[Window]
-
 
 class Predictions:
-    """Each window in scan order, with what the network says of it, or ``None`` where nobody needs it.
+    """Each window in scan order, with what the network says of it, or ``None`` where it is not asked.
 
     The first batch is predicted at once: it shows what heads the network has.
 
     Args:
         batches: all windows, as the network gets them.
-        needs: whether any window of a batch must be predicted.
         predictor: runs the network.
 
     Attributes:
         first: the first prediction, until it is passed on; ``None`` if no window needs one.
     """
 
-    def __init__(self, batches: Iterable[Batch], needs: Callable[[Batch], bool], predictor: Predictor) -> None:
-        self._steps = steps(batches, needs)
+    def __init__(self, batches: Iterable[Batch], predictor: Predictor) -> None:
+        self._batches = iter(batches)
         self._predictor = predictor
         self._passed: list[Batch] = []
-        self._first_batch: Batch = ()
         self.first: Prediction | None = None
-        for batch, needed, following in self._steps:
-            if needed:
-                self._first_batch, self.first = batch, predictor(batch, following)
-                break
+        for batch in self._batches:
             self._passed.append(batch)
+            self.first = self._predict(batch)
+            if self.first is not None:
+                break
 
     @property
     def heads(self) -> list[Head]:
@@ -55,14 +51,16 @@ class Predictions:
 
     def __iter__(self) -> Iterator[tuple[Window, OfWindow | None]]:
         for batch in self._passed:
-            yield from ((window, None) for window in batch)
-        yield from self._of(self._first_batch, self._take_first())
-        for batch, needed, following in self._steps:
-            yield from self._of(batch, self._predictor(batch, following) if needed else None)
+            yield from self._of(batch, self._take_first() if batch.predicted else None)
+        for batch in self._batches:
+            yield from self._of(batch, self._predict(batch))
 
-    def close(self) -> None:
-        """The run is over, well or not."""
-        self._predictor.close()
+    def _predict(self, batch: Batch) -> Prediction | None:
+        if not batch.predicted:
+            return None
+        prediction = self._predictor(batch)
+        batch.data.clear()
+        return prediction
 
     def _take_first(self) -> Prediction | None:
         first, self.first = self.first, None
@@ -71,15 +69,13 @@ class Predictions:
     @staticmethod
     def _of(batch: Batch, prediction: Prediction | None) -> Iterator[tuple[Window, OfWindow | None]]:
         """Whoever takes the last one has all that is left: the network must not find it in memory next time."""
-        each: list[OfWindow | None] = [None] * len(batch) if prediction is None else list(prediction.of_windows())
+        each: list[OfWindow] = [] if prediction is None else list(prediction.of_windows())
         del prediction
         each.reverse()
-        for window in batch:
-            yield window, each.pop()
-
-
-def steps(batches: Iterable[Batch], needs: Callable[[Batch], bool]) -> Iterator[tuple[Batch, bool, Batch | None]]:
-    """Each batch, whether it must be predicted, and the batch after it if that one must be."""
-    this, after = tee((batch, needs(batch)) for batch in batches)
-    for (batch, needed), (following, next_needed) in zip_longest(this, islice(after, 1, None), fillvalue=([], False)):
-        yield batch, needed, following if next_needed else None
+        predicted = batch.predicted[::-1] if each else []
+        for window in batch.windows:
+            if predicted and window is predicted[-1]:
+                predicted.pop()
+                yield window, each.pop()
+            else:
+                yield window, None

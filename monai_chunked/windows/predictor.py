@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from monai.utils import ensure_tuple
 
-from monai_chunked.plan.boxes import box_text
 from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.batches import Batch
+from monai_chunked.windows.errors import name_windows, windows_text
 from monai_chunked.windows.importance import at_sizes
-from monai_chunked.windows.read_ahead import ReadAhead
-from monai_chunked.windows.reader import Image
 
 __all__ = ["BoundNetwork", "Prediction", "Predictor", "pack"]
 
@@ -60,14 +59,12 @@ class BoundNetwork:
 
 
 class Predictor:
-    """Reads windows, runs the network on them, and checks what it returns.
+    """Runs the network on windows, and checks what it returns.
 
     Args:
         network: with its further arguments.
-        images: where windows are read from: the image, and the condition if there is one.
         importance: importance map, as MONAI hands it to ``process_fn``.
         process_fn: as in MONAI.
-        ahead: read the next windows in a thread while the network runs; for what autograd need not see.
         device: where the network runs.
         with_coord: pass the position of the windows as second argument.
     """
@@ -75,15 +72,12 @@ class Predictor:
     def __init__(
         self,
         network: BoundNetwork,
-        images: Sequence[Image],
         importance: torch.Tensor,
         process_fn: Callable[..., Any] | None,
-        ahead: bool,
         device: torch.device,
         with_coord: bool,
     ) -> None:
         self.network = network
-        self.images = images
         self.importance = importance
         self.process_fn = process_fn
         self.device = device
@@ -91,28 +85,20 @@ class Predictor:
         self._expected: tuple[Any, ...] | None = None
         self._checked: tuple[Any, ...] | None = None  # of the batch before
         self._weights: list[torch.Tensor] | None = None
-        self._reader = ReadAhead(self._read, device) if ahead else None
 
-    def __call__(self, batch: Sequence[Window], following: Sequence[Window] | None = None) -> Prediction:
-        """Predict a batch of windows.
-
-        Args:
-            batch: the windows.
-            following: the batch that will be asked for next; ``None`` if that is not known.
+    def __call__(self, read: Batch) -> Prediction:
+        """Predict the windows of a batch that the network gets.
 
         Raises:
             ValueError: when the prediction does not fit the windows or the predictions before.
         """
-        data, *condition = self._read(batch) if self._reader is None else self._reader.get(batch, following)
+        batch, (data, *condition) = read.predicted, read.data
         positional: list[Any] = [data]
         if self.with_coord:
             positional.append([[slice(w.image, w.image + 1), slice(None), *w.box] for w in batch])
         named = {"condition": condition[0]} if condition else {}
-        try:
+        with name_windows(batch, "predicting"):
             keys, tensors = _flatten(self.network(*positional, **named))
-        except Exception as error:
-            _name(error, batch, "predicting")
-            raise
         weights = self.importance
         if self.process_fn is not None:
             processed, weights = self.process_fn(tuple(tensors), data, weights)
@@ -125,18 +111,6 @@ class Predictor:
             self._weights = at_sizes(weights.to(self.importance), tuple(data.shape[2:]), sizes)
         return Prediction(keys, [t.to(self.device) for t in tensors], self._weights)
 
-    def close(self) -> None:
-        """The run is over, well or not."""
-        if self._reader is not None:
-            self._reader.close()
-
-    def _read(self, batch: Sequence[Window]) -> list[torch.Tensor]:
-        try:
-            return [image.read(batch) for image in self.images]
-        except Exception as error:
-            _name(error, batch, "reading")
-            raise
-
     def _check(
         self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], dims: int
     ) -> None:
@@ -145,21 +119,23 @@ class Predictor:
             return
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
-                raise TypeError(f"the network must return tensors, got {type(tensor).__name__} for {_position(batch)}")
+                raise TypeError(
+                    f"the network must return tensors, got {type(tensor).__name__} for {windows_text(batch)}"
+                )
             if tensor.dim() != dims + 2 or len(tensor) != len(batch) or 0 in tensor.shape:
                 raise ValueError(
                     f"the network must return shape ({len(batch)}, C, {'*' * dims}) with {dims} spatial dimensions, "
-                    f"got {tuple(tensor.shape)} for {_position(batch)}"
+                    f"got {tuple(tensor.shape)} for {windows_text(batch)}"
                 )
         found = (keys, *(tuple(t.shape[1:]) for t in tensors))
         if not tensors:
-            raise ValueError(f"the network returned nothing for {_position(batch)}")
+            raise ValueError(f"the network returned nothing for {windows_text(batch)}")
         if self._expected is None:
             self._expected = found
         if found != self._expected:
             raise ValueError(
                 f"the network must return the same channels and sizes for every window: "
-                f"{_heads_text(self._expected)} before, {_heads_text(found)} for {_position(batch)}"
+                f"{_heads_text(self._expected)} before, {_heads_text(found)} for {windows_text(batch)}"
             )
         self._checked = keys, shapes
 
@@ -178,20 +154,6 @@ def _flatten(prediction: Any) -> tuple[list[Hashable] | None, list[torch.Tensor]
         keys = sorted(prediction)
         return keys, [prediction[key] for key in keys]
     return None, list(ensure_tuple(prediction))
-
-
-def _name(error: Exception, batch: Sequence[Window], doing: str) -> None:
-    """Adds the position of the windows to an error of the input or the network, and leaves its type as it is."""
-    note = f"(while {doing} {_position(batch)})"
-    if len(error.args) == 1 and error.args[0] == str(error):
-        error.args = (f"{error} {note}",)
-    elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message
-        error.add_note(note)
-
-
-def _position(batch: Sequence[Window]) -> str:
-    windows = "; ".join(f"image {w.image} {box_text(w.box)}" for w in batch)
-    return f"{'window' if len(batch) == 1 else 'windows'} {windows}"
 
 
 def _heads_text(expected: tuple[Any, ...]) -> str:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from monai_chunked.machine.accelerator import Uploads
-from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.batches import Batch
 
 __all__ = ["ReadAhead"]
 
 
-Batch = Sequence[Window]
-
-
-Data = list[torch.Tensor]
-
-
 class ReadAhead:
-    """Reads batches of windows, in order, the next one in a thread.
+    """Takes batches of windows from where they are read, the next one in a thread.
 
     To an accelerator they are copied beside what the network does there.
 
     Args:
-        read: a batch of windows to tensors on ``device``; never called from two threads at a time.
+        batches: read when they are asked for; never from two threads at a time.
         device: where the network runs.
     """
 
-    def __init__(self, read: Callable[[Batch], Data], device: torch.device) -> None:
-        self.read = read
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self.batches = batches
         autocast = [
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in {"cpu", device.type}
         ]
@@ -43,27 +37,21 @@ class ReadAhead:
                 torch.set_autocast_dtype(kind, dtype)
 
         self._thread = ThreadPoolExecutor(1, "monai_chunked-read", begin)
-        self._next: Future[Data] | None = None
         self._uploads = Uploads(device)
 
-    def get(self, batch: Batch, following: Batch | None) -> Data:
-        """Read a batch, or take what was read ahead, and begin to read the one that is asked for next.
+    def __iter__(self) -> Iterator[Batch]:
+        batch = next(self.batches, None)
+        while batch is not None:
+            following = self._thread.submit(self._uploads.run, self._read)
+            yield batch
+            del batch  # the network must not find it in memory when it predicts the next one
+            batch = following.result()
+            if batch is not None:
+                self._uploads.take(batch.data)
 
-        Args:
-            batch: what was ``following`` before, if anything was.
-            following: the next batch; ``None`` if it is not known.
-        """
-        if self._next is None:
-            data = self.read(batch)
-        else:
-            data = self._next.result()
-            self._uploads.take(data)
-        self._next = None if following is None else self._thread.submit(self._ahead, following)
-        return data
+    def _read(self) -> Batch | None:
+        return next(self.batches, None)
 
     def close(self) -> None:
         """The run is over, well or not."""
         self._thread.shutdown(cancel_futures=True)
-
-    def _ahead(self, batch: Batch) -> Data:
-        return self._uploads.run(lambda: self.read(batch))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from monai_chunked import ChunkedSlidingWindowInferer
-from monai_chunked.windows.predictions import steps as _steps
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -93,11 +91,3 @@ def test_preprocessing_does_not_notice_that_it_runs_in_a_thread(enabled: bool) -
         infer(Array(lambda _: None), lambda windows: windows, preprocessing=preprocessing)
     assert len(seen) == 4
     assert set(seen) == {(enabled, torch.float16, False)}
-
-
-def test_what_follows_is_read_only_if_it_must_be_predicted() -> None:
-    batches = [[k] for k in range(4)]
-    for needed in itertools.product([True, False], repeat=4):
-        following = [batches[k + 1] if needed[k + 1] else None for k in range(3)] + [None]
-        steps = list(_steps(batches, lambda batch, needed=needed: needed[batch[0]]))
-        assert steps == list(zip(batches, needed, following))

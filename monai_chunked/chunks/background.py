@@ -1,0 +1,92 @@
+"""What stands for the predictions of windows that are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from monai_chunked.plan.chunk_grid import ChunkGrid, Piece
+from monai_chunked.plan.heads import Head
+
+__all__ = ["Background", "match_background"]
+
+
+class Background:
+    """The scores of one head for windows that are skipped: one number for each channel, the same in every voxel.
+
+    They go through the operations of predictions in the same order, so that the bits are those of a network that
+    returns them. But channels with the same number have the same sums, which are computed once for all of them.
+
+    Args:
+        values: one for each channel, ``(C,)``.
+        grid: where chunks are and which windows touch them.
+        weights: to blend them with, ``(1, *size)``, of the dtype of the sums.
+
+    Attributes:
+        prediction: of a window, ``(C, *size)``; every voxel is the same memory.
+        weights: to blend it with.
+        adds: whether it makes any difference to add it: sums begin with zero, and zero more leaves them as they are.
+    """
+
+    def __init__(self, values: torch.Tensor, grid: ChunkGrid, weights: torch.Tensor) -> None:
+        ones = [1] * (weights.dim() - 1)
+        values = values.to(weights)
+        self.grid = grid
+        self.weights = weights
+        self.prediction = values.reshape(-1, *ones).expand(-1, *weights.shape[1:])
+        self.adds = bool(values.any()) or not bool(weights.isfinite().all())
+        distinct, self._number = torch.unique(values, return_inverse=True)
+        self._distinct = distinct.reshape(-1, *ones)
+
+    def sums(self, chunk: tuple[int, ...], pieces: Iterable[Piece] | None = None) -> torch.Tensor:
+        """What skipped windows add up to in a chunk, ``(C, *chunk)``, in new memory that channels may share.
+
+        Args:
+            chunk: position in the chunk grid.
+            pieces: what it shares with the skipped windows, in scan order; ``None``: all windows are skipped.
+        """
+        size = self.grid.chunk_size(chunk)
+        total = torch.zeros((len(self._distinct), *size), dtype=self.weights.dtype, device=self.weights.device)
+        for _, in_window, in_chunk in (self.grid.windows_of(chunk) if pieces is None else pieces) if self.adds else ():
+            total[(slice(None), *in_chunk)].add_(self._distinct * self.weights[(slice(None), *in_window)])
+        return total.expand(len(self._number), *size) if len(total) == 1 else total[self._number]
+
+
+def match_background(background: Any, keys: list[Hashable] | None, heads: Sequence[Head]) -> list[torch.Tensor]:
+    """One number for each channel of each head, ``(C,)`` in float64.
+
+    Args:
+        background: what the user gave: a number for all, or for each head a number or one for each channel.
+        keys: of the heads where the network returns a dict.
+        heads: of the network.
+
+    Raises:
+        ValueError: when it does not fit the heads.
+    """
+    if isinstance(background, dict):
+        if keys is None or set(keys) != set(background):
+            found = f"{len(heads)} output(s) without names" if keys is None else f"the outputs {keys}"
+            raise ValueError(f"background is for the outputs {list(background)} but the network has {found}")
+        each = [background[key] for key in keys]
+    elif isinstance(background, (tuple, list)) and len(heads) > 1:
+        if len(background) != len(heads):
+            raise ValueError(
+                f"background={background!r} has {len(background)} entries but the network has {len(heads)} outputs; "
+                f"give one for each, or one number for all"
+            )
+        each = list(background)
+    else:
+        each = [background] * len(heads)
+    return [_of_channels(value, head) for value, head in zip(each, heads)]
+
+
+def _of_channels(value: Any, head: Head) -> torch.Tensor:
+    values = torch.as_tensor(value, dtype=torch.float64, device="cpu").flatten()
+    if len(values) not in (1, head.channels):
+        raise ValueError(
+            f"background={value!r} has {len(values)} numbers but the {head.name} has {head.channels} channels; give "
+            f"one number, or one for each channel"
+        )
+    return values.expand(head.channels)

@@ -1,0 +1,157 @@
+"""Batches of windows as they are read: which windows the network gets, and which nobody needs to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from monai_chunked.machine.accelerator import send
+from monai_chunked.plan.skipped import Skipped, batches_without
+from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.errors import name_windows
+from monai_chunked.windows.reader import Image
+from monai_chunked.windows.skipping import Skip, is_skipped
+
+__all__ = ["Batch", "Batches", "LookedAt"]
+
+
+@dataclass
+class Batch:
+    """Windows that are passed on together, and those of them that the network gets.
+
+    Attributes:
+        windows: in scan order.
+        predicted: those that the network gets; none if nobody needs what it would say.
+        data: of these, ``(windows, C, *roi_size)``, of the image, and of the condition if there is one.
+    """
+
+    windows: list[Window] = field(default_factory=list)
+    predicted: list[Window] = field(default_factory=list)
+    data: list[torch.Tensor] = field(default_factory=list)
+
+
+class Batches:
+    """Reads all windows, batch after batch.
+
+    If windows are needed, but all of them are skipped, the last one goes to the network nevertheless, in a batch with
+    no windows to pass on: what the network says of it shows what heads it has.
+
+    Args:
+        runs: all windows in scan order, in the runs that no batch runs across.
+        sw_batch_size: how many windows the network gets at a time.
+        skipped: the windows that are known to be skipped.
+        needs: whether any of some windows touches a chunk that no earlier run has finished.
+        images: where windows are read from: the image, and the condition if there is one.
+    """
+
+    def __init__(
+        self,
+        runs: Iterable[Iterable[Window]],
+        sw_batch_size: int,
+        skipped: Skipped | None,
+        needs: Callable[[Sequence[Window]], bool],
+        images: Sequence[Image],
+    ) -> None:
+        self.runs = runs
+        self.sw_batch_size = sw_batch_size
+        self.skipped = skipped
+        self.needs = needs
+        self.images = images
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        unseen: list[Window] = []
+        predicted = False
+        for run in self.runs:
+            for batch in self._of_run(run):
+                predicted = predicted or bool(batch.predicted)
+                if not predicted and self.needs(batch.windows):
+                    unseen = batch.windows
+                yield batch
+        if unseen and not predicted:
+            yield self._only([window for window in unseen if self.needs([window])][-1])
+
+    def _of_run(self, run: Iterable[Window]) -> Iterator[Batch]:
+        for windows, predicted in batches_without(run, self.skipped, self.sw_batch_size):
+            needed = bool(predicted) and self.needs(predicted)
+            yield Batch(windows, predicted, self._read(predicted)) if needed else Batch(windows)
+
+    def _only(self, window: Window) -> Batch:
+        """A window that is not passed on."""
+        return Batch([], [window], self._read([window]))
+
+    def _read(self, windows: Sequence[Window]) -> list[torch.Tensor]:
+        with name_windows(windows, "reading"):
+            return [image.read(windows) for image in self.images]
+
+
+class LookedAt(Batches):
+    """Reads all windows and asks of each whether it is skipped: windows that are not fill the batches.
+
+    What was read goes to the network, so that nothing is read twice.
+
+    Args:
+        args: of :py:class:`Batches`; windows of the image, the first of the images, come where they are looked at.
+        skip: is asked.
+        device: where the network wants windows.
+    """
+
+    def __init__(
+        self,
+        runs: Iterable[Iterable[Window]],
+        sw_batch_size: int,
+        skipped: Skipped | None,
+        needs: Callable[[Sequence[Window]], bool],
+        images: Sequence[Image],
+        skip: Skip,
+        device: torch.device,
+    ) -> None:
+        super().__init__(runs, sw_batch_size, skipped, needs, images)
+        self.skip = skip
+        self.device = device
+        self._seen: tuple[Window, torch.Tensor] | None = None
+
+    def _of_run(self, run: Iterable[Window]) -> Iterator[Batch]:
+        windows: list[Window] = []
+        predicted: list[Window] = []
+        parts: list[torch.Tensor] = []
+        for window in run:
+            windows.append(window)
+            data = self._look(window)
+            if data is not None:
+                predicted.append(window)
+                parts.append(data)
+            if len(predicted) == self.sw_batch_size:
+                yield self._batch(windows, predicted, parts)
+                windows, predicted, parts = [], [], []
+        if windows:
+            yield self._batch(windows, predicted, parts)
+
+    def _look(self, window: Window) -> torch.Tensor | None:
+        """What the network gets of a window, ``(1, C, *roi_size)``; ``None`` if it is skipped."""
+        known = self.skipped is not None and self.skipped.window(window.image, window.position)
+        # who is in a batch with others depends on all that were looked at before
+        if known or (self.sw_batch_size == 1 and not self.needs([window])):
+            return None
+        with name_windows([window], "reading"):
+            data = self.images[0].read([window])
+        self._seen = window, data
+        with name_windows([window], "asking whether to skip"):
+            return None if is_skipped(self.skip, data[0]) else data
+
+    def _batch(self, windows: list[Window], predicted: list[Window], parts: list[torch.Tensor]) -> Batch:
+        if not (predicted and self.needs(predicted)):
+            return Batch(windows)
+        with name_windows(predicted, "reading"):
+            return Batch(windows, predicted, self._with_condition(predicted, parts))
+
+    def _only(self, window: Window) -> Batch:
+        if self._seen is None:
+            return super()._only(window)
+        window, data = self._seen  # reading another one might be reading it twice
+        return Batch([], [window], self._with_condition([window], [data]))
+
+    def _with_condition(self, windows: Sequence[Window], parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        data = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return [send(data, self.device), *(image.read(windows) for image in self.images[1:])]

@@ -1,0 +1,31 @@
+"""Errors of the input, the network and the user's callables say at which windows they happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from monai_chunked.plan.boxes import box_text
+from monai_chunked.plan.window_grid import Window
+
+__all__ = ["name_windows", "windows_text"]
+
+
+@contextmanager
+def name_windows(windows: Sequence[Window], doing: str) -> Iterator[None]:
+    """Adds the position of the windows to an error, and leaves its type as it is."""
+    try:
+        yield
+    except Exception as error:
+        note = f"(while {doing} {windows_text(windows)})"
+        if len(error.args) == 1 and error.args[0] == str(error):
+            error.args = (f"{error} {note}",)
+        elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message
+            error.add_note(note)
+        raise
+
+
+def windows_text(windows: Sequence[Window]) -> str:
+    """As messages show them."""
+    each = "; ".join(f"image {w.image} {box_text(w.box)}" for w in windows)
+    return f"{'window' if len(windows) == 1 else 'windows'} {each}"
