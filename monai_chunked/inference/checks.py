@@ -214,11 +214,12 @@ def check_mask(mask: Any, shape: Sequence[int]) -> Any:
             f"mask must be a tensor, or an array with shape, dtype and slicing, of spatial size {size}, got "
             f"{type(mask).__name__}"
         )
+    batch = "1" if shape[0] == 1 else f"1 or {shape[0]}"
     own, missing = tuple(map(int, own)), len(shape) - len(own)
     if not 0 <= missing <= 2 or own[-len(size) :] != size or (missing == 0 and own[0] not in (1, shape[0])):
         raise ValueError(
             f"mask of shape {own} does not match inputs of shape {tuple(shape)}; it must have shape {size}, with the "
-            f"dimension of channels before it if you like, and the batch (1 or {shape[0]}) before that"
+            f"dimension of channels before it if you like, and the batch ({batch}) before that"
         )
     full: Any = mask
     if isinstance(mask, (torch.Tensor, np.ndarray)):
@@ -238,7 +239,7 @@ def check_background(background: Any) -> None:
         parts = list(background.values())
     else:
         parts = list(background) if isinstance(background, (tuple, list)) else [background]
-    for part in parts:
+    for part in parts or [()]:
         each = list(part) if isinstance(part, (tuple, list)) else [part]
         array = isinstance(part, (torch.Tensor, np.ndarray)) and part.ndim < 2 and 0 not in part.shape
         if not each or not (array or all(isinstance(n, numbers.Real) for n in each)):

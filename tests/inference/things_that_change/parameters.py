@@ -24,6 +24,19 @@ setting("roi_size", 4, 10)
 setting("padding_mode", "constant", "replicate")
 setting("with_coord", False, True)
 setting("buffer_steps", None, 1)
+setting("skip", 0.2, 0.4)
+
+
+@maker
+def mask(folder: Path, changed: bool) -> dict[str, Any]:
+    inside = torch.zeros(9, 8, 7, dtype=torch.bool)
+    inside[: 1 + 4 * changed] = True
+    return {"mask": inside}
+
+
+@maker
+def background(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"skip": lambda window: bool(window.mean() < 0.5), "background": -1 - changed}
 
 
 @maker
