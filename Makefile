@@ -22,6 +22,7 @@ bench: setup
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.planned_memory
 	$(BIN)/python -m benchmarks.small_windows
+	$(BIN)/python -m benchmarks.background
 
 # needs 30 GB in the folder for temporary files
 bench-disk: setup

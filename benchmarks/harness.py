@@ -57,6 +57,8 @@ class Job:
         network_device, device: where the network runs, and where MONAI's ``device`` is.
         amp: run the network under automatic mixed precision.
         options: further arguments of the inferer.
+        air: how many voxels of the volume are zero along the first dimension, from its start. The scores of MONAI's
+            network are zero for windows in which all is.
     """
 
     peer: str
@@ -70,6 +72,7 @@ class Job:
     device: str = "cpu"
     amp: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    air: int = 0
 
     @property
     def score_bytes(self) -> int:

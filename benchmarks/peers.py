@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,15 @@ def monai(job: Job, volume: torch.Tensor, network: TimedNetwork) -> torch.Tensor
     inferer = SlidingWindowInferer(
         job.roi_size, 1, job.overlap, "gaussian", sw_device=network.device, device=job.device, **job.options
     )
-    scores = inferer(volume, network)
+    scores = inferer(volume, partial(silent, network) if job.air else network)
     assert isinstance(scores, torch.Tensor)
     return torch.argmax(scores, dim=1, keepdim=True).to("cpu", torch.uint8) if job.labels else scores
+
+
+def silent(network: TimedNetwork, windows: torch.Tensor) -> torch.Tensor:
+    """What a network says, and zeros of a window without a voxel that is more."""
+    scores = network(windows)
+    return scores if windows.gt(0).any() else scores.zero_()
 
 
 def chunked(job: Job, volume: torch.Tensor, network: TimedNetwork) -> torch.Tensor:
@@ -189,6 +196,7 @@ def run(job: Job) -> tuple[dict[str, Any], torch.Tensor]:
     device = torch.device(job.network_device)
     network = TimedNetwork(NETWORKS[job.network](job.classes).eval().to(device), device, job.amp)
     volume = torch.rand(1, 1, *job.image_size)
+    volume[:, :, : job.air] = 0
     report: dict[str, Any] = {}
     with torch.no_grad():
         if device.type == "cuda":
