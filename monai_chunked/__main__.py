@@ -13,6 +13,7 @@ from monai.utils import optional_import
 from monai_chunked import __version__
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.planning import plan_inferer
+from monai_chunked.inputs.open_image import open_image
 
 __all__ = ["main"]
 
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own.add_argument("--buffer-steps", type=int)
     own.add_argument("--buffer-dim", type=int)
     own.add_argument("--chunk-size", type=int, nargs="+")
+    own.add_argument("--mask", metavar="FILE", help="an image; windows in which all of it is zero are skipped")
     own.add_argument("--device-memory", metavar="SIZE", help="for instance 4GB")
     own.add_argument("--cpu-memory", metavar="SIZE", help="for instance 512MiB")
     own.add_argument("--sw-device", help="where the network runs, for instance cuda")
@@ -78,6 +80,8 @@ def _inferer(options: argparse.Namespace, config: Any) -> SlidingWindowInferer:
     names += ["device_memory", "cpu_memory", "sw_device"]
     given: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     given = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in given.items()}
+    if options.mask is not None:
+        given["mask"] = open_image(options.mask)
     if options.postprocessing:
         given["postprocessing"] = None if options.postprocessing == "none" else options.postprocessing
     if config is None:

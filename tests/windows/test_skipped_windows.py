@@ -13,7 +13,8 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, open_image
+from monai_chunked import ChunkedSliceInferer, ChunkedSlidingWindowInferer, NumpyOutput, ZarrOutput, open_image
+from monai_chunked.__main__ import main
 from monai_chunked.chunks.background import match_background
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.inference.progress import Observer
@@ -133,6 +134,45 @@ def test_windows_that_are_predicted_fill_the_batches_also_over_the_images_of_a_b
     x = image().repeat(3, 1, 1, 1, 1)
     ChunkedSlidingWindowInferer(6, 4, 0.5, skip=0)(x, lambda windows: sizes.append(len(windows)) or windows)
     assert set(sizes[:-1]) == {4}
+
+
+def test_slices_are_skipped_by_a_mask_of_the_volume() -> None:
+    network = torch.nn.Conv2d(1, 2, 1)
+    seen: list[int] = []
+
+    def counted(windows: torch.Tensor) -> torch.Tensor:
+        seen.append(len(windows))
+        return network(windows)
+
+    given: dict[str, Any] = {"spatial_dim": 0, "roi_size": SIZE[1:]}
+    ours = ChunkedSliceInferer(**given, mask=image()[0, 0] > 0, background=-1)(image(), counted)
+    assert sum(seen) == 14 - 9
+    expected = ChunkedSliceInferer(**given)(image(), network)
+    expected[:, :, :9], expected[:, :, 14:] = -1, -1
+    assert torch.equal(ours, expected)
+
+
+def test_the_command_plans_with_a_mask(tmp_path: Path, capsys: Any) -> None:
+    nibabel.save(nibabel.Nifti1Image(image()[0, 0].numpy().astype(np.uint8), np.eye(4)), tmp_path / "mask.nii")
+    size = list(map(str, SIZE))
+    arguments = ["plan", "--image-size", *size, "--roi-size", "6", "--overlap", "0", "--classes", "2"]
+    assert main([*arguments, "--mask", str(tmp_path / "mask.nii")]) == 0
+    assert "8 of the windows, which have no voxel of the mask" in capsys.readouterr().out
+    assert main([*arguments[:2], "24", "10", "11", *arguments[5:], "--mask", str(tmp_path / "mask.nii")]) == 2
+    assert "mask of shape (1, 1, 24, 10, 12) does not match" in capsys.readouterr().err
+
+
+def test_of_a_zarr_store_zeros_of_skipped_windows_are_not_written(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    stored = {}
+    for background in (0, 1):
+        folder = tmp_path / str(background)
+        output = ZarrOutput(folder, storage_chunk_size=2)
+        inferer = ChunkedSlidingWindowInferer(6, 1, 0.5, skip=0, background=background, output=output)
+        inferer(image(), torch.nn.Conv3d(1, 2, 1))
+        stored[background] = sum("c" in path.parts and path.is_file() for path in folder.rglob("*"))
+    assert stored[1] == 2 * 12 * 5 * 6
+    assert 0 < stored[0] < stored[1]
 
 
 def test_backgrounds_of_heads_with_names() -> None:
