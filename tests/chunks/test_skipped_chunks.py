@@ -1,0 +1,106 @@
+"""Chunks of skipped windows on three levels, also where a device has less room than it said: the same sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monai_chunked.chunks.background import Background
+from monai_chunked.chunks.late_chunks import LateChunks
+from monai_chunked.chunks.levels import Levels
+from monai_chunked.chunks.open_chunks import OpenChunks
+from monai_chunked.chunks.stitcher import Stitcher
+from monai_chunked.machine.memory import FreedMemory
+from monai_chunked.plan.heads import Head
+from monai_chunked.plan.layout import lay_out
+from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
+from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import window_grid
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+
+CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+class Scarce(Levels):
+    """The CPU plays the device, and refuses memory there at some calls."""
+
+    refuses: tuple[int, ...] = ()
+    calls = 0
+
+    def open(self, level: int, size: int) -> Any:
+        self.calls += level == DEVICE
+        return super().open(CPU if level == DEVICE and self.calls in self.refuses else level, size)
+
+
+@CASES
+@given(
+    size=st.lists(st.integers(2, 20), min_size=2, max_size=2),
+    roi=st.lists(st.integers(2, 8), min_size=2, max_size=2),
+    overlap=st.sampled_from([0, 0.5, 0.75]),
+    chunk_size=st.none() | st.integers(1, 6),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    skipped=st.lists(st.booleans(), min_size=1, max_size=12),
+    background=st.sampled_from([0.0, 0.3]),
+    known=st.booleans(),
+    refuses=st.lists(st.integers(1, 12), max_size=3),
+)
+def test_sums_are_the_same_wherever_chunks_are(
+    size: list[int],
+    roi: list[int],
+    overlap: float,
+    chunk_size: int | None,
+    shares: tuple[float, float],
+    skipped: list[bool],
+    background: float,
+    known: bool,
+    refuses: list[int],
+) -> None:
+    windows = window_grid(size, roi, (overlap,) * 2)
+    every = [window for run in windows.runs(1) for window in run]
+    skips = {w.position: skipped[k % len(skipped)] for k, w in enumerate(every)}
+    grid = torch.tensor([skips[position] for position in sorted(skips)]).reshape(1, *windows.shape).numpy()
+    how = (
+        windows,
+        size,
+        [Head("prediction", 2, windows.roi_size)],
+        4,
+        None if chunk_size is None else [chunk_size] * 2,
+    )
+    whole = lay_out(*how, 2**40, 2**40)
+    smallest = max(g.window_voxels() * b for g, b in zip(whole.grids, whole.voxel_bytes))
+    limits = int(shares[0] * smallest) + 1, int((1 + shares[1]) * smallest)
+    layout = lay_out(*how, *limits, None, False, Skipped(grid) if known else None)
+
+    levels = Scarce(layout, torch.device("cpu"), torch.float32, True, None)
+    levels.refuses = tuple(refuses)
+    seen: list[tuple[int, ...]] = []
+    kind = OpenChunks if known else LateChunks
+    open_chunks = kind(layout, 1, {}, levels, {}, seen.append)
+    weights = torch.rand(1, *windows.roi_size, generator=torch.Generator().manual_seed(0))
+    (chunks,) = layout.grids
+    backgrounds = [Background(torch.full((2,), background), chunks, weights)]
+    stitcher = Stitcher(layout, 1, {}, open_chunks, backgrounds, FreedMemory(2**20), False)
+    expected, found = torch.zeros(2, *windows.image_size), torch.full((2, *chunks.size), torch.nan)
+    generator = torch.Generator().manual_seed(1)
+    for window in every:
+        prediction = torch.rand(2, *windows.roi_size, generator=generator)
+        said = torch.full_like(prediction, background) if skips[window.position] else prediction
+        expected[(slice(None), *window.box)] += said * weights
+        given_ = None if skips[window.position] else [(prediction, weights)]
+        for finished in stitcher.add(window, given_):
+            found[(slice(None), *finished.box)] = finished.values
+            finished.memory.recycle()
+    stitcher.close()
+    inside = tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(windows.image_size, size))
+    assert torch.equal(found, expected[(slice(None), *inside)])
+    assert levels.open_bytes == [0, 0, 0]
+    assert not open_chunks._level
+    assert not getattr(open_chunks, "_empty", {})
+    if not refuses:
+        assert all(each[DEVICE] <= limits[0] and each[CPU] <= limits[1] for each in seen)
+        assert max(each[SCRATCH] for each in seen) <= max(layout.forecast.peak[SCRATCH], 0)
