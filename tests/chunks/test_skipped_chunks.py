@@ -47,7 +47,7 @@ class Scarce(Levels):
     skipped=st.lists(st.booleans(), min_size=1, max_size=12),
     background=st.sampled_from([0.0, 0.3]),
     known=st.booleans(),
-    refuses=st.lists(st.integers(1, 12), max_size=3),
+    refuses=st.lists(st.integers(1, 30), max_size=12),
 )
 def test_sums_are_the_same_wherever_chunks_are(
     size: list[int],
@@ -73,7 +73,7 @@ def test_sums_are_the_same_wherever_chunks_are(
     )
     whole = lay_out(*how, 2**40, 2**40)
     smallest = max(g.window_voxels() * b for g, b in zip(whole.grids, whole.voxel_bytes))
-    limits = int(shares[0] * smallest) + 1, int((1 + shares[1]) * smallest)
+    limits = int(2 * shares[0] * smallest) + 1, int((1 + shares[1] / 4) * smallest)
     layout = lay_out(*how, *limits, None, False, Skipped(grid) if known else None)
 
     levels = Scarce(layout, torch.device("cpu"), torch.float32, True, None)
@@ -101,6 +101,6 @@ def test_sums_are_the_same_wherever_chunks_are(
     assert levels.open_bytes == [0, 0, 0]
     assert not open_chunks._level
     assert not getattr(open_chunks, "_empty", {})
+    assert all(each[DEVICE] <= limits[0] and each[CPU] <= limits[1] for each in seen)
     if not refuses:
-        assert all(each[DEVICE] <= limits[0] and each[CPU] <= limits[1] for each in seen)
-        assert max(each[SCRATCH] for each in seen) <= max(layout.forecast.peak[SCRATCH], 0)
+        assert max(each[SCRATCH] for each in seen) <= layout.forecast.peak[SCRATCH]
