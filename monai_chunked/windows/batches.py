@@ -122,6 +122,7 @@ class LookedAt(Batches):
             if data is not None:
                 predicted.append(window)
                 parts.append(data)
+            del data
             if len(predicted) == self.sw_batch_size:
                 yield self._batch(windows, predicted, parts)
                 windows, predicted, parts = [], [], []
@@ -154,4 +155,5 @@ class LookedAt(Batches):
 
     def _with_condition(self, windows: Sequence[Window], parts: list[torch.Tensor]) -> list[torch.Tensor]:
         data = parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts.clear()  # the network must not find them in memory beside what it gets
         return [send(data, self.device), *(image.read(windows) for image in self.images[1:])]
