@@ -12,12 +12,19 @@ import torch
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
 from monai_chunked.inference.voxelwise import check_voxelwise
+from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.sizes import check_positive, per_dimension
+from monai_chunked.windows.importance import MODES
 
 __all__ = [
+    "check_background",
+    "check_border",
     "check_buffer",
     "check_condition",
+    "check_fixed_size",
     "check_inputs",
+    "check_min_size",
+    "check_mirror_axes",
     "check_mode",
     "check_output",
     "check_output_dir",
@@ -96,15 +103,67 @@ def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
 
 
 def check_sigma_scale(sigma_scale: Any, dims: int, mode: Any) -> None:
-    """Only the gaussian importance map uses it."""
-    if mode != BlendMode.GAUSSIAN:
+    """Only the gaussian importance maps use it."""
+    if mode not in (BlendMode.GAUSSIAN.value, "nnunet"):
         return
     if not all(s > 0 for s in _numbers("sigma_scale", sigma_scale, dims)):
         raise ValueError(f"sigma_scale={sigma_scale} must be more than 0 in every dimension")
 
 
 def check_mode(mode: Any) -> str:
-    return _choice("mode", mode, [m.value for m in BlendMode])
+    return _choice("mode", mode, list(MODES))
+
+
+def check_border(border: Any, dims: int) -> tuple[str, ...]:
+    return tuple(_choice("border", each, list(BORDERS)) for each in per_dimension("border", border, dims))
+
+
+def check_min_size(min_size: Any, border: Sequence[str], roi_size: Sequence[int]) -> tuple[int, ...] | None:
+    """The least size of a window that is cut, for each dimension."""
+    if min_size is None:
+        return None
+    if "adaptive" not in border:
+        raise ValueError(f"min_size={min_size} is for windows that are cut: set border='adaptive', or remove min_size")
+    values = tuple(check_positive("min_size", m, min_size) for m in per_dimension("min_size", min_size, len(border)))
+    if any(b == "adaptive" and m > r for b, m, r in zip(border, values, roi_size)):
+        raise ValueError(f"min_size={min_size} must not be more than roi_size={tuple(roi_size)} in any dimension")
+    return values
+
+
+def check_fixed_size(border: Sequence[str], roi_weight_map: Any, fill_batches: Any) -> None:
+    """What wants all windows to be of one size."""
+    if "adaptive" not in border:
+        return
+    if roi_weight_map is not None:
+        raise ValueError(
+            f"roi_weight_map of shape {tuple(roi_weight_map.shape)} is of one size, but border='adaptive' cuts "
+            f"windows; set mode instead of it (and cache_roi_weight_map=False), or another border"
+        )
+    if fill_batches:
+        raise ValueError(
+            f"fill_batches={fill_batches} is for networks that know one shape, but border='adaptive' cuts windows; set "
+            f"another border, or fill_batches=False"
+        )
+
+
+def check_mirror_axes(mirror_axes: Any, dims: int) -> tuple[int, ...]:
+    """Spatial axes, each of them once; none for ``None``."""
+    axes = () if mirror_axes is None else ensure_tuple(mirror_axes)
+    if not all(isinstance(axis, (int, np.integer)) and 0 <= axis < dims for axis in axes) or len(set(axes)) < len(axes):
+        raise ValueError(
+            f"mirror_axes={mirror_axes!r} must be spatial axes from 0 to {dims - 1}, each of them once, as in "
+            f"{tuple(range(dims))}"
+        )
+    return tuple(int(axis) for axis in axes)
+
+
+def check_background(background: Any) -> float | tuple[float, ...]:
+    """A score, or one for each channel."""
+    values = ensure_tuple(background)
+    if not values or not all(isinstance(value, numbers.Real) for value in values):
+        raise TypeError(f"background={background!r} must be a number, or a sequence with one for each channel")
+    each = tuple(float(value) for value in values)
+    return each if np.ndim(background) else each[0]
 
 
 def check_padding_mode(padding_mode: Any) -> str:

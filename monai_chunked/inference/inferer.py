@@ -41,7 +41,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         sw_batch_size: how many windows the network gets at a time.
         overlap: of neighbouring windows, as a part of ``roi_size``, at least 0 and less than 1; one number or one for
             each dimension.
-        mode: weights for blending windows: ``"constant"``, or ``"gaussian"``, less towards their borders.
+        mode: weights for blending windows: ``"constant"``, or less towards their borders: ``"gaussian"``, ``"hann"``
+            (TorchIO's), ``"nnunet"`` (nnU-Net's). ``"crop"``: each voxel is of the window whose centre is nearest.
         sigma_scale: standard deviation of the gaussian weights, as a part of ``roi_size``; one number or one for each
             dimension.
         padding_mode: how images that are smaller than a window are padded: ``"constant"``, ``"reflect"``,
@@ -85,6 +86,14 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         network_id: the user's name for the network, which vouches for all of it but its weights; needed for runs that
             can be resumed where the network has no ``state_dict``, or cannot be described.
         run_id: the user's name for all that cannot be described, of functions, the network and the input.
+        border: what becomes of windows that would reach over the end of the image, one value or one for each dimension:
+            ``"edge"`` (the last one is moved back, as in MONAI), ``"even"`` (all are spread evenly, as in nnU-Net),
+            ``"squeeze"`` (as in Patchly), ``"adaptive"`` (they are cut), ``"crop"`` (they are dropped).
+        min_size: with ``"adaptive"``, the least size of a window in voxels; smaller images are padded to it.
+        background: the score of voxels that no window reaches, with ``"crop"``; one number or one for each channel.
+        mirror_axes: spatial axes, from 0, along which windows are mirrored; a prediction is the mean over all subsets.
+        mirror_batch: whether all mirrored windows go to the network in one batch.
+        fill_batches: fill up short batches with repeated windows, for networks that know one shape.
 
     Raises:
         ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
@@ -124,24 +133,32 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         overwrite: bool | Literal["changed"] = False,
         network_id: str | None = None,
         run_id: str | None = None,
+        border: Sequence[str] | str = "edge",
+        min_size: Sequence[int] | int | None = None,
+        background: Sequence[float] | float = 0.0,
+        mirror_axes: Sequence[int] | int | None = None,
+        mirror_batch: bool = False,
+        fill_batches: bool = False,
     ) -> None:
+        known = check_mode(mode) in set(BlendMode)  # to MONAI
         super().__init__(
             roi_size,
             sw_batch_size,
             overlap,
-            check_mode(mode),
+            check_mode(mode) if known else BlendMode.CONSTANT,
             sigma_scale,
             padding_mode,
             cval,
             sw_device,
             device,
             bool(progress),
-            cache_roi_weight_map,
+            cache_roi_weight_map and known,
             cpu_thresh,
             buffer_steps,
             buffer_dim,
             with_coord,
         )
+        self.mode: Any = self.mode if known else check_mode(mode)
         self.progress: Any = progress
         self.chunk_size = chunk_size
         self.preprocessing = preprocessing
@@ -154,6 +171,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.overwrite = overwrite
         self.network_id = network_id
         self.run_id = run_id
+        self.border, self.min_size, self.background = border, min_size, background
+        self.mirror_axes, self.mirror_batch, self.fill_batches = mirror_axes, mirror_batch, fill_batches
 
     @overload
     def __call__(
@@ -278,6 +297,12 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             overwrite=self.overwrite,
             network_id=self.network_id,
             run_id=self.run_id,
+            border=self.border,
+            min_size=self.min_size,
+            background=self.background,
+            mirror_axes=self.mirror_axes,
+            mirror_batch=self.mirror_batch,
+            fill_batches=self.fill_batches,
             condition=condition,
         )
 

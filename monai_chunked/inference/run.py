@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 import monai
 import torch
 
-from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher
+from monai_chunked.chunks.finishing import Background, Division, Finisher, HeadFinisher
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, known_result, match_postprocessing
@@ -37,7 +37,7 @@ from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.importance import importance_map
+from monai_chunked.windows.importance import Importance
 from monai_chunked.windows.predictions import Predictions
 from monai_chunked.windows.predictor import BoundNetwork, Predictor, pack
 from monai_chunked.windows.reader import Reading, image_of
@@ -58,7 +58,7 @@ class Call:
         device: where the network runs, and where predictions are.
         sum_dtype: float32 or float64.
         result_dtype: of what is not postprocessed.
-        importance: importance map of a window.
+        importance: makes importance maps of windows.
         output: where finished chunks go.
         recovery: what an earlier run left.
         metadata: of each image, with a name where the result must have one.
@@ -69,7 +69,7 @@ class Call:
     device: torch.device
     sum_dtype: torch.dtype
     result_dtype: torch.dtype
-    importance: torch.Tensor
+    importance: Importance
     output: Output
     recovery: Recovery | NoRecovery
     metadata: tuple[Metadata, ...]
@@ -102,11 +102,11 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
     output = settings.target(source.device)
     known_dtype = result_dtype if settings.postprocessing is None else None
     output.check(Expected(0, known_dtype))
-    how = (settings.roi_weight_map, settings.roi_size, settings.mode, settings.sigma_scale)
-    importance = importance_map(*how, device, sum_dtype)
+    importance = Importance(settings.roi_weight_map, settings.mode, settings.sigma_scale, device, sum_dtype)
+    weights = importance(settings.windows.roi_size)
 
     def fingerprint() -> tuple[dict[str, str], list[str]]:
-        described = _described(settings, network, importance, device, result_dtype)
+        described = _described(settings, network, weights, device, result_dtype)
         if isinstance(output, ResumableOutput):
             described["output"] = (type(output), output.settings)
         ids = (settings.network_id, settings.run_id)
@@ -151,6 +151,10 @@ def _described(
         "padding": (settings.padding_mode, settings.cval),
         "buffer": (settings.buffer_steps, settings.buffer_dim) if settings.buffer_steps else None,
         "with_coord": settings.with_coord,
+        "border": (settings.border, settings.min_size, settings.background),
+        "voxels of the nearest window": settings.windows.nearest_only,
+        "mirroring": (settings.mirror_axes, settings.mirror_batch),
+        "fill_batches": settings.fill_batches,
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
         "postprocessing": settings.postprocessing,
@@ -188,14 +192,13 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         needs = partial(_needs, recorded, recovery.done)
         predictions = Predictions(windows.batches(images, settings.sw_batch_size), needs, predictor)
         first = predictions.first
-        keys, heads = (first.keys, predictions.heads) if first else (recovery.keys, recovery.heads)
-        weights = first.weights if first else [call.importance] * len(heads)
+        keys, heads = (first.keys, predictions.heads(windows.roi_size)) if first else (recovery.keys, recovery.heads)
         layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype)
         recovery.begin(keys, heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
-        finisher = _finisher(call, heads, layout, weights, keys, differentiable)
+        finisher = _finisher(call, heads, layout, predictor.first_weights, keys, differentiable)
         try:
-            stitcher = _stitcher(call, layout, finisher, weights, differentiable, observer)
+            stitcher = _stitcher(call, layout, finisher, differentiable, observer)
         except BaseException:
             finisher.abandon()
             raise
@@ -214,7 +217,8 @@ def _predictor(call: Call, network: BoundNetwork, condition: Source | None) -> P
     if condition is not None:
         images.append(image_of(condition, settings.windows, Reading(*how), settings.scratch_dir))
     ahead = source.is_far(call.device) and not torch.is_grad_enabled()
-    return Predictor(network, images, call.importance, settings.process_fn, ahead, call.device, settings.with_coord)
+    seen_by = settings.seen_by(network)
+    return Predictor(seen_by, images, call.importance, settings.process_fn, ahead, call.device, settings.with_coord)
 
 
 def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence[Window]) -> bool:
@@ -228,7 +232,7 @@ def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence
 
 
 def _finisher(
-    call: Call, heads: Sequence[Head], layout: Layout, weights: Sequence[torch.Tensor], keys: Any, differentiable: bool
+    call: Call, heads: Sequence[Head], layout: Layout, weights: Callable[..., Any], keys: Any, differentiable: bool
 ) -> Finisher:
     """What makes results of finished chunks. The results that can be started are."""
     functions = match_postprocessing(call.settings.postprocessing, keys, len(heads))
@@ -246,8 +250,9 @@ def _finisher(
     finishers: list[HeadFinisher] = []
     try:
         for k, (head, function) in enumerate(zip(heads, functions)):
-            division = Division(layout.grids[k], weights[k], differentiable)
-            stages: list[Stage] = [division, _postprocessing(call, head, function)]
+            division = Division(layout.grids[k], partial(weights, k), differentiable)
+            background = Background(layout.grids[k], call.settings.background_of(head))
+            stages: list[Stage] = [division, background, _postprocessing(call, head, function)]
             create = partial(_create, call, k, head, layout.grids[k])
             finishers.append(HeadFinisher(head.name, stages, create, call.recovery.results.get(k, known[k]), threaded))
     except BaseException:
@@ -269,7 +274,6 @@ def _stitcher(
     call: Call,
     layout: Layout,
     finisher: Finisher,
-    weights: Sequence[torch.Tensor],
     differentiable: bool,
     observer: Observer,
 ) -> Stitcher:
@@ -277,9 +281,9 @@ def _stitcher(
     in_place = call.settings.postprocessing is None and not differentiable and not layout.forecast.moved
     results = {
         k: head.memory
-        for k, (head, each) in enumerate(zip(finisher.heads, weights))
+        for k, head in enumerate(finisher.heads)
         if in_place and head.memory is not None
-        if (head.memory.device, head.memory.dtype) == (each.device, each.dtype)
+        if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
     done = call.recovery.done

@@ -16,8 +16,12 @@ from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.plan.heads import Head
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
+from monai_chunked.windows.full_batches import FullBatches
+from monai_chunked.windows.importance import CROP
+from monai_chunked.windows.mirrored import Mirrored
 
 __all__ = ["Settings"]
 
@@ -57,6 +61,13 @@ class Settings:
     overwrite: bool | Literal["changed"] = False
     network_id: str | None = None
     run_id: str | None = None
+    # where windows lie, and how the network sees them
+    border: Any = "edge"
+    min_size: tuple[int, ...] | None = None
+    background: float | tuple[float, ...] = 0.0
+    mirror_axes: tuple[int, ...] | None = None
+    mirror_batch: bool = False
+    fill_batches: bool = False
 
     @classmethod
     def check(cls, shape: Sequence[int], **given: Any) -> Settings:
@@ -79,10 +90,20 @@ class Settings:
         checks.check_overwrite(values["overwrite"])
         output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
         checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
+        border, roi_size = checks.check_border(values["border"], dims), checks.check_roi_size(values["roi_size"], shape)
+        checks.check_fixed_size(border, values["roi_weight_map"], values["fill_batches"])
+        values.update(
+            border=border,
+            min_size=checks.check_min_size(values["min_size"], border, roi_size),
+            background=checks.check_background(values["background"]),
+            mirror_axes=checks.check_mirror_axes(values["mirror_axes"], dims),
+            mirror_batch=bool(values["mirror_batch"]),
+            fill_batches=bool(values["fill_batches"]),
+        )
         values.update(
             output=output,
             image_size=tuple(shape[2:]),
-            roi_size=checks.check_roi_size(values["roi_size"], shape),
+            roi_size=roi_size,
             sw_batch_size=checks.check_sw_batch_size(values["sw_batch_size"]),
             overlap=checks.check_overlap(values["overlap"], dims),
             mode=mode,
@@ -102,7 +123,34 @@ class Settings:
     @property
     def windows(self) -> WindowGrid:
         """The windows over an image."""
-        return window_grid(self.image_size, self.roi_size, self.overlap, self.buffer_steps, self.buffer_dim)
+        nearest_only = self.mode == CROP and self.roi_weight_map is None
+        scan = (self.overlap, self.buffer_steps, self.buffer_dim)
+        return window_grid(self.image_size, self.roi_size, *scan, self.border, self.min_size, nearest_only)
+
+    @property
+    def passes(self) -> int:
+        """How often the network sees each window."""
+        return 2 ** len(self.mirror_axes or ())
+
+    def seen_by(self, network: Callable[..., Any]) -> Callable[..., Any]:
+        """The network, as windows are brought to it: mirrored, in batches of one size."""
+        if self.mirror_axes:
+            network = Mirrored(network, self.mirror_axes, self.mirror_batch)
+        return FullBatches(network, self.sw_batch_size) if self.fill_batches else network
+
+    def background_of(self, head: Head) -> torch.Tensor:
+        """The score of voxels that no window reaches, one for all channels or one for each.
+
+        Raises:
+            ValueError: when the head has another number of channels.
+        """
+        scores = torch.tensor(self.background, dtype=torch.float64)
+        if scores.dim() and len(scores) != head.channels:
+            raise ValueError(
+                f"background={self.background} has {len(scores)} scores but the {head.name} has {head.channels} "
+                f"channel(s); give one for each, or one number for all"
+            )
+        return scores.reshape(-1)
 
     @property
     def limited(self) -> bool:

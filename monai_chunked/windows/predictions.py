@@ -7,9 +7,10 @@ from itertools import islice, tee, zip_longest
 
 import torch
 
+from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.heads import Head, head_names
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.predictor import Prediction, Predictor
+from monai_chunked.windows.predictor import Prediction, Predictor, at_size
 
 __all__ = ["OfWindow", "Predictions", "steps"]
 
@@ -45,13 +46,14 @@ class Predictions:
                 break
             self._passed.append(batch)
 
-    @property
-    def heads(self) -> list[Head]:
-        """What the first prediction shows."""
+    def heads(self, roi_size: tuple[int, ...]) -> list[Head]:
+        """What the first prediction shows of windows that are not cut."""
         if self.first is None:
             return []
-        names = head_names(self.first.keys, len(self.first.tensors))
-        return [Head(name, t.shape[1], tuple(t.shape[2:])) for name, t in zip(names, self.first.tensors)]
+        names, window = head_names(self.first.keys, len(self.first.tensors)), sizes(self._first_batch[0].box)
+        return [
+            Head(name, t.shape[1], at_size(t.shape[2:], window, roi_size)) for name, t in zip(names, self.first.tensors)
+        ]
 
     def __iter__(self) -> Iterator[tuple[Window, OfWindow | None]]:
         for batch in self._passed:

@@ -11,11 +11,11 @@ from monai.utils import ensure_tuple
 
 from monai_chunked.plan.boxes import box_text
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.importance import at_sizes
+from monai_chunked.windows.importance import Importance, at_sizes
 from monai_chunked.windows.read_ahead import ReadAhead
 from monai_chunked.windows.reader import Image
 
-__all__ = ["BoundNetwork", "Prediction", "Predictor", "pack"]
+__all__ = ["BoundNetwork", "Prediction", "Predictor", "at_size", "pack"]
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Predictor:
     Args:
         network: with its further arguments.
         images: where windows are read from: the image, and the condition if there is one.
-        importance: importance map, as MONAI hands it to ``process_fn``.
+        importance: makes importance maps, as MONAI hands them to ``process_fn``.
         process_fn: as in MONAI.
         ahead: read the next windows in a thread while the network runs; for what autograd need not see.
         device: where the network runs.
@@ -74,9 +74,9 @@ class Predictor:
 
     def __init__(
         self,
-        network: BoundNetwork,
+        network: Callable[..., Any],
         images: Sequence[Image],
-        importance: torch.Tensor,
+        importance: Importance,
         process_fn: Callable[..., Any] | None,
         ahead: bool,
         device: torch.device,
@@ -88,9 +88,11 @@ class Predictor:
         self.process_fn = process_fn
         self.device = device
         self.with_coord = with_coord
-        self._expected: tuple[Any, ...] | None = None
+        self._expected: tuple[Any, ...] = ()
         self._checked: tuple[Any, ...] | None = None  # of the batch before
-        self._weights: list[torch.Tensor] | None = None
+        self._first_size: tuple[int, ...] = ()
+        self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        self._first_weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self._reader = ReadAhead(self._read, device) if ahead else None
 
     def __call__(self, batch: Sequence[Window], following: Sequence[Window] | None = None) -> Prediction:
@@ -113,17 +115,23 @@ class Predictor:
         except Exception as error:
             _name(error, batch, "predicting")
             raise
-        weights = self.importance
+        size = tuple(data.shape[2:])
+        weights = self.importance(size)
         if self.process_fn is not None:
             processed, weights = self.process_fn(tuple(tensors), data, weights)
             tensors = list(ensure_tuple(processed))
             if keys is not None:  # as in MONAI
                 keys, tensors = keys[: len(tensors)], tensors[: len(keys)]
-        self._check(batch, keys, tensors, data.dim() - 2)
-        if self.process_fn is not None or self._weights is None:
-            sizes = [tuple(t.shape[2:]) for t in tensors]
-            self._weights = at_sizes(weights.to(self.importance), tuple(data.shape[2:]), sizes)
-        return Prediction(keys, [t.to(self.device) for t in tensors], self._weights)
+        self._check(batch, keys, tensors, size)
+        if self.process_fn is not None or size not in self._weights:
+            weights = weights.to(self.importance.device, self.importance.dtype)
+            self._weights[size] = at_sizes(weights, size, [tuple(t.shape[2:]) for t in tensors])
+            self._first_weights.setdefault(size, self._weights[size])
+        return Prediction(keys, [t.to(self.device) for t in tensors], self._weights[size])
+
+    def first_weights(self, head: int, size: tuple[int, ...]) -> torch.Tensor:
+        """The weights of a head, ``(1, *size)``, that came with the first batch of windows of a size."""
+        return self._first_weights[size][head]
 
     def close(self) -> None:
         """The run is over, well or not."""
@@ -138,11 +146,12 @@ class Predictor:
             raise
 
     def _check(
-        self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], dims: int
+        self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], size: tuple[int, ...]
     ) -> None:
         shapes = [tensor.shape if isinstance(tensor, torch.Tensor) else None for tensor in tensors]
-        if (keys, shapes) == self._checked:
+        if (keys, shapes, size) == self._checked:
             return
+        dims = len(size)
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(f"the network must return tensors, got {type(tensor).__name__} for {_position(batch)}")
@@ -154,14 +163,26 @@ class Predictor:
         found = (keys, *(tuple(t.shape[1:]) for t in tensors))
         if not tensors:
             raise ValueError(f"the network returned nothing for {_position(batch)}")
-        if self._expected is None:
-            self._expected = found
-        if found != self._expected:
+        if not self._expected:
+            self._expected, self._first_size = found, size
+        shapes_before: Any = self._expected[1:]
+        at_sizes_before = ((shape[0], *at_size(shape[1:], self._first_size, size)) for shape in shapes_before)
+        scaled = (self._expected[0], *at_sizes_before)
+        if found != scaled:
             raise ValueError(
                 f"the network must return the same channels and sizes for every window: "
-                f"{_heads_text(self._expected)} before, {_heads_text(found)} for {_position(batch)}"
+                f"{_heads_text(scaled)} before, {_heads_text(found)} for {_position(batch)}"
             )
-        self._checked = keys, shapes
+        self._checked = keys, shapes, size
+
+
+def at_size(predicted: Sequence[int], window: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """The spatial size of a prediction of a window of another size.
+
+    >>> at_size((4, 8), window=(8, 8), other=(6, 8))
+    (3, 8)
+    """
+    return tuple(n * new // old for n, old, new in zip(predicted, window, other))
 
 
 def pack(keys: list[Hashable] | None, results: Sequence[torch.Tensor]) -> Any:
