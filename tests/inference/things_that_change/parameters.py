@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import SliceInferer
 
-from monai_chunked import ChunkedSliceInferer
+from monai_chunked import ChunkedSliceInferer, Mirrored
 from tests.inference.things_that_change.makers import MAKERS, maker
 
 
@@ -24,6 +24,37 @@ setting("roi_size", 4, 10)
 setting("padding_mode", "constant", "replicate")
 setting("with_coord", False, True)
 setting("buffer_steps", None, 1)
+setting("border", "edge", "even")
+setting("mirror_axes", None, 0)
+setting("fill_batches", False, True)
+
+
+@maker
+def voxels_of_the_nearest_window_only(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"mode": "crop" if changed else "constant", "network": torch.nn.AvgPool3d(3, 1, 1)}
+
+
+@maker
+def min_size(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"border": "adaptive", "min_size": 1 + 2 * changed}
+
+
+@maker
+def background(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"border": "crop", "background": [float(changed), 0.5]}
+
+
+@maker
+def mirror_batch(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"mirror_axes": (0, 2), "mirror_batch": changed}
+
+
+@maker
+def mirrored_network(folder: Path, changed: bool) -> dict[str, Any]:
+    network = torch.nn.Conv3d(1, 1, 3, padding=1)
+    torch.nn.init.constant_(network.bias, 0)
+    network.weight.data = torch.arange(27.0).reshape(1, 1, 3, 3, 3)
+    return {"network": Mirrored(network, (0, 1 + changed))}
 
 
 @maker
