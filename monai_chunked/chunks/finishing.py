@@ -14,7 +14,7 @@ from monai_chunked.outputs.write_behind import WriteBehind
 from monai_chunked.plan.boxes import box_text
 from monai_chunked.plan.chunk_grid import ChunkGrid
 
-__all__ = ["Background", "Division", "Finisher", "HeadFinisher"]
+__all__ = ["Division", "Finisher", "HeadFinisher", "Uncovered"]
 
 SMALL_SUM, SMALL_SUMS = 2**14, 2**8
 """How many sums of weights of at most so many bytes are kept: for small chunks it is the calls that take long."""
@@ -60,7 +60,8 @@ class Division:
         if known is not None:
             return known
         total = None
-        for (_, in_window, in_chunk), size in self.grid.windows_of(position):
+        windows = zip(self.grid.windows_of(position), self.grid.window_sizes_of(position))
+        for (_, in_window, in_chunk), size in windows:
             weights = self._at(size, device)
             if total is None:
                 total = torch.zeros((1, *self.grid.chunk_size(position)), dtype=weights.dtype, device=device)
@@ -78,7 +79,7 @@ class Division:
         return weights
 
 
-class Background:
+class Uncovered:
     """The stage behind the division: voxels that no window reaches get scores that somebody has chosen.
 
     Args:

@@ -140,7 +140,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_batch: bool = False,
         fill_batches: bool = False,
     ) -> None:
-        known = check_mode(mode) in set(BlendMode)  # to MONAI
+        known = check_mode(mode) in [each.value for each in BlendMode]  # to MONAI
         super().__init__(
             roi_size,
             sw_batch_size,

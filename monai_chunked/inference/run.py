@@ -12,7 +12,7 @@ from typing import Any
 import monai
 import torch
 
-from monai_chunked.chunks.finishing import Background, Division, Finisher, HeadFinisher
+from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher, Uncovered
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, known_result, match_postprocessing
@@ -151,9 +151,9 @@ def _described(
         "padding": (settings.padding_mode, settings.cval),
         "buffer": (settings.buffer_steps, settings.buffer_dim) if settings.buffer_steps else None,
         "with_coord": settings.with_coord,
-        "border": (settings.border, settings.min_size, settings.background),
+        "border": (settings.border, settings.min_size, "crop" in settings.border and settings.background),
         "voxels of the nearest window": settings.windows.nearest_only,
-        "mirroring": (settings.mirror_axes, settings.mirror_batch),
+        "mirroring": settings.mirror_axes and (settings.mirror_axes, settings.mirror_batch),
         "fill_batches": settings.fill_batches,
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
@@ -251,8 +251,8 @@ def _finisher(
     try:
         for k, (head, function) in enumerate(zip(heads, functions)):
             division = Division(layout.grids[k], partial(weights, k), differentiable)
-            background = Background(layout.grids[k], call.settings.background_of(head))
-            stages: list[Stage] = [division, background, _postprocessing(call, head, function)]
+            uncovered = Uncovered(layout.grids[k], call.settings.background_of(head))
+            stages: list[Stage] = [division, uncovered, _postprocessing(call, head, function)]
             create = partial(_create, call, k, head, layout.grids[k])
             finishers.append(HeadFinisher(head.name, stages, create, call.recovery.results.get(k, known[k]), threaded))
     except BaseException:

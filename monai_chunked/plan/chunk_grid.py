@@ -166,15 +166,18 @@ class ChunkGrid:
         for shared in itertools.product(*[s[w] for s, w in zip(self._shared, window)]):
             yield Piece(*zip(*shared))
 
-    def windows_of(self, chunk: tuple[int, ...]) -> Iterator[tuple[Piece, tuple[int, ...]]]:
-        """What a chunk shares with each window that touches it, in scan order, and the spatial size of the window."""
+    def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Piece]:
+        """What a chunk shares with each window that touches it, in scan order."""
         around = (
-            [(*self._shared[d][w][c - self._touched[d][w][0]], sizes[w]) for w in self._touching[d][c]]
-            for d, (c, sizes) in enumerate(zip(chunk, self.windows.lengths))
+            [self._shared[d][w][c - self._touched[d][w][0]] for w in self._touching[d][c]] for d, c in enumerate(chunk)
         )
         for shared in self.windows.in_scan_order(list(around)):
-            *piece, size = zip(*shared)
-            yield Piece(*piece), size
+            yield Piece(*zip(*shared))
+
+    def window_sizes_of(self, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """The spatial size of each window that touches a chunk, in scan order."""
+        each = zip(chunk, self._touching, self.windows.lengths)
+        return self.windows.in_scan_order([[lengths[w] for w in touching[c]] for c, touching, lengths in each])
 
     @cached_property
     def _surroundings(self) -> list[list[int]]:
