@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
+from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, ensure_tuple_rep, fall_back_tuple
 
 from monai_chunked.inference.voxelwise import check_voxelwise
 from monai_chunked.plan.borders import BORDERS
@@ -115,7 +115,9 @@ def check_mode(mode: Any) -> str:
 
 
 def check_border(border: Any, dims: int) -> tuple[str, ...]:
-    return tuple(_choice("border", each, list(BORDERS)) for each in per_dimension("border", border, dims))
+    if not isinstance(border, str) and len(ensure_tuple(border)) != dims:
+        raise ValueError(f"border={border!r} must be one value, or one for each of {dims} spatial dimensions")
+    return tuple(_choice("border", each, list(BORDERS)) for each in ensure_tuple_rep(border, dims))
 
 
 def check_min_size(min_size: Any, border: Sequence[str], roi_size: Sequence[int]) -> tuple[int, ...] | None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkedSlidingWindowInferer"]
 
+WINDOWS = ("border", "min_size", "background", "mirror_axes", "mirror_batch", "fill_batches")
+"""Parameters that say where windows lie and how the network sees them."""
+
 
 class ChunkedSlidingWindowInferer(SlidingWindowInferer):
     """
@@ -297,12 +300,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             overwrite=self.overwrite,
             network_id=self.network_id,
             run_id=self.run_id,
-            border=self.border,
-            min_size=self.min_size,
-            background=self.background,
-            mirror_axes=self.mirror_axes,
-            mirror_batch=self.mirror_batch,
-            fill_batches=self.fill_batches,
+            **{name: getattr(self, name) for name in WINDOWS},
             condition=condition,
         )
 

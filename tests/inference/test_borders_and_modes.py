@@ -22,7 +22,7 @@ from monai_chunked.plan.borders import BORDERS
 from tests import reference_windows
 from tests.side_by_side import random
 
-CASES = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+CASES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MODES = ["constant", "gaussian", "nnunet", "crop"]
 
 
