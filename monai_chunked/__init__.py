@@ -12,6 +12,7 @@ from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.chunk_plan import ChunkPlan
+from monai_chunked.windows.mirrored import Mirrored
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "Expected",
     "ImageArray",
     "MemoryOutput",
+    "Mirrored",
     "NiftiOutput",
     "NumpyOutput",
     "Observer",

@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own.add_argument("--overlap", type=float, nargs="+")
     own.add_argument("--buffer-steps", type=int)
     own.add_argument("--buffer-dim", type=int)
+    own.add_argument("--mode", help="for instance gaussian, or crop")
+    own.add_argument("--border", nargs="+", help="edge, even, squeeze, adaptive or crop, for each dimension or all")
+    own.add_argument("--min-size", type=int, nargs="+", help="of windows that are cut")
+    own.add_argument("--mirror-axes", type=int, nargs="+", help="for instance 0 1 2")
     own.add_argument("--chunk-size", type=int, nargs="+")
     own.add_argument("--mask", metavar="FILE", help="an image; windows in which all of it is zero are skipped")
     own.add_argument("--device-memory", metavar="SIZE", help="for instance 4GB")
@@ -77,7 +81,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _inferer(options: argparse.Namespace, config: Any) -> SlidingWindowInferer:
     names = ["roi_size", "sw_batch_size", "overlap", "buffer_steps", "buffer_dim", "chunk_size"]
-    names += ["device_memory", "cpu_memory", "sw_device"]
+    names += ["device_memory", "cpu_memory", "sw_device", "mode", "border", "min_size", "mirror_axes"]
     given: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     given = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in given.items()}
     if options.mask is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from monai_chunked.plan.heads import Head
 __all__ = ["Background", "match_background"]
 
 
+Weights = Callable[[tuple[int, ...]], torch.Tensor]
+"""From the size of a window to its importance map."""
+
+
 class Background:
     """The scores of one head for windows that are skipped: one number for each channel, the same in every voxel.
 
@@ -20,37 +25,46 @@ class Background:
     returns them. But channels with the same number have the same sums, which are computed once for all of them.
 
     Args:
-        values: one for each channel, ``(C,)``.
+        values: one for each channel, ``(C,)``, of the dtype of the sums, where predictions are.
         grid: where chunks are and which windows touch them.
-        weights: to blend them with, ``(1, *size)``, of the dtype of the sums.
-
-    Attributes:
-        prediction: of a window, ``(C, *size)``; every voxel is the same memory.
-        weights: to blend it with.
-        adds: whether it makes any difference to add it: sums begin with zero, and zero more leaves them as they are.
+        weights: to blend them with: from the size of a window to ``(1, *size)``, of the dtype of the sums. They are
+            asked for when something is added.
     """
 
-    def __init__(self, values: torch.Tensor, grid: ChunkGrid, weights: torch.Tensor) -> None:
-        ones = [1] * (weights.dim() - 1)
-        values = values.to(weights)
+    def __init__(self, values: torch.Tensor, grid: ChunkGrid, weights: Weights) -> None:
         self.grid = grid
         self.weights = weights
-        self.prediction = values.reshape(-1, *ones).expand(-1, *weights.shape[1:])
-        self.adds = bool(values.any()) or not bool(weights.isfinite().all())
+        self._values = values.reshape(-1, *[1] * len(grid.size))
         distinct, self._number = torch.unique(values, return_inverse=True)
-        self._distinct = distinct.reshape(-1, *ones)
+        self._distinct = distinct.reshape(-1, *[1] * len(grid.size))
 
-    def sums(self, chunk: tuple[int, ...], pieces: Iterable[Piece] | None = None) -> torch.Tensor:
+    @cached_property
+    def adds(self) -> bool:
+        """Whether it makes any difference to add it: sums begin with zero, and zero more leaves them as they are."""
+        # who sets weights that are not finite sets those of all windows, which are of one size then
+        return bool(self._values.any()) or not bool(self.weights(self.grid.windows.roi_size).isfinite().all())
+
+    def of_window(self, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What stands for the prediction of a window, ``(C, *size)``, every voxel the same memory, and its weights."""
+        weights = self.weights(size)
+        return self._values.expand(-1, *weights.shape[1:]), weights
+
+    def sums(
+        self, chunk: tuple[int, ...], pieces: Iterable[tuple[Piece, tuple[int, ...]]] | None = None
+    ) -> torch.Tensor:
         """What skipped windows add up to in a chunk, ``(C, *chunk)``, in new memory that channels may share.
 
         Args:
             chunk: position in the chunk grid.
-            pieces: what it shares with the skipped windows, in scan order; ``None``: all windows are skipped.
+            pieces: what it shares with the skipped windows, and their sizes, in scan order; ``None``: all windows are
+                skipped.
         """
         size = self.grid.chunk_size(chunk)
-        total = torch.zeros((len(self._distinct), *size), dtype=self.weights.dtype, device=self.weights.device)
-        for _, in_window, in_chunk in (self.grid.windows_of(chunk) if pieces is None else pieces) if self.adds else ():
-            total[(slice(None), *in_chunk)].add_(self._distinct * self.weights[(slice(None), *in_window)])
+        total = torch.zeros((len(self._distinct), *size), dtype=self._distinct.dtype, device=self._distinct.device)
+        if pieces is None:
+            pieces = zip(self.grid.windows_of(chunk), self.grid.window_sizes_of(chunk))
+        for (_, in_window, in_chunk), window in pieces if self.adds else ():
+            total[(slice(None), *in_chunk)].add_(self._distinct * self.weights(window)[(slice(None), *in_window)])
         return total.expand(len(self._number), *size) if len(total) == 1 else total[self._number]
 
 

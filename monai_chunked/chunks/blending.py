@@ -114,8 +114,9 @@ class Blending:
 
     def add_background(self, window: Window) -> None:
         """Add one window that was skipped, to what is open. What opens later begins with it."""
-        if self.background.adds:
-            self._add(self._targets(window, opens=False), self.background.prediction, self.background.weights)
+        targets = self._targets(window, opens=False)
+        if targets and self.background.adds:
+            self._add(targets, *self.background.of_window(sizes(window.box)))
 
     def _add(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         if not targets:

@@ -14,7 +14,7 @@ from monai_chunked.outputs.write_behind import WriteBehind
 from monai_chunked.plan.boxes import box_text
 from monai_chunked.plan.chunk_grid import ChunkGrid
 
-__all__ = ["Division", "Finisher", "HeadFinisher"]
+__all__ = ["Division", "Finisher", "HeadFinisher", "Uncovered"]
 
 SMALL_SUM, SMALL_SUMS = 2**14, 2**8
 """How many sums of weights of at most so many bytes are kept: for small chunks it is the calls that take long."""
@@ -27,15 +27,19 @@ class Division:
 
     Args:
         grid: where chunks are and which windows touch them.
-        weights: importance map at the resolution of the head, ``(1, *size)``, of the dtype of the sums. MONAI divides
-            by the sum of the weights that came with the first batch, also if a ``process_fn`` changes them afterwards.
+        weights: from the size of a window to its importance map at the resolution of the head, ``(1, *size)``, of the
+            dtype of the sums. MONAI divides by the sum of the weights that came with the first batch, also if a
+            ``process_fn`` changes them afterwards.
         differentiable: keep what autograd needs.
     """
 
-    def __init__(self, grid: ChunkGrid, weights: torch.Tensor, differentiable: bool = False) -> None:
+    def __init__(
+        self, grid: ChunkGrid, weights: Callable[[tuple[int, ...]], torch.Tensor], differentiable: bool = False
+    ) -> None:
         self.grid = grid
+        self.weights = weights
         self.differentiable = differentiable
-        self._weights = {weights.device: weights}
+        self._weights: dict[tuple[Any, ...], torch.Tensor] = {}
         self._known: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def put(self, finished: Finished) -> Iterator[Finished]:
@@ -53,19 +57,53 @@ class Division:
 
     def _sum_of_weights(self, position: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Of all windows over a chunk, ``(1, *chunk)``."""
-        if device not in self._weights:
-            self._weights[device] = next(iter(self._weights.values())).to(device)
-        weights = self._weights[device]
         surroundings = (device, *self.grid.surroundings(position))
         known = self._known.get(surroundings)
         if known is not None:
             return known
-        total = torch.zeros((1, *self.grid.chunk_size(position)), dtype=weights.dtype, device=device)
-        for _, in_window, in_chunk in self.grid.windows_of(position):
+        total = None
+        windows = zip(self.grid.windows_of(position), self.grid.window_sizes_of(position))
+        for (_, in_window, in_chunk), size in windows:
+            weights = self._at(size, device)
+            if total is None:
+                total = torch.zeros((1, *self.grid.chunk_size(position)), dtype=weights.dtype, device=device)
             total[(slice(None), *in_chunk)].add_(weights[(slice(None), *in_window)])
+        assert total is not None
         if total.nbytes <= SMALL_SUM and len(self._known) < SMALL_SUMS:
             self._known[surroundings] = total
         return total
+
+    def _at(self, size: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """The importance map of windows of a size, on a device."""
+        weights = self._weights.get((device, *size))
+        if weights is None:
+            weights = self._weights[(device, *size)] = self.weights(size).to(device)
+        return weights
+
+
+class Uncovered:
+    """The stage behind the division: voxels that no window reaches get scores that somebody has chosen.
+
+    Args:
+        grid: where chunks are, and how far windows reach.
+        background: a score for each channel, or one for all.
+    """
+
+    def __init__(self, grid: ChunkGrid, background: torch.Tensor) -> None:
+        self.grid = grid
+        self.background = background
+
+    def put(self, finished: Finished) -> Iterator[Finished]:
+        for d, (side, covered) in enumerate(zip(finished.box, self.grid.covered), start=1):
+            if side.stop > covered:
+                if finished.values.stride(0) == 0:  # channels share their memory
+                    finished = finished.become(finished.values.contiguous())
+                scores = self.background.to(finished.values).reshape(-1, *[1] * len(finished.box))
+                finished.values[(slice(None),) * d + (slice(max(covered - side.start, 0), None),)] = scores
+        yield finished
+
+    def finish(self) -> Iterable[Finished]:
+        return ()
 
 
 class HeadFinisher:

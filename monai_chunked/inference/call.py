@@ -14,6 +14,7 @@ from monai_chunked.outputs.recovery.recovery import NoRecovery, Recovery
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.skipped import Skipped
+from monai_chunked.windows.importance import Importance
 
 __all__ = ["Call"]
 
@@ -28,7 +29,7 @@ class Call:
         device: where the network runs, and where predictions are.
         sum_dtype: float32 or float64.
         result_dtype: of what is not postprocessed.
-        importance: importance map of a window.
+        importance: makes importance maps of windows.
         output: where finished chunks go.
         recovery: what an earlier run left.
         metadata: of each image, with a name where the result must have one.
@@ -40,7 +41,7 @@ class Call:
     device: torch.device
     sum_dtype: torch.dtype
     result_dtype: torch.dtype
-    importance: torch.Tensor
+    importance: Importance
     output: Output
     recovery: Recovery | NoRecovery
     metadata: tuple[Metadata, ...]

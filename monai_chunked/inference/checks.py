@@ -9,20 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.utils import BlendMode, PytorchPadMode, convert_data_type, ensure_tuple, fall_back_tuple
+from monai.utils import (
+    BlendMode,
+    PytorchPadMode,
+    ensure_tuple,
+    fall_back_tuple,
+)
 
 from monai_chunked.inference.voxelwise import check_voxelwise
-from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.lazy_array import storage_chunks
 from monai_chunked.plan.sizes import check_positive, per_dimension
-from monai_chunked.windows.skipping import AtMost, Skip
+from monai_chunked.windows.importance import MODES
 
 __all__ = [
-    "check_background",
     "check_buffer",
+    "check_choice",
     "check_condition",
     "check_inputs",
-    "check_mask",
     "check_mode",
     "check_output",
     "check_output_dir",
@@ -33,7 +35,6 @@ __all__ = [
     "check_preprocessing",
     "check_roi_size",
     "check_sigma_scale",
-    "check_skip",
     "check_sw_batch_size",
 ]
 
@@ -102,19 +103,19 @@ def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
 
 
 def check_sigma_scale(sigma_scale: Any, dims: int, mode: Any) -> None:
-    """Only the gaussian importance map uses it."""
-    if mode != BlendMode.GAUSSIAN:
+    """Only the gaussian importance maps use it."""
+    if mode not in (BlendMode.GAUSSIAN.value, "nnunet"):
         return
     if not all(s > 0 for s in _numbers("sigma_scale", sigma_scale, dims)):
         raise ValueError(f"sigma_scale={sigma_scale} must be more than 0 in every dimension")
 
 
 def check_mode(mode: Any) -> str:
-    return _choice("mode", mode, [m.value for m in BlendMode])
+    return check_choice("mode", mode, list(MODES))
 
 
 def check_padding_mode(padding_mode: Any) -> str:
-    return _choice("padding_mode", padding_mode, [m.value for m in PytorchPadMode])
+    return check_choice("padding_mode", padding_mode, [m.value for m in PytorchPadMode])
 
 
 def check_output(output: Any) -> str:
@@ -129,7 +130,7 @@ def check_output(output: Any) -> str:
             f"output={output!r} is the name of a file, but files are named after their image, in a folder that you "
             f'name: output={FILE_OUTPUTS[ending]}("folder"{options})'
         )
-    return _choice("output", output, OUTPUTS, ', or an output object, such as NiftiOutput("folder")')
+    return check_choice("output", output, OUTPUTS, ', or an output object, such as NiftiOutput("folder")')
 
 
 def check_output_dir(output_dir: Any, output: Any) -> None:
@@ -192,64 +193,7 @@ def check_postprocessing(postprocessing: Any) -> None:
         check_voxelwise("postprocessing", part)
 
 
-def check_skip(skip: Any) -> Skip | None:
-    """A callable; what a number stands for is made one."""
-    if isinstance(skip, numbers.Real) and not isinstance(skip, (bool, np.bool_)):
-        return AtMost(float(skip))
-    if not (skip is None or callable(skip)) or isinstance(skip, type):
-        raise TypeError(
-            f"skip={skip!r} must be a callable that maps what the network would get of a window, (C, *roi_size), to a "
-            f"bool, a number (windows with no voxel above it are skipped), or None"
-        )
-    return skip
-
-
-def check_mask(mask: Any, shape: Sequence[int]) -> Any:
-    """Of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
-    if mask is None:
-        return None
-    own, dtype, size = getattr(mask, "shape", None), getattr(mask, "dtype", None), tuple(shape[2:])
-    if own is None or dtype is None or not hasattr(mask, "__getitem__"):
-        raise TypeError(
-            f"mask must be a tensor, or an array with shape, dtype and slicing, of spatial size {size}, got "
-            f"{type(mask).__name__}"
-        )
-    batch = "1" if shape[0] == 1 else f"1 or {shape[0]}"
-    own, missing = tuple(map(int, own)), len(shape) - len(own)
-    if not 0 <= missing <= 2 or own[-len(size) :] != size or (missing == 0 and own[0] not in (1, shape[0])):
-        raise ValueError(
-            f"mask of shape {own} does not match inputs of shape {tuple(shape)}; it must have shape {size}, with the "
-            f"dimension of channels before it if you like, and the batch ({batch}) before that"
-        )
-    full: Any = mask
-    if isinstance(mask, (torch.Tensor, np.ndarray)):
-        full = convert_data_type(mask, torch.Tensor)[0] if isinstance(mask, torch.Tensor) else mask
-        full = full[(None,) * missing]
-    elif missing:
-        chunks: Any = storage_chunks(mask)
-        regular = chunks if chunks and all(isinstance(length, int) for length in chunks) else None
-        full = ImageArray(mask, (*[None] * missing, *range(len(own))), {}, regular)
-    check_inputs(full, "mask")
-    return full
-
-
-def check_background(background: Any) -> None:
-    """A number, or several; which of them is for what is known with the heads of the network."""
-    if isinstance(background, dict):
-        parts = list(background.values())
-    else:
-        parts = list(background) if isinstance(background, (tuple, list)) else [background]
-    for part in parts or [()]:
-        each = list(part) if isinstance(part, (tuple, list)) else [part]
-        array = isinstance(part, (torch.Tensor, np.ndarray)) and part.ndim < 2 and 0 not in part.shape
-        if not each or not (array or all(isinstance(n, numbers.Real) for n in each)):
-            raise TypeError(
-                f"background={background!r} must be a number, or one for each channel; for several heads a tuple or "
-                f"dict of these"
-            )
-
-
-def _choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:
+def check_choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:
     text = str(getattr(value, "value", value))
     if text not in accepted:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}{other}")

@@ -52,6 +52,11 @@ def chunked_sliding_window_inference(
     overwrite: bool | Literal["changed"] = False,
     network_id: str | None = None,
     run_id: str | None = None,
+    border: Sequence[str] | str = "edge",
+    min_size: Sequence[int] | int | None = None,
+    mirror_axes: Sequence[int] | int | None = None,
+    mirror_batch: bool = False,
+    fill_batches: bool = False,
     **kwargs: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
     """
@@ -93,8 +98,9 @@ def chunked_sliding_window_inference(
             one image for all or each: windows in which all of it is zero are skipped, and not read. It is read a
             window at a time before the first one is predicted, so that chunks that only skipped windows touch are
             planned away. With ``skip`` too, a window is skipped if either says so.
-        background: the scores of skipped windows, one number or one for each channel. With several heads of the
-            predictor: one number for all, or a tuple or dict to match, with a number, or one for each channel.
+        background: the scores of skipped windows, and of voxels that no window reaches (``border="crop"``): one number
+            or one for each channel. With several heads of the predictor: one number for all, or a tuple or dict to
+            match, with a number, or one for each channel.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
             ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
@@ -115,6 +121,19 @@ def chunked_sliding_window_inference(
             and attributes. Needed where these cannot be compared, or change from run to run.
         run_id: the user's name for the run, who vouches with it for all that cannot be compared in the network, in
             functions and in the input. What can be compared still is.
+        border: where windows lie that would reach over the end of the image, one value or one for each dimension.
+            ``"edge"``: the last one is moved back to the end, as in MONAI. ``"even"``: all are spread evenly, as in
+            nnU-Net. ``"squeeze"``: all are moved a little, as in Patchly. ``"adaptive"``: they are cut, for networks
+            that take any size; images are not padded then. ``"crop"``: they are dropped, and the voxels that no window
+            reaches get ``background``. Besides these values ``mode`` may be ``"hann"`` (TorchIO's weights),
+            ``"nnunet"`` (nnU-Net's, with its rounding to half precision) or ``"crop"``: each voxel is of the window
+            whose centre is nearest, of the first of two, and is what the network said of it.
+        min_size: where windows are cut, the least size of one; smaller images are padded to it. By default 1.
+        mirror_axes: spatial axes, from 0. The prediction of a window is the mean of the network's output over it,
+            mirrored along all subsets of them, in ``2 ** len(mirror_axes)`` passes; see :py:class:`Mirrored`.
+        mirror_batch: run these passes as one batch.
+        fill_batches: fill up batches that are shorter than ``sw_batch_size`` with their last window, for networks that
+            know one shape; what the network says of these windows is dropped.
 
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
@@ -168,6 +187,11 @@ def chunked_sliding_window_inference(
         overwrite=overwrite,
         network_id=network_id,
         run_id=run_id,
+        border=border,
+        min_size=min_size,
+        mirror_axes=mirror_axes,
+        mirror_batch=mirror_batch,
+        fill_batches=fill_batches,
     )
     bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, args, kwargs)
     return infer(inputs, bound, settings, condition)

@@ -15,6 +15,7 @@ from monai_chunked.inference.checks import check_inputs, check_mode
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.planning import plan_inferer
 from monai_chunked.inference.progress import Observer
+from monai_chunked.inference.settings import Settings
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.windows.predictor import BoundNetwork
@@ -41,7 +42,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         sw_batch_size: how many windows the network gets at a time.
         overlap: of neighbouring windows, as a part of ``roi_size``, at least 0 and less than 1; one number or one for
             each dimension.
-        mode: weights for blending windows: ``"constant"``, or ``"gaussian"``, less towards their borders.
+        mode: weights for blending windows: ``"constant"``, or less towards their borders: ``"gaussian"``, ``"hann"``
+            (TorchIO's), ``"nnunet"`` (nnU-Net's). ``"crop"``: each voxel is of the window whose centre is nearest.
         sigma_scale: standard deviation of the gaussian weights, as a part of ``roi_size``; one number or one for each
             dimension.
         padding_mode: how images that are smaller than a window are padded: ``"constant"``, ``"reflect"``,
@@ -72,8 +74,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         skip: windows that the network need not see: a callable from what it would get, ``(C, *roi_size)``, to a bool;
             or a number, for windows with no voxel above it.
         mask: an array of the spatial size of the input: windows in which it is zero are skipped; ``plan`` reads it.
-        background: the scores of skipped windows, as if the network returned them: one number or one for each channel;
-            for several heads one number for all, or a tuple or dict to match.
+        background: the scores of skipped windows, as if the network returned them, and of voxels that no window reaches
+            (``border="crop"``): one number or one for each channel; for several heads a tuple or dict of these.
         output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
             tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
             :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.
@@ -90,6 +92,13 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         network_id: the user's name for the network, which vouches for all of it but its weights; needed for runs that
             can be resumed where the network has no ``state_dict``, or cannot be described.
         run_id: the user's name for all that cannot be described, of functions, the network and the input.
+        border: what becomes of windows that would reach over the end of the image, one value or one for each dimension:
+            ``"edge"`` (the last one is moved back, as in MONAI), ``"even"`` (all are spread evenly, as in nnU-Net),
+            ``"squeeze"`` (as in Patchly), ``"adaptive"`` (they are cut), ``"crop"`` (they are dropped).
+        min_size: with ``"adaptive"``, the least size of a window in voxels; smaller images are padded to it.
+        mirror_axes: spatial axes, from 0, along which windows are mirrored; a prediction is the mean over all subsets.
+        mirror_batch: whether all mirrored windows go to the network in one batch.
+        fill_batches: fill up short batches with repeated windows, for networks that know one shape.
 
     Raises:
         ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
@@ -132,24 +141,31 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         overwrite: bool | Literal["changed"] = False,
         network_id: str | None = None,
         run_id: str | None = None,
+        border: Sequence[str] | str = "edge",
+        min_size: Sequence[int] | int | None = None,
+        mirror_axes: Sequence[int] | int | None = None,
+        mirror_batch: bool = False,
+        fill_batches: bool = False,
     ) -> None:
+        known = check_mode(mode) in [each.value for each in BlendMode]  # to MONAI
         super().__init__(
             roi_size,
             sw_batch_size,
             overlap,
-            check_mode(mode),
+            check_mode(mode) if known else BlendMode.CONSTANT,
             sigma_scale,
             padding_mode,
             cval,
             sw_device,
             device,
             bool(progress),
-            cache_roi_weight_map,
+            cache_roi_weight_map and known,
             cpu_thresh,
             buffer_steps,
             buffer_dim,
             with_coord,
         )
+        self.mode: Any = self.mode if known else check_mode(mode)
         self.progress: Any = progress
         self.chunk_size = chunk_size
         self.preprocessing = preprocessing
@@ -165,6 +181,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.overwrite = overwrite
         self.network_id = network_id
         self.run_id = run_id
+        self.border, self.min_size = border, min_size
+        self.mirror_axes, self.mirror_batch, self.fill_batches = mirror_axes, mirror_batch, fill_batches
 
     @overload
     def __call__(
@@ -260,40 +278,15 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             device = "cpu"
 
-        return chunked_sliding_window_inference(
-            inputs,
-            roi_size,
-            self.sw_batch_size,
-            BoundNetwork(network, args, kwargs, call, None if call is None else self._wrapper()),
-            self.overlap,
-            self.mode,
-            self.sigma_scale,
-            self.padding_mode,
-            self.cval,
-            self.sw_device,
-            device,
-            self.progress,
-            roi_weight_map,
-            None,
-            buffer_steps,
-            buffer_dim,
-            self.with_coord,
-            chunk_size=self.chunk_size,
-            preprocessing=self.preprocessing,
-            postprocessing=self.postprocessing,
-            skip=self.skip,
-            mask=self.mask,
-            background=self.background,
-            output=self.output,
-            output_dir=self.output_dir,
-            device_memory=self.device_memory,
-            cpu_memory=self.cpu_memory,
-            scratch_dir=self.scratch_dir,
-            overwrite=self.overwrite,
-            network_id=self.network_id,
-            run_id=self.run_id,
-            condition=condition,
-        )
+        given = Settings.given(self) | {
+            "roi_size": roi_size,
+            "roi_weight_map": roi_weight_map,
+            "device": device,
+            "buffer_steps": buffer_steps,
+            "buffer_dim": buffer_dim,
+        }
+        bound = BoundNetwork(network, args, kwargs, call, None if call is None else self._wrapper())
+        return chunked_sliding_window_inference(inputs, predictor=bound, condition=condition, **given)
 
     def _wrapper(self) -> Any:
         """What is done with the network beside calling it, in a form that can be compared."""

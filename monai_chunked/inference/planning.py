@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -27,7 +28,6 @@ from monai_chunked.plan.layout import Layout, lay_out, least_peak
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import check_positive, format_bytes
 from monai_chunked.plan.skipped import Skipped, batches_without
-from monai_chunked.plan.window_grid import window_grid
 
 __all__ = ["lay_out_call", "plan_inferer"]
 
@@ -62,7 +62,7 @@ def plan_inferer(
     source = source_of(inputs_or_shape) if hasattr(inputs_or_shape, "dtype") else None
     settings = Settings.of_inferer(inferer, shape)
     channels = [check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
-    size = tuple(prediction_size or settings.roi_size)
+    size = tuple(prediction_size or settings.windows.roi_size)
     heads = [Head(name, c, size) for name, c in zip(head_names(None, len(channels)), channels)]
     return _Planned(settings, shape, source, heads).plan()
 
@@ -140,6 +140,7 @@ class _Planned:
             roi_size=windows.roi_size,
             windows=self.images * len(windows),
             batches=self._batches(),
+            passes=settings.passes,
             chunks=self.images * sum(map(len, self.layout.grids)),
             chunk_size=self.layout.largest_chunk_size(),
             scan_order=windows.order,
@@ -227,21 +228,23 @@ class _Planned:
         return most
 
     def _batch_bytes(self) -> int:
-        """Of a batch of predictions, of its windows, twice where they are read ahead, and of the importance map."""
+        """Of a batch: its windows, also those read ahead or mirrored, their predictions, and the importance map."""
         ahead = self.source is not None and self.source.is_far(self.device)
-        roi = prod(self.settings.roi_size)
+        roi = prod(self.windows.roi_size)
         window = self.channels * roi * (self.source.dtype.itemsize if self.source else 4)
         predicted = sum(prod(head.size) * head.channels * self.itemsize for head in self.heads)
-        return self.settings.sw_batch_size * ((1 + ahead) * window + predicted) + roi * self.itemsize
+        mirrored = self.settings.passes > 1
+        at_once = self.settings.passes if self.settings.mirror_batch else mirrored  # beside the window, and the sum
+        batch = (1 + ahead + at_once) * window + (1 + at_once) * predicted
+        return self.settings.sw_batch_size * batch + roi * self.itemsize
 
     def _advice(self) -> str | None:
         """What another scan order would save, if that is a lot; where windows are skipped nobody has counted that."""
         if self.skipped is not None:
             return None
-        size, roi, overlap = self.settings.image_size, self.settings.roi_size, self.settings.overlap
-        least = [
-            least_peak(window_grid(size, roi, overlap, 1, d), size, self.heads, self.itemsize) for d in range(len(size))
-        ]
+        size = self.settings.image_size
+        scans = [replace(self.settings, buffer_steps=1, buffer_dim=d).windows for d in range(len(size))]
+        least = [least_peak(windows, size, self.heads, self.itemsize) for windows in scans]
         best, now = min(range(len(size)), key=least.__getitem__), least[self.windows.order[0]]
         if least[best] >= A_LOT * now:
             return None

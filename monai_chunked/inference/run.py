@@ -12,7 +12,7 @@ import monai
 import torch
 
 from monai_chunked.chunks.background import Background, match_background
-from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher
+from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher, Uncovered
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
@@ -39,7 +39,7 @@ from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch, Batches, LookedAt
-from monai_chunked.windows.importance import importance_map
+from monai_chunked.windows.importance import Importance
 from monai_chunked.windows.predictions import Predictions
 from monai_chunked.windows.predictor import BoundNetwork, Predictor, pack
 from monai_chunked.windows.read_ahead import ReadAhead
@@ -71,11 +71,11 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
     output = settings.target(source.device)
     known_dtype = result_dtype if settings.postprocessing is None else None
     output.check(Expected(0, known_dtype))
-    how = (settings.roi_weight_map, settings.roi_size, settings.mode, settings.sigma_scale)
-    importance = importance_map(*how, device, sum_dtype)
+    importance = Importance(settings.roi_weight_map, settings.mode, settings.sigma_scale, device, sum_dtype)
+    weights = importance(settings.windows.roi_size)
 
     def fingerprint() -> tuple[dict[str, str], list[str]]:
-        described = _described(settings, network, importance, device, result_dtype)
+        described = _described(settings, network, weights, device, result_dtype)
         if isinstance(output, ResumableOutput):
             described["output"] = (type(output), output.settings)
         ids = (settings.network_id, settings.run_id)
@@ -122,12 +122,16 @@ def _described(
         "padding": (settings.padding_mode, settings.cval),
         "buffer": (settings.buffer_steps, settings.buffer_dim) if settings.buffer_steps else None,
         "with_coord": settings.with_coord,
+        "border": (settings.border, settings.min_size),
+        "voxels of the nearest window": settings.windows.nearest_only,
+        "mirroring": settings.mirror_axes and (settings.mirror_axes, settings.mirror_batch),
+        "fill_batches": settings.fill_batches,
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
         "postprocessing": settings.postprocessing,
         "skip": settings.skip,
         "mask": settings.mask,
-        "background": settings.background,
+        "background": settings.uses_background and settings.background,
         "network arguments": (network.args, network.kwargs),
         "network wrapper": network.wrapper,
         "sw_device": device.type,
@@ -162,17 +166,20 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         batches = _batches(call, condition, partial(_needs, recorded, recovery.done))
         stack.callback(batches.close)
         how = (call.importance, settings.process_fn, call.device, settings.with_coord)
-        predictions = Predictions(batches, Predictor(network, *how))
+        predictor = Predictor(settings.seen_by(network), *how)
+        predictions = Predictions(batches, predictor)
         first = predictions.first
-        keys, heads = (first.keys, predictions.heads) if first else (recovery.keys, recovery.heads)
-        weights = first.weights if first else [call.importance] * len(heads)
-        background = match_background(settings.background, keys, heads)
+        keys, heads = (first.keys, predictions.heads(windows.roi_size)) if first else (recovery.keys, recovery.heads)
+        scores = match_background(settings.background, keys, heads)
         layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype, skipped=call.skipped)
         recovery.begin(keys, heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
-        finisher = _finisher(call, heads, layout, weights, keys, differentiable)
+        finisher = _finisher(call, heads, layout, predictor.first_weights, scores, keys, differentiable)
         try:
-            backgrounds = [Background(*each) for each in zip(background, layout.grids, weights)]
+            backgrounds = [
+                Background(each.to(call.device, call.sum_dtype), grid, partial(predictor.first_weights, k))
+                for k, (each, grid) in enumerate(zip(scores, layout.grids))
+            ]
             stitcher = _stitcher(call, layout, finisher, backgrounds, differentiable, observer)
         except BaseException:
             finisher.abandon()
@@ -215,7 +222,13 @@ def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence
 
 
 def _finisher(
-    call: Call, heads: Sequence[Head], layout: Layout, weights: Sequence[torch.Tensor], keys: Any, differentiable: bool
+    call: Call,
+    heads: Sequence[Head],
+    layout: Layout,
+    weights: Callable[..., Any],
+    background: Sequence[torch.Tensor],
+    keys: Any,
+    differentiable: bool,
 ) -> Finisher:
     """What makes results of finished chunks. The results that can be started are."""
     functions = match_postprocessing(call.settings.postprocessing, keys, len(heads))
@@ -233,8 +246,9 @@ def _finisher(
     finishers: list[HeadFinisher] = []
     try:
         for k, (head, function) in enumerate(zip(heads, functions)):
-            division = Division(layout.grids[k], weights[k], differentiable)
-            stages: list[Stage] = [division, _postprocessing(call, head, function)]
+            division = Division(layout.grids[k], partial(weights, k), differentiable)
+            uncovered = Uncovered(layout.grids[k], background[k])
+            stages: list[Stage] = [division, uncovered, _postprocessing(call, head, function)]
             create = partial(_create, call, k, head, layout.grids[k])
             finishers.append(HeadFinisher(head.name, stages, create, call.recovery.results.get(k, known[k]), threaded))
     except BaseException:
@@ -264,9 +278,9 @@ def _stitcher(
     in_place = call.settings.postprocessing is None and not differentiable and not layout.forecast.moved
     results = {
         k: head.memory
-        for k, (head, each) in enumerate(zip(finisher.heads, backgrounds))
+        for k, head in enumerate(finisher.heads)
         if in_place and head.memory is not None
-        if (head.memory.device, head.memory.dtype) == (each.weights.device, each.weights.dtype)
+        if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
     done = call.recovery.done

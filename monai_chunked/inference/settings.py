@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from monai_chunked.chunks.postprocessing import is_argmax
-from monai_chunked.inference import checks
+from monai_chunked.inference import checks, window_checks
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput
@@ -20,6 +20,9 @@ from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
 from monai_chunked.plan.skipped import Skipped
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
+from monai_chunked.windows.full_batches import FullBatches
+from monai_chunked.windows.importance import CROP
+from monai_chunked.windows.mirrored import Mirrored
 from monai_chunked.windows.skipping import Skip, outside_mask
 
 __all__ = ["Settings"]
@@ -63,6 +66,12 @@ class Settings:
     overwrite: bool | Literal["changed"] = False
     network_id: str | None = None
     run_id: str | None = None
+    # where windows lie, and how the network sees them
+    border: Any = "edge"
+    min_size: tuple[int, ...] | None = None
+    mirror_axes: tuple[int, ...] | None = None
+    mirror_batch: bool = False
+    fill_batches: bool = False
 
     @classmethod
     def check(cls, shape: Sequence[int], **given: Any) -> Settings:
@@ -82,16 +91,31 @@ class Settings:
         checks.check_buffer(values["buffer_steps"], values["buffer_dim"], dims)
         checks.check_preprocessing(values["preprocessing"])
         checks.check_postprocessing(values["postprocessing"])
-        checks.check_background(values["background"])
+        window_checks.check_background(values["background"])
         checks.check_overwrite(values["overwrite"])
         output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
         checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
+        border, roi_size = (
+            window_checks.check_border(values["border"], dims),
+            checks.check_roi_size(values["roi_size"], shape),
+        )
+        skips = values["skip"] is not None or values["mask"] is not None
+        window_checks.check_fixed_size(
+            border, values["roi_weight_map"], values["fill_batches"], values["process_fn"] if skips else None
+        )
         values.update(
-            skip=checks.check_skip(values["skip"]),
-            mask=checks.check_mask(values["mask"], shape),
+            border=border,
+            min_size=window_checks.check_min_size(values["min_size"], border, roi_size),
+            mirror_axes=window_checks.check_mirror_axes(values["mirror_axes"], dims),
+            mirror_batch=bool(values["mirror_batch"]),
+            fill_batches=bool(values["fill_batches"]),
+        )
+        values.update(
+            skip=window_checks.check_skip(values["skip"]),
+            mask=window_checks.check_mask(values["mask"], shape),
             output=output,
             image_size=tuple(shape[2:]),
-            roi_size=checks.check_roi_size(values["roi_size"], shape),
+            roi_size=roi_size,
             sw_batch_size=checks.check_sw_batch_size(values["sw_batch_size"]),
             overlap=checks.check_overlap(values["overlap"], dims),
             mode=mode,
@@ -105,13 +129,36 @@ class Settings:
     @classmethod
     def of_inferer(cls, inferer: Any, shape: Sequence[int]) -> Settings:
         """Those of an inferer, also of one of MONAI's, which lacks what we add."""
+        return cls.check(shape, **cls.given(inferer))
+
+    @classmethod
+    def given(cls, inferer: Any) -> dict[str, Any]:
+        """The parameters of an inferer, by name."""
         names = (each.name for each in fields(cls) if each.name != "image_size")
-        return cls.check(shape, **{name: getattr(inferer, name) for name in names if hasattr(inferer, name)})
+        return {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
 
     @property
     def windows(self) -> WindowGrid:
         """The windows over an image."""
-        return window_grid(self.image_size, self.roi_size, self.overlap, self.buffer_steps, self.buffer_dim)
+        nearest_only = self.mode == CROP and self.roi_weight_map is None
+        scan = (self.overlap, self.buffer_steps, self.buffer_dim)
+        return window_grid(self.image_size, self.roi_size, *scan, self.border, self.min_size, nearest_only)
+
+    @property
+    def passes(self) -> int:
+        """How often the network sees each window."""
+        return 2 ** len(self.mirror_axes or ())
+
+    def seen_by(self, network: Callable[..., Any]) -> Callable[..., Any]:
+        """The network, as windows are brought to it: mirrored, in batches of one size."""
+        if self.mirror_axes:
+            network = Mirrored(network, self.mirror_axes, self.mirror_batch)
+        return FullBatches(network, self.sw_batch_size) if self.fill_batches else network
+
+    @property
+    def uses_background(self) -> bool:
+        """Whether there may be voxels that the network says nothing of."""
+        return self.skip is not None or self.mask is not None or "crop" in self.border
 
     def skipped(self) -> Skipped | None:
         """The windows that the mask skips, which is read for it; ``None``: there is none."""

@@ -89,21 +89,18 @@ def plan_rows(
     dim = 2 + windows.order[0]
     edges = tuple(_edges(n, chunk) for n, chunk in zip(shape, chunks or (1,) * len(shape)))
     size = shape[dim]
-    spans = [
-        inside(slice(s, s + windows.roi_size[dim - 2]), size, windows.roi_size[dim - 2])
-        for s in windows.starts[dim - 2]
-    ]
+    spans = [inside(slice(start, stop), size, windows.least_size[dim - 2]) for start, stop in windows.spans[dim - 2]]
     rows = max(_next_edge(edges[dim], span.stop, size) - span.start for span in spans)
     return RowsPlan(tuple(shape), dtype, dim, edges, rows)
 
 
-def inside(window: slice, size: int, roi: int) -> slice:
-    """The voxels of an image that a window of the padded image has, along one dimension.
+def inside(window: slice, size: int, least: int) -> slice:
+    """The voxels of an image that a window of the image, padded to a least size, has, along one dimension.
 
     >>> inside(slice(0, 32), 10, 32), inside(slice(5, 37), 64, 32)
     (slice(0, 10, None), slice(5, 37, None))
     """
-    before = padding((size,), (roi,))[0][0]
+    before = padding((size,), (least,))[0][0]
     return slice(max(window.start - before, 0), min(window.stop - before, size))
 
 

@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from monai_chunked.plan.borders import Span
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.touching import finished, opened, surroundings, touched, touching
 from monai_chunked.plan.window_grid import WindowGrid
@@ -77,17 +78,24 @@ class ChunkGrid:
         windows: the windows.
         spans: for each dimension and window index, the output voxels ``(start, stop)`` that the window predicts; they
             may reach over the output where the image was padded.
+        kept: those of them that are added: all, or those that are nearest to its centre.
         cuts: for each dimension, the borders of chunks from 0 to the size of the output; ascending.
     """
 
     windows: WindowGrid
-    spans: tuple[tuple[tuple[int, int], ...], ...]
+    spans: tuple[tuple[Span, ...], ...]
+    kept: tuple[tuple[Span, ...], ...]
     cuts: tuple[tuple[int, ...], ...]
 
     @property
     def size(self) -> tuple[int, ...]:
         """Spatial size of the output in voxels."""
         return tuple(c[-1] for c in self.cuts)
+
+    @property
+    def covered(self) -> tuple[int, ...]:
+        """Where the voxels that windows predict end; those behind have no prediction."""
+        return tuple(min(kept[-1][1], size) for kept, size in zip(self.kept, self.size))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,7 +120,7 @@ class ChunkGrid:
     @cached_property
     def _touched(self) -> list[list[range]]:
         """For each dimension and window index, the chunk indices that the window touches."""
-        return [touched(spans, cuts) for spans, cuts in zip(self.spans, self.cuts)]
+        return [touched(kept, cuts) for kept, cuts in zip(self.kept, self.cuts)]
 
     @cached_property
     def _touching(self) -> list[list[range]]:
@@ -133,8 +141,11 @@ class ChunkGrid:
     def _shared(self) -> list[list[list[tuple[int, slice, slice]]]]:
         """What :py:class:`Piece` says, for each dimension, window index and chunk that the window touches there."""
         return [
-            [[(c, *_common(span, (cuts[c], cuts[c + 1]))) for c in chunks] for span, chunks in zip(spans, touched)]
-            for spans, cuts, touched in zip(self.spans, self.cuts, self._touched)
+            [
+                [(c, *_common(span[0], each, (cuts[c], cuts[c + 1]))) for c in chunks]
+                for span, each, chunks in zip(spans, kept, touched)
+            ]
+            for spans, kept, cuts, touched in zip(self.spans, self.kept, self.cuts, self._touched)
         ]
 
     @cached_property
@@ -163,18 +174,23 @@ class ChunkGrid:
         for shared in self.windows.in_scan_order(list(around)):
             yield Piece(*zip(*shared))
 
-    def pieces_before(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> Iterator[Piece]:
-        """What a chunk shares with each window that touches it earlier than another one does, in scan order."""
+    def pieces_before(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> Iterator[tuple[Piece, tuple[int, ...]]]:
+        """What a chunk shares with each window that touches it earlier than another one does, and the window's size."""
         around = self.windows.in_scan_order([self._touching[d][c] for d, c in enumerate(chunk)])
-        for position, piece in zip(around, self.windows_of(chunk)):
+        for position, piece, size in zip(around, self.windows_of(chunk), self.window_sizes_of(chunk)):
             if position == window:
                 return
-            yield piece
+            yield piece, size
+
+    def window_sizes_of(self, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """The spatial size of each window that touches a chunk, in scan order."""
+        each = zip(chunk, self._touching, self.windows.lengths)
+        return self.windows.in_scan_order([[lengths[w] for w in touching[c]] for c, touching, lengths in each])
 
     @cached_property
     def _surroundings(self) -> list[list[int]]:
         """For each dimension and chunk index, a number that is the same where windows lie over chunks alike."""
-        return [surroundings(*each) for each in zip(self.spans, self.cuts, self._touching)]
+        return [surroundings(*each) for each in zip(self.spans, self.kept, self.cuts, self._touching)]
 
     def surroundings(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
         """How windows lie over a chunk: chunks for which this is the same have the same weights."""
@@ -240,7 +256,8 @@ class ChunkGrid:
         )
 
 
-def _common(window: tuple[int, int], chunk: tuple[int, int]) -> tuple[slice, slice]:
-    """What they have in common along one dimension, counted from the start of the window, and of the chunk."""
-    low, high = max(window[0], chunk[0]), min(window[1], chunk[1])
-    return slice(low - window[0], high - window[0]), slice(low - chunk[0], high - chunk[0])
+def _common(start: int, window: Span, chunk: Span) -> tuple[slice, slice]:
+    """What they have in common along one dimension, counted from where the prediction starts, and from the chunk."""
+    low = max(window[0], chunk[0])
+    high = max(min(window[1], chunk[1]), low)
+    return slice(low - start, high - start), slice(low - chunk[0], high - chunk[0])

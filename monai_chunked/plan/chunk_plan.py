@@ -22,7 +22,7 @@ class ChunkPlan:
         image_size: spatial size of an image.
         roi_size: spatial size of a window.
         windows: number of windows in all.
-        batches: number of times the network is called.
+        batches: number of batches.
         chunks: number of chunks in all.
         chunk_size: spatial size of the largest chunk; those that the plan cuts by itself are of several sizes.
         scan_order: the dimensions, from the one along which windows advance last to the one along which they do first.
@@ -44,6 +44,7 @@ class ChunkPlan:
             needs: open chunks, the output if it is there, finished chunks, one batch, and rows of the input.
         skipped: how many of the windows have no voxel of the mask. What a ``skip`` will say is not known: all sizes are
             those of a run in which it skips none, which takes more.
+        passes: how often the network sees each window, more than once if it is mirrored.
     """
 
     image_size: tuple[int, ...]
@@ -71,6 +72,7 @@ class ChunkPlan:
     device_bytes: int = 0
     cpu_bytes: int = 0
     skipped: int = 0
+    passes: int = 1
 
     def __str__(self) -> str:
         def size(voxels: Sequence[int]) -> str:
@@ -81,10 +83,11 @@ class ChunkPlan:
             return ", ".join(f"{format_bytes(peak)} on {level}" for level, peak in levels.items() if peak) or "nothing"
 
         output = "depends on postprocessing" if self.output_bytes is None else format_bytes(self.output_bytes)
+        mirrored = f", mirrored in {self.passes} ways" if self.passes > 1 else ""
         limits = [("device_memory", self.device_limit), ("cpu_memory", self.cpu_limit)]
         rows = [
             ("image", f"{size(self.image_size)} voxels"),
-            ("windows", f"{self.windows:,} of {size(self.roi_size)} voxels in {self.batches:,} batches"),
+            ("windows", f"{self.windows:,} of {size(self.roi_size)} voxels in {self.batches:,} batches{mirrored}"),
             ("scan order", f"dimensions {', '.join(map(str, self.scan_order))}, the last one first"),
             ("chunks", f"{self.chunks:,} of at most {size(self.chunk_size)} voxels"),
             ("limits", ", ".join(f"{n}={format_bytes(v)}" for n, v in limits if v is not None) or "none"),

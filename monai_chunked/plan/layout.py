@@ -9,6 +9,7 @@ from math import ceil, prod
 
 import numpy as np
 
+from monai_chunked.plan.borders import nearest
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
@@ -46,10 +47,10 @@ def chunk_grids(
     """
     predicted = tuple(prediction_size or windows.roi_size)
     spans, sizes = [], []
-    for d, (size, image, roi) in enumerate(zip(predicted, image_size, windows.roi_size)):
+    for d, (size, image, roi, least) in enumerate(zip(predicted, image_size, windows.roi_size, windows.least_size)):
         # the rounding of zoomed outputs, of their windows and of what padding added is MONAI's
         zoom = size / float(roi)
-        missing = padding((image,), (roi,))[0][0]
+        missing = padding((image,), (least,))[0][0]
         full = int(windows.image_size[d] * zoom)
         crop, stop = 0, full
         if windows.image_size[d] > image:
@@ -57,31 +58,33 @@ def chunk_grids(
             crop, stop = round(missing * scale), min(round((missing + image) * scale), full)
         if stop <= crop:
             raise ValueError(f"no output voxel is left of the {image} voxels of spatial dimension {d} at zoom {zoom:g}")
-        for start in windows.starts[d]:
-            if int((start + roi) * zoom) - int(start * zoom) != size:
+        for start, end in windows.spans[d]:
+            if int(end * zoom) - int(start * zoom) != (end - start) * size / roi:
                 raise ValueError(
                     f"the network maps {roi} voxels of spatial dimension {d} to {size}, and by rounding its window at "
-                    f"{start} does not cover {size} output voxels; choose roi_size and overlap so that every window "
-                    f"start times {size}/{roi} is an integer (starts: {_shorten(windows.starts[d])})"
+                    f"{start} does not cover {(end - start) * size / roi:g} output voxels; choose roi_size and overlap "
+                    f"so that every window start times {size}/{roi} is an integer "
+                    f"(starts: {_shorten(windows.starts[d])})"
                 )
-        spans.append(tuple((int(s * zoom) - crop, int((s + roi) * zoom) - crop) for s in windows.starts[d]))
+        spans.append(tuple((int(start * zoom) - crop, int(end * zoom) - crop) for start, end in windows.spans[d]))
         sizes.append(stop - crop)
 
+    kept = tuple(map(nearest, spans)) if windows.nearest_only else tuple(spans)
     if chunk_size is not None:
         regular = tuple(tuple(range(0, size, chunk)) + (size,) for size, chunk in zip(sizes, chunk_size))
-        return [ChunkGrid(windows, tuple(spans), regular)]
+        return [ChunkGrid(windows, tuple(spans), kept, regular)]
 
-    fine = [_automatic_cuts(s, size) for s, size in zip(spans, sizes)]
+    fine = [_automatic_cuts(each, size) for each, size in zip(kept, sizes)]
     slowest, fastest = windows.order[0], windows.order[-1]
     coarse = list(fine)
     if windows.steps_per_buffer:
-        starts = {start for start, _ in spans[slowest][:: windows.steps_per_buffer]}
+        starts = {start for start, _ in kept[slowest][:: windows.steps_per_buffer]}
         coarse[slowest] = (0, *sorted(start for start in starts if 0 < start < sizes[slowest]), sizes[slowest])
     uncut = list(coarse)
     if slowest != fastest or not windows.steps_per_buffer:
         uncut[fastest] = (0, sizes[fastest])
     ways = [uncut, coarse, fine] if limited else [uncut, coarse]
-    return [ChunkGrid(windows, tuple(spans), tuple(cuts)) for cuts in ways]
+    return [ChunkGrid(windows, tuple(spans), kept, tuple(cuts)) for cuts in ways]
 
 
 def _automatic_cuts(spans: tuple[tuple[int, int], ...], size: int) -> tuple[int, ...]:

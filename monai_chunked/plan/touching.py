@@ -10,18 +10,23 @@ __all__ = ["finished", "opened", "surroundings", "touched", "touching"]
 
 
 def touched(spans: Sequence[tuple[int, int]], cuts: Sequence[int]) -> list[range]:
-    """For each window, the chunks that it touches.
+    """For each window, the chunks that it touches: at least one, and the last window all that no window reaches.
 
     Args:
-        spans: for each window, the voxels ``(start, stop)`` that it predicts; they may reach over the borders.
+        spans: for each window, the voxels ``(start, stop)`` that it adds to; they may reach over the borders. Both
+            ascending.
         cuts: where chunks begin, and the size; ascending from 0.
 
     >>> touched([(0, 8), (4, 12)], [0, 4, 8, 12])
     [range(0, 2), range(1, 3)]
+    >>> touched([(0, 8), (4, 12)], [0, 4, 8, 12, 14])
+    [range(0, 2), range(1, 4)]
     """
-    edges = np.asarray(cuts)
-    first = np.searchsorted(edges, [max(start, 0) for start, _ in spans], side="right") - 1
-    last = np.searchsorted(edges, [min(stop, cuts[-1]) for _, stop in spans], side="left")
+    edges, size = np.asarray(cuts), cuts[-1]
+    starts, stops = np.clip(spans, (0, 0), (size - 1, size)).T
+    first = np.searchsorted(edges, starts, side="right") - 1
+    last = np.maximum(np.searchsorted(edges, stops, side="left"), first + 1)
+    last[-1] = len(cuts) - 1
     return [range(a, b) for a, b in zip(first.tolist(), last.tolist())]
 
 
@@ -65,17 +70,30 @@ def opened(touching: Sequence[range], windows: int) -> list[list[int]]:
     return by_window
 
 
-def surroundings(spans: Sequence[tuple[int, int]], cuts: Sequence[int], touching: Sequence[range]) -> list[int]:
+def surroundings(
+    spans: Sequence[tuple[int, int]],
+    kept: Sequence[tuple[int, int]],
+    cuts: Sequence[int],
+    touching: Sequence[range],
+) -> list[int]:
     """For each chunk a number, the same one for chunks of one size that windows lie over in the same way.
 
+    Args:
+        spans: for each window, the voxels that it predicts.
+        kept: those of them that it adds to.
+        cuts, touching: as above.
+
     >>> spans, cuts = [(0, 8), (4, 12), (8, 16)], [0, 4, 8, 12, 16]
-    >>> surroundings(spans, cuts, [range(0, 1), range(0, 2), range(1, 3), range(2, 3)])
+    >>> surroundings(spans, spans, cuts, [range(0, 1), range(0, 2), range(1, 3), range(2, 3)])
     [0, 1, 1, 2]
     """
     numbers: dict[tuple[object, ...], int] = {}
     found = []
     for chunk, around in enumerate(touching):
         start, stop = cuts[chunk], cuts[chunk + 1]
-        shared = ((max(a, start) - start, min(b, stop) - start, start - a) for a, b in (spans[w] for w in around))
+        shared = (
+            (max(low, start) - start, min(high, stop) - start, start - a, b - a)
+            for (low, high), (a, b) in ((kept[w], spans[w]) for w in around)
+        )
         found.append(numbers.setdefault((stop - start, *shared), len(numbers)))
     return found

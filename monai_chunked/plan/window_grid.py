@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from monai.data.utils import dense_patch_slices
-from monai.inferers.utils import _get_scan_interval
+from monai.utils import ensure_tuple_rep
 
+from monai_chunked.plan.borders import BORDERS, Span
 from monai_chunked.plan.boxes import Box
 
 __all__ = ["Window", "WindowGrid", "padding", "window_grid"]
@@ -21,7 +21,7 @@ Side = TypeVar("Side")
 
 
 class Window(NamedTuple):
-    """One ``roi_size`` box of one image.
+    """One ``roi_size`` box of one image, or less where windows are cut.
 
     Attributes:
         image: index in the input batch.
@@ -40,22 +40,37 @@ class WindowGrid:
 
     Attributes:
         image_size: spatial size of the image in voxels, padded to at least ``roi_size``.
-        roi_size: spatial size of a window in voxels.
-        starts: for each dimension, where windows start; ascending.
+        roi_size: spatial size of a window that is not cut, in voxels.
+        spans: for each dimension and window index, the voxels ``(start, stop)``; both ascending.
         order: the dimensions from the one along which windows advance last to the one along which they advance first.
         steps_per_buffer: how many steps along ``order[0]`` a batch of windows must not run across; 0: no limit.
+        least_size: the size that smaller images are padded to: ``roi_size``, unless windows are cut.
+        nearest_only: whether of a prediction only those voxels count that are nearer to the centre of its window than
+            to that of any other window over them.
     """
 
     image_size: tuple[int, ...]
     roi_size: tuple[int, ...]
-    starts: tuple[tuple[int, ...], ...]
+    spans: tuple[tuple[Span, ...], ...]
     order: tuple[int, ...]
-    steps_per_buffer: int = 0
+    steps_per_buffer: int
+    least_size: tuple[int, ...]
+    nearest_only: bool
+
+    @property
+    def starts(self) -> tuple[tuple[int, ...], ...]:
+        """For each dimension, where windows start; ascending."""
+        return tuple(tuple(start for start, _ in spans) for spans in self.spans)
+
+    @property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """For each dimension, the sizes of windows."""
+        return tuple(tuple(stop - start for start, stop in spans) for spans in self.spans)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of windows along each dimension."""
-        return tuple(map(len, self.starts))
+        return tuple(map(len, self.spans))
 
     def __len__(self) -> int:
         return prod(self.shape)
@@ -74,17 +89,13 @@ class WindowGrid:
 
     def batch_count(self, images: int, sw_batch_size: int) -> int:
         """Number of batches."""
-        if not self.steps_per_buffer:
-            return ceil(images * len(self) / sw_batch_size)
-        steps = self.shape[self.order[0]]
-        layer = len(self) // steps
-        lengths = (min(self.steps_per_buffer, steps - k) for k in range(0, steps, self.steps_per_buffer))
-        return images * sum(ceil(layer * length / sw_batch_size) for length in lengths)
+        return int(np.ceil(self._runs(images) / sw_batch_size).sum())
 
     def batches(self, images: int, sw_batch_size: int) -> Iterator[list[Window]]:
         """Windows as the network gets them, if none is skipped.
 
         As in MONAI a batch runs over from one image to the next, except when buffered, where it ends with the buffer.
+        Windows of one batch are of one size.
         """
         for run in self.runs(images):
             while batch := list(itertools.islice(run, sw_batch_size)):
@@ -92,18 +103,24 @@ class WindowGrid:
 
     def runs(self, images: int) -> Iterator[Iterator[Window]]:
         """All windows in scan order, in the runs that no batch runs across. Take each before the next one."""
-        sides = [[slice(s, s + roi) for s in starts] for starts, roi in zip(self.starts, self.roi_size)]
+        sides = [[slice(*span) for span in spans] for spans in self.spans]
         windows = (
             Window(image, position, box)
             for image in range(images)
             for position, box in zip(self.positions(), self.in_scan_order(sides))
         )
-        slowest = self.order[0]
-        runs = itertools.groupby(
-            windows,
-            lambda w: (w.image, w.position[slowest] // self.steps_per_buffer) if self.steps_per_buffer else None,
-        )
-        return (run for _, run in runs)
+        return (itertools.islice(windows, run) for run in self._runs(images).tolist())
+
+    def _runs(self, images: int) -> np.ndarray:
+        """How many windows follow each other that may be in one batch: of one size, and of one buffer of one image."""
+        kind = np.arange(images) if self.steps_per_buffer else np.zeros(images, np.int64)
+        for d in self.order:
+            kinds = np.unique(self.lengths[d], return_inverse=True)[1]
+            if d == self.order[0] and self.steps_per_buffer:
+                kinds = kinds + len(kinds) * (np.arange(len(kinds)) // self.steps_per_buffer)
+            kind = np.add.outer(kind * (int(kinds.max()) + 1), kinds).ravel()
+        borders = np.flatnonzero(np.diff(kind)) + 1
+        return np.diff([0, *borders.tolist(), len(kind)])
 
 
 def padding(image_size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[int, int]]:
@@ -122,6 +139,9 @@ def window_grid(
     overlap: Sequence[float],
     buffer_steps: int | None = None,
     buffer_dim: int = -1,
+    border: Sequence[str] | str = "edge",
+    min_size: Sequence[int] | int | None = None,
+    nearest_only: bool = False,
 ) -> WindowGrid:
     """Lay windows over an image that is padded where it is smaller than a window.
 
@@ -132,20 +152,21 @@ def window_grid(
         buffer_steps: as in MONAI: if positive, windows advance along ``buffer_dim`` last, and batches end every
             ``buffer_steps`` steps.
         buffer_dim: a spatial dimension.
+        border: what becomes of windows that would reach over the border, one of ``BORDERS`` or one for each dimension.
+        min_size: where windows are cut, the least size of one, for each dimension or all; 1 by default.
+        nearest_only: whether of a prediction only those voxels count that are nearest to the centre of its window.
 
     >>> window_grid((100, 40), (48, 48), (0.5, 0.5)).starts
     ((0, 24, 48, 52), (0,))
     """
-    roi = tuple(int(r) for r in roi_size)
-    size = tuple(max(int(i), r) for i, r in zip(image_size, roi))
-    dims = len(size)
-    interval = _get_scan_interval(size, roi, dims, overlap)
-    starts = tuple(
-        tuple(int(window.start) for (window,) in dense_patch_slices((i,), (r,), (step,)))
-        for i, r, step in zip(size, roi, interval)
-    )
-    if not buffer_steps or buffer_steps < 0:
-        return WindowGrid(size, roi, starts, tuple(range(dims)))
-    slowest = buffer_dim % dims
+    dims = len(image_size)
+    borders, roi = ensure_tuple_rep(border, dims), tuple(int(r) for r in roi_size)
+    cut = ensure_tuple_rep(1 if min_size is None else min_size, dims)
+    least = tuple(int(c) if b == "adaptive" else r for b, c, r in zip(borders, cut, roi))
+    size = tuple(max(int(i), c) for i, c in zip(image_size, least))
+    each = zip(borders, size, roi, overlap, least)
+    spans = tuple(tuple(BORDERS[name](n, r, o, c)) for name, n, r, o, c in each)
+    steps = max(int(buffer_steps or 0), 0)
+    slowest = buffer_dim % dims if steps else 0
     order = (slowest, *(d for d in range(dims) if d != slowest))
-    return WindowGrid(size, roi, starts, order, int(buffer_steps))
+    return WindowGrid(size, tuple(map(min, roi, size)), spans, order, steps, least, nearest_only)

@@ -2,35 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map
-from monai.utils import convert_data_type
+from monai.utils import BlendMode, convert_data_type, ensure_tuple_rep
 
-__all__ = ["at_sizes", "importance_map"]
+__all__ = ["CROP", "MODES", "Importance", "at_sizes"]
 
 
-def importance_map(
-    roi_weight_map: torch.Tensor | None,
-    roi_size: tuple[int, ...],
-    mode: str,
-    sigma_scale: Sequence[float] | float,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """MONAI's importance map of a window: the one that was given, else computed.
+CROP = "crop"
+"""The mode in which each voxel is of one window; which one is geometry, and its weight is one."""
 
-    Raises:
-        ValueError: when the one that was given does not fit windows.
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance maps of windows, of whatever size.
+
+    Attributes:
+        roi_weight_map: the one that was given; ``None``: they are computed.
+        mode: one of ``MODES``.
+        sigma_scale: as in MONAI.
+        device: of the maps.
+        dtype: of the maps.
     """
-    weights = roi_weight_map
-    if weights is None:
-        weights = compute_importance_map(roi_size, mode=mode, sigma_scale=sigma_scale, device=device, dtype=dtype)
-    else:
-        _at_roi(weights, roi_size)
-    return convert_data_type(weights, torch.Tensor, device=device, dtype=dtype)[0]
+
+    roi_weight_map: torch.Tensor | None
+    mode: str
+    sigma_scale: Sequence[float] | float
+    device: torch.device
+    dtype: torch.dtype
+    _known: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __call__(self, size: tuple[int, ...]) -> torch.Tensor:
+        """The map of a window.
+
+        Raises:
+            ValueError: when the one that was given does not fit windows of this size.
+        """
+        if size not in self._known:
+            weights = self.roi_weight_map
+            if weights is None:
+                weights = MODES[self.mode](size, ensure_tuple_rep(self.sigma_scale, len(size)), self.device, self.dtype)
+            else:
+                _at_roi(weights, size)
+            self._known[size] = convert_data_type(weights, torch.Tensor, device=self.device, dtype=self.dtype)[0]
+        return self._known[size]
+
+
+Size = tuple[int, ...]
+
+
+def monais(mode: str) -> Callable[[Size, Sequence[float], torch.device, torch.dtype], torch.Tensor]:
+    """One of MONAI's."""
+    return lambda size, sigma_scale, device, dtype: compute_importance_map(size, mode, sigma_scale, device, dtype)
+
+
+def hann(size: Size, sigma_scale: Sequence[float], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """TorchIO's (``overlap_mode="hann"``): a Hann window of two voxels more, without its ends, which are zero.
+
+    So the outermost voxels of a window count, if little, and a voxel that has one window has its prediction.
+    """
+    each = [torch.hann_window(n + 2, periodic=False, dtype=dtype, device=device)[1:-1] for n in size]
+    return _product(each)
+
+
+def nnunet(size: Size, sigma_scale: Sequence[float], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """nnU-Net's (``compute_gaussian``), where ``sigma_scale`` is an eighth, with its rounding to half precision.
+
+    A one in the middle, filtered as ``scipy.ndimage.gaussian_filter`` does it (no further than four standard
+    deviations), scaled so that it is ten there. What is zero in half precision becomes the smallest number beside it.
+    """
+    sides = []
+    for n, scale in zip(size, sigma_scale):
+        reach = int(4 * n * scale + 0.5)
+        kernel = np.exp(-0.5 / (n * scale) ** 2 * np.arange(-reach, reach + 1) ** 2)
+        side, middle = np.zeros(n + 2 * reach), n // 2
+        side[middle : middle + 2 * reach + 1] = kernel / kernel.sum()
+        sides.append(torch.from_numpy(side[reach : reach + n]))
+    weights = _product(sides)
+    weights = (weights / (weights.max() / 10)).to(torch.float16)
+    weights[weights == 0] = weights[weights != 0].min()
+    return weights.to(device, dtype)
+
+
+def _product(each: Sequence[torch.Tensor]) -> torch.Tensor:
+    return reduce(lambda weights, side: weights.unsqueeze(-1) * side, each)
+
+
+MODES: Mapping[str, Callable[[Size, Sequence[float], torch.device, torch.dtype], torch.Tensor]] = {
+    BlendMode.CONSTANT.value: monais("constant"),
+    BlendMode.GAUSSIAN.value: monais("gaussian"),
+    "hann": hann,
+    "nnunet": nnunet,
+    CROP: monais("constant"),
+}
+"""What makes the map of a window, by the name of the mode."""
 
 
 def at_sizes(weights: torch.Tensor, roi_size: tuple[int, ...], sizes: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.heads import Head, head_names
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
-from monai_chunked.windows.predictor import Prediction, Predictor
+from monai_chunked.windows.predictor import Prediction, Predictor, at_size
 
 __all__ = ["OfWindow", "Predictions"]
 
@@ -41,13 +42,14 @@ class Predictions:
             if self.first is not None:
                 break
 
-    @property
-    def heads(self) -> list[Head]:
-        """What the first prediction shows."""
+    def heads(self, roi_size: tuple[int, ...]) -> list[Head]:
+        """What the first prediction shows of windows that are not cut."""
         if self.first is None:
             return []
-        names = head_names(self.first.keys, len(self.first.tensors))
-        return [Head(name, t.shape[1], tuple(t.shape[2:])) for name, t in zip(names, self.first.tensors)]
+        names, window = head_names(self.first.keys, len(self.first.tensors)), sizes(self._passed[-1].predicted[0].box)
+        return [
+            Head(name, t.shape[1], at_size(t.shape[2:], window, roi_size)) for name, t in zip(names, self.first.tensors)
+        ]
 
     def __iter__(self) -> Iterator[tuple[Window, OfWindow | None]]:
         for batch in self._passed:

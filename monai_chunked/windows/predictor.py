@@ -12,9 +12,9 @@ from monai.utils import ensure_tuple
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.errors import name_windows, windows_text
-from monai_chunked.windows.importance import at_sizes
+from monai_chunked.windows.importance import Importance, at_sizes
 
-__all__ = ["BoundNetwork", "Prediction", "Predictor", "pack"]
+__all__ = ["BoundNetwork", "Prediction", "Predictor", "at_size", "pack"]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Predictor:
 
     Args:
         network: with its further arguments.
-        importance: importance map, as MONAI hands it to ``process_fn``.
+        importance: makes importance maps, as MONAI hands them to ``process_fn``.
         process_fn: as in MONAI.
         device: where the network runs.
         with_coord: pass the position of the windows as second argument.
@@ -71,8 +71,8 @@ class Predictor:
 
     def __init__(
         self,
-        network: BoundNetwork,
-        importance: torch.Tensor,
+        network: Callable[..., Any],
+        importance: Importance,
         process_fn: Callable[..., Any] | None,
         device: torch.device,
         with_coord: bool,
@@ -82,9 +82,11 @@ class Predictor:
         self.process_fn = process_fn
         self.device = device
         self.with_coord = with_coord
-        self._expected: tuple[Any, ...] | None = None
+        self._expected: tuple[Any, ...] = ()
         self._checked: tuple[Any, ...] | None = None  # of the batch before
-        self._weights: list[torch.Tensor] | None = None
+        self._first_size: tuple[int, ...] = ()
+        self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        self._first_weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
 
     def __call__(self, read: Batch) -> Prediction:
         """Predict the windows of a batch that the network gets.
@@ -99,24 +101,42 @@ class Predictor:
         named = {"condition": condition[0]} if condition else {}
         with name_windows(batch, "predicting"):
             keys, tensors = _flatten(self.network(*positional, **named))
-        weights = self.importance
+        size = tuple(data.shape[2:])
+        weights = self.importance(size)
         if self.process_fn is not None:
             processed, weights = self.process_fn(tuple(tensors), data, weights)
             tensors = list(ensure_tuple(processed))
             if keys is not None:  # as in MONAI
                 keys, tensors = keys[: len(tensors)], tensors[: len(keys)]
-        self._check(batch, keys, tensors, data.dim() - 2)
-        if self.process_fn is not None or self._weights is None:
-            sizes = [tuple(t.shape[2:]) for t in tensors]
-            self._weights = at_sizes(weights.to(self.importance), tuple(data.shape[2:]), sizes)
-        return Prediction(keys, [t.to(self.device) for t in tensors], self._weights)
+        self._check(batch, keys, tensors, size)
+        if self.process_fn is not None or size not in self._weights:
+            weights = weights.to(self.importance.device, self.importance.dtype)
+            self._weights[size] = at_sizes(weights, size, [tuple(t.shape[2:]) for t in tensors])
+            self._first_weights.setdefault(size, self._weights[size])
+        return Prediction(keys, [t.to(self.device) for t in tensors], self._weights[size])
+
+    def first_weights(self, head: int, size: tuple[int, ...]) -> torch.Tensor:
+        """The weights of a head, ``(1, *size)``, that came with the first batch of windows of a size.
+
+        They are the importance map where no window of that size was predicted yet.
+        """
+        if size not in self._first_weights:
+            shapes: Any = self._expected[1:]
+            heads = [self._at_size(shape[1:], size) for shape in shapes]
+            self._first_weights[size] = at_sizes(self.importance(size), size, heads)
+        return self._first_weights[size][head]
+
+    def _at_size(self, predicted: Sequence[int], size: tuple[int, ...]) -> tuple[int, ...]:
+        """The size of a prediction of a window of some size, from that of the first one."""
+        return at_size(predicted, self._first_size, size)
 
     def _check(
-        self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], dims: int
+        self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], size: tuple[int, ...]
     ) -> None:
         shapes = [tensor.shape if isinstance(tensor, torch.Tensor) else None for tensor in tensors]
-        if (keys, shapes) == self._checked:
+        if (keys, shapes, size) == self._checked:
             return
+        dims = len(size)
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(
@@ -130,14 +150,25 @@ class Predictor:
         found = (keys, *(tuple(t.shape[1:]) for t in tensors))
         if not tensors:
             raise ValueError(f"the network returned nothing for {windows_text(batch)}")
-        if self._expected is None:
-            self._expected = found
-        if found != self._expected:
+        if not self._expected:
+            self._expected, self._first_size = found, size
+        before: Any = self._expected[1:]
+        scaled = (self._expected[0], *((shape[0], *self._at_size(shape[1:], size)) for shape in before))
+        if found != scaled:
             raise ValueError(
                 f"the network must return the same channels and sizes for every window: "
-                f"{_heads_text(self._expected)} before, {_heads_text(found)} for {windows_text(batch)}"
+                f"{_heads_text(scaled)} before, {_heads_text(found)} for {windows_text(batch)}"
             )
-        self._checked = keys, shapes
+        self._checked = keys, shapes, size
+
+
+def at_size(predicted: Sequence[int], window: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """The spatial size of a prediction of a window of another size.
+
+    >>> at_size((4, 8), window=(8, 8), other=(6, 8))
+    (3, 8)
+    """
+    return tuple(n * new // old for n, old, new in zip(predicted, window, other))
 
 
 def pack(keys: list[Hashable] | None, results: Sequence[torch.Tensor]) -> Any:

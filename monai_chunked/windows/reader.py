@@ -88,7 +88,7 @@ class WindowedImage(Image):
         self.image_size = source.shape[2:]
         self.reading = reading
         # what cannot be padded is refused before anything is read
-        pad(torch.empty((1, 1, *self.image_size), device="meta"), windows.roi_size, reading)
+        pad(torch.empty((1, 1, *self.image_size), device="meta"), windows.least_size, reading)
 
     def read(self, batch: Sequence[Window]) -> torch.Tensor:
         result = None
@@ -103,7 +103,7 @@ class WindowedImage(Image):
         return send(result, self.reading.device)
 
     def _read(self, window: Window) -> torch.Tensor:
-        box = tuple(map(inside, window.box, self.image_size, self.windows.roi_size))
+        box = tuple(map(inside, window.box, self.image_size, self.windows.least_size))
         data = self.read_box(window.image, box)
         if self.reading.preprocessing is not None:
             size, processed = tuple(data.shape[1:]), self.reading.preprocessing(data)
@@ -115,7 +115,7 @@ class WindowedImage(Image):
                     f"and return (C, *spatial), got {returned}"
                 )
             data = convert_data_type(processed, torch.Tensor)[0]
-        return pad(data[None], self.windows.roi_size, self.reading)[0]
+        return pad(data[None], self.windows.least_size, self.reading)[0]
 
     def _memory(self, batch: Sequence[Window], data: torch.Tensor) -> torch.Tensor:
         """Empty, laid out as MONAI would hand these windows of the whole image to the network."""
@@ -146,7 +146,7 @@ def image_of(
         OSError: when rows do not fit in ``scratch_dir``.
     """
     if isinstance(source, TensorSource) and reading.preprocessing is None:
-        return TensorImage(pad(source.tensor, windows.roi_size, reading), reading.device, reading.gather)
+        return TensorImage(pad(source.tensor, windows.least_size, reading), reading.device, reading.gather)
     return WindowedImage(source.reader(windows, scratch_dir), source, windows, reading)
 
 

@@ -46,7 +46,7 @@ def outside_mask(mask: Source, windows: WindowGrid, scratch_dir: str | os.PathLi
     skipped = np.empty((mask.shape[0], *windows.shape), bool)
     for run in windows.runs(mask.shape[0]):
         for window in run:
-            box = tuple(map(inside, window.box, size, windows.roi_size))
+            box = tuple(map(inside, window.box, size, windows.least_size))
             skipped[(window.image, *window.position)] = not bool(read(window.image, box).any())
     return Skipped(skipped)
 

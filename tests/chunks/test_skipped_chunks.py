@@ -83,7 +83,7 @@ def test_sums_are_the_same_wherever_chunks_are(
     open_chunks = kind(layout, 1, {}, levels, {}, seen.append)
     weights = torch.rand(1, *windows.roi_size, generator=torch.Generator().manual_seed(0))
     (chunks,) = layout.grids
-    backgrounds = [Background(torch.full((2,), background), chunks, weights)]
+    backgrounds = [Background(torch.full((2,), background), chunks, lambda size: weights)]
     stitcher = Stitcher(layout, 1, {}, open_chunks, backgrounds, FreedMemory(2**20), False)
     expected, found = torch.zeros(2, *windows.image_size), torch.full((2, *chunks.size), torch.nan)
     generator = torch.Generator().manual_seed(1)

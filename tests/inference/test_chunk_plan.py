@@ -14,6 +14,7 @@ from monai.inferers import SlidingWindowInferer
 from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.__main__ import main
 from monai_chunked.inference.planning import plan_inferer
+from monai_chunked.plan.borders import BORDERS
 from tests import ROOT
 from tests.watching import Watching
 
@@ -31,6 +32,9 @@ def test_a_run_does_what_its_plan_says(data: st.DataObject) -> None:
         buffer_dim=data.draw(st.integers(-3, 2)),
         chunk_size=data.draw(st.none() | sizes),
         postprocessing=data.draw(st.sampled_from([None, "argmax"])),
+        border=data.draw(st.lists(st.sampled_from(sorted(BORDERS)), min_size=3, max_size=3)),
+        mode=data.draw(st.sampled_from(["constant", "crop"])),
+        mirror_axes=data.draw(st.sampled_from([None, (0, 2)])),
     )
     shape = (images, 1, *image_size)
     smallest = 4 * classes * 16**3
@@ -52,7 +56,7 @@ def test_a_run_does_what_its_plan_says(data: st.DataObject) -> None:
 
     with torch.no_grad():
         result = inferer(torch.rand(shape), network)
-    assert (plan.windows, plan.batches) == (windows, calls)
+    assert (plan.passes * plan.windows, plan.passes * plan.batches) == (windows, calls)
     assert plan.cpu_peak == max(held[1] for held in watching.held)
     assert (plan.scratch_written, plan.scratch_read) == (watching.levels.written, watching.levels.read)
     assert plan.output_bytes == result.nbytes
@@ -106,6 +110,23 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     for words in ("686 of 96 x 96 x 96 voxels", "cpu_memory=7.5 GiB", "103.5 GiB", "250.0 MiB"):
         assert words in printed
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_knows_where_windows_lie_and_how_often_they_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "plan --image-size 90 60 60 --roi-size 40 --overlap 0.5 --classes 2"
+    for more, words in (
+        ("", "16 of 40 x 40 x 40 voxels"),
+        ("--mode crop", "16 of at most 30 x 30 x 30 voxels"),
+        ("--border even --overlap 0.3", "12 of 40 x 40 x 40 voxels"),
+        ("--border crop", "12 of 40 x 40 x 40 voxels in 12 batches"),
+        ("--border edge crop adaptive --min-size 8", "24 of 40 x 40 x 40 voxels in 24 batches"),
+        ("--mirror-axes 0 1 2", "16 batches, mirrored in 8 ways"),
+    ):
+        assert main([*arguments.split(), *more.split()]) == 0
+        printed = capsys.readouterr().out
+        assert words in printed, printed
+    assert main([*arguments.split(), "--border", "reflect"]) == 2
+    assert "'even', 'squeeze', 'adaptive', 'crop'" in capsys.readouterr().err
 
 
 def test_the_command_reads_the_inferer_of_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,11 @@ REFUSED = {
         (TypeError, ValueError),
         ["sigma_scale='wide'", "number"],
     ),
-    "unknown mode": ({"mode": "linear"}, ValueError, ["mode='linear'", "'constant', 'gaussian'"]),
+    "unknown mode": (
+        {"mode": "linear"},
+        ValueError,
+        ["mode='linear'", "'constant', 'gaussian', 'hann', 'nnunet', 'crop'"],
+    ),
     "unknown padding_mode": (
         {"padding_mode": "mirror"},
         ValueError,
@@ -82,6 +86,36 @@ REFUSED = {
         ValueError,
         ["condition", "(2, 1, 12, 12, 12)", "(1, 1, 12, 12, 12)"],
     ),
+    "unknown border": (
+        {"border": "reflect"},
+        ValueError,
+        ["border='reflect'", "'edge', 'even', 'squeeze', 'adaptive', 'crop'"],
+    ),
+    "unknown border in one dimension": ({"border": ("edge", "even", 3)}, ValueError, ["border=3", "'edge', 'even'"]),
+    "border for two of three dimensions": ({"border": ("edge", "even")}, ValueError, ["border=", "3 spatial"]),
+    "windows that are cut for networks that know one shape": (
+        {"border": "adaptive", "fill_batches": True},
+        ValueError,
+        ["fill_batches=True", "border='adaptive'"],
+    ),
+    "min_size where nothing is cut": ({"min_size": 4}, ValueError, ["min_size=4", "border='adaptive'"]),
+    "min_size for two of three dimensions": (
+        {"border": "adaptive", "min_size": (4, 4)},
+        ValueError,
+        ["min_size=(4, 4)", "3 spatial"],
+    ),
+    "min_size of zero": ({"border": "adaptive", "min_size": 0}, ValueError, ["min_size=0", "at least 1"]),
+    "min_size above roi_size": (
+        {"border": "adaptive", "min_size": (4, 4, 9)},
+        ValueError,
+        ["min_size=(4, 4, 9)", "roi_size=(8, 8, 8)"],
+    ),
+    "background in words": ({"background": "air"}, TypeError, ["background='air'", "number", "channel"]),
+    "background of nothing": ({"background": ()}, TypeError, ["background=()", "number", "channel"]),
+    "mirror_axes outside": ({"mirror_axes": (0, 3)}, ValueError, ["mirror_axes=(0, 3)", "from 0 to 2", "(0, 1, 2)"]),
+    "negative mirror_axes": ({"mirror_axes": -1}, ValueError, ["mirror_axes=-1", "from 0 to 2"]),
+    "mirror_axes twice": ({"mirror_axes": (1, 1)}, ValueError, ["mirror_axes=(1, 1)", "each of them once"]),
+    "mirror_axes in words": ({"mirror_axes": "xy"}, ValueError, ["mirror_axes='xy'", "from 0 to 2"]),
     "output_dir that cannot be created": (
         {"output": "disk", "output_dir": f"{__file__}/results/of today"},
         NotADirectoryError,
@@ -221,3 +255,27 @@ def test_slices_of_anything_but_a_volume_are_refused(
         ChunkedSliceInferer(**parameters)(torch.zeros(shape), network)
     assert [word for word in words if word not in str(caught.value)] == []
     assert network.calls == 0
+
+
+@pytest.mark.parametrize("border", ["crop", "edge"])
+def test_background_for_another_number_of_channels_is_refused_when_the_first_batch_shows_them(border: str) -> None:
+    inferer = ChunkedSlidingWindowInferer(8, border=border, background=(0.0, 1.0, 2.0))
+    words = r"background=\(0.0, 1.0, 2.0\) has 3 numbers but the prediction has 2 channels; give one number, or one for"
+    with pytest.raises(ValueError, match=words):
+        inferer(VOLUME, lambda x: x.repeat_interleave(2, 1))
+
+
+def test_a_cut_window_that_the_network_does_not_cut_is_refused() -> None:
+    inferer = ChunkedSlidingWindowInferer(8, border="adaptive", overlap=0)
+    with pytest.raises(ValueError, match=r"same channels and sizes for every window: \(1, 8, 8, 4\) before"):
+        inferer(VOLUME, lambda x: x.new_zeros(len(x), 1, 8, 8, 8))
+
+
+def test_windows_that_are_cut_with_weights_of_one_size_are_refused() -> None:
+    words = r"roi_weight_map of shape \(8, 8, 8\) .* border='adaptive' cuts windows; .*cache_roi_weight_map=False"
+    border = ("edge", "adaptive", "edge")
+    with pytest.raises(ValueError, match=words):
+        by_function(VOLUME, Network(), border=border, roi_weight_map=torch.ones(8, 8, 8))
+    inferer = ChunkedSlidingWindowInferer((8, 8, 8), mode="gaussian", cache_roi_weight_map=True, border=border)
+    with pytest.raises(ValueError, match=words):
+        inferer(VOLUME, Network())

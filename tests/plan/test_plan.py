@@ -15,6 +15,8 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
 from monai_chunked import chunked_sliding_window_inference
+from monai_chunked.plan.borders import BORDERS
+from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import lay_out
@@ -27,14 +29,17 @@ CASES = settings(max_examples=100, deadline=None, derandomize=True, suppress_hea
 def geometries(draw: st.DrawFn) -> dict[str, Any]:
     dims = draw(st.integers(1, 4))
     most = {1: 50, 2: 20, 3: 12, 4: 7}[dims]
-    sizes = st.lists(st.integers(1, most), min_size=dims, max_size=dims)
+    each = st.lists(st.integers(1, most), min_size=dims, max_size=dims)
     return {
-        "image_size": draw(sizes),
-        "roi_size": draw(sizes),
+        "image_size": draw(each),
+        "roi_size": draw(each),
         "overlap": draw(st.lists(st.sampled_from([0, 0.1, 0.25, 0.5, 0.8]), min_size=dims, max_size=dims)),
         "buffer_steps": draw(st.none() | st.integers(1, 3)),
         "buffer_dim": draw(st.integers(-dims, dims - 1)),
-        "chunk_size": draw(st.none() | sizes),
+        "chunk_size": draw(st.none() | each),
+        "border": draw(st.lists(st.sampled_from(sorted(BORDERS)), min_size=dims, max_size=dims)),
+        "min_size": draw(st.none() | st.integers(1, 3)),
+        "nearest_only": draw(st.booleans()),
     }
 
 
@@ -44,6 +49,7 @@ def chunk_grid(windows: WindowGrid, image_size: Any, chunk_size: Any = None) -> 
 
 def grids(geometry: dict[str, Any]) -> tuple[WindowGrid, ChunkGrid]:
     chunk_size = geometry.pop("chunk_size")
+    geometry["min_size"] = geometry["min_size"] and [min(geometry["min_size"], roi) for roi in geometry["roi_size"]]
     windows = window_grid(**geometry)
     return windows, chunk_grid(windows, geometry["image_size"], chunk_size=chunk_size)
 
@@ -63,7 +69,7 @@ def test_chunks_of_labels_are_cut_in_every_dimension_unless_pieces_get_small() -
 @CASES
 @given(geometries())
 def test_windows_are_those_of_monai_in_its_order(geometry: dict[str, Any]) -> None:
-    geometry["buffer_steps"] = None
+    geometry |= {"buffer_steps": None, "border": "edge"}
     windows, _ = grids(geometry)
     interval = _get_scan_interval(windows.image_size, windows.roi_size, len(windows.roi_size), geometry["overlap"])
     expected = dense_patch_slices(windows.image_size, windows.roi_size, interval)
@@ -77,9 +83,12 @@ def test_batches_are_full_but_for_the_last_of_a_run(geometry: dict[str, Any], im
     batches = list(windows.batches(images, sw_batch_size))
     every = [w for batch in batches for w in batch]
     assert len(every) == len({(w.image, w.position) for w in every}) == images * len(windows)
-    if not windows.steps_per_buffer:
+    assert len(batches) == windows.batch_count(images, sw_batch_size)
+    for batch in batches:
+        assert len({sizes(window.box) for window in batch}) == 1
+    if not windows.steps_per_buffer and all(len(set(lengths)) == 1 for lengths in windows.lengths):
         assert all(len(batch) == sw_batch_size for batch in batches[:-1])
-    else:  # a batch stays within one image and one buffer
+    elif windows.steps_per_buffer:  # a batch stays within one image and one buffer
         slowest = windows.order[0]
         for batch in batches:
             assert len({(w.image, w.position[slowest] // windows.steps_per_buffer) for w in batch}) == 1
@@ -106,7 +115,8 @@ def test_pieces_and_finishing_agree_with_looking_at_all_pairs(geometry: dict[str
     last_seen: dict[tuple[int, ...], tuple[int, ...]] = {}
     touching: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for position in windows.positions():
-        spans = [s[p] for s, p in zip(chunks.spans, position)]
+        starts = [s[p][0] for s, p in zip(chunks.spans, position)]
+        spans = [s[p] for s, p in zip(chunks.kept, position)]
         inside = voxels[tuple(slice(max(a, 0), min(b, n)) for (a, b), n in zip(spans, size))]
         pieces = list(chunks.pieces(position))
         # the pieces of a window are its voxels, each once
@@ -115,7 +125,7 @@ def test_pieces_and_finishing_agree_with_looking_at_all_pairs(geometry: dict[str
         for piece in pieces:
             shape = [s.stop - s.start for s in piece.in_window]
             assert shape == [s.stop - s.start for s in piece.in_chunk]
-            start = [a + s.start for (a, _), s in zip(spans, piece.in_window)]
+            start = [a + s.start for a, s in zip(starts, piece.in_window)]
             box = chunks.box(piece.chunk)
             assert start == [b.start + s.start for b, s in zip(box, piece.in_chunk)]
             last_seen[piece.chunk] = position

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import SliceInferer
 
-from monai_chunked import ChunkedSliceInferer
+from monai_chunked import ChunkedSliceInferer, Mirrored
 from tests.inference.things_that_change.makers import MAKERS, maker
 
 
@@ -25,6 +25,9 @@ setting("padding_mode", "constant", "replicate")
 setting("with_coord", False, True)
 setting("buffer_steps", None, 1)
 setting("skip", 0.2, 0.4)
+setting("border", "edge", "even")
+setting("mirror_axes", None, 0)
+setting("fill_batches", False, True)
 
 
 @maker
@@ -35,8 +38,36 @@ def mask(folder: Path, changed: bool) -> dict[str, Any]:
 
 
 @maker
+def voxels_of_the_nearest_window_only(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"mode": "crop" if changed else "constant", "network": torch.nn.AvgPool3d(3, 1, 1)}
+
+
+@maker
+def min_size(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"border": "adaptive", "min_size": 1 + 2 * changed}
+
+
+@maker
 def background(folder: Path, changed: bool) -> dict[str, Any]:
     return {"skip": lambda window: bool(window.mean() < 0.5), "background": -1 - changed}
+
+
+@maker
+def background_of_uncovered_voxels(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"border": "crop", "background": [float(changed), 0.5]}
+
+
+@maker
+def mirror_batch(folder: Path, changed: bool) -> dict[str, Any]:
+    return {"mirror_axes": (0, 2), "mirror_batch": changed}
+
+
+@maker
+def mirrored_network(folder: Path, changed: bool) -> dict[str, Any]:
+    network = torch.nn.Conv3d(1, 1, 3, padding=1)
+    torch.nn.init.constant_(network.bias, 0)
+    network.weight.data = torch.arange(27.0).reshape(1, 1, 3, 3, 3)
+    return {"network": Mirrored(network, (0, 1 + changed))}
 
 
 @maker
