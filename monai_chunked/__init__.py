@@ -1,5 +1,6 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
+from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.progress import Observer
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChunkPlan",
+    "ChunkedEvaluator",
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
     "Expected",
