@@ -3,6 +3,7 @@
 from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inference.inverse.inversion import ImageInverse
 from monai_chunked.inference.progress import Observer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 from monai_chunked.inference.splitting import split_postprocessing
@@ -25,6 +26,7 @@ __all__ = [
     "ChunkedSlidingWindowInferer",
     "Expected",
     "ImageArray",
+    "ImageInverse",
     "MemoryOutput",
     "NiftiOutput",
     "NumpyOutput",

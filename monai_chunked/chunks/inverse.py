@@ -7,7 +7,7 @@ scan order has finished earlier: of these, faces are kept, one voxel thick, unti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import torch
 
@@ -38,7 +38,11 @@ class Inverse:
         make: what is made of a piece: scores, or labels, which need not all scores.
         cuts: of the chunks, for each dimension.
         dtype: of what is made; ``None``: as ``make`` gives it.
-        moved: told how many bytes are kept, whenever that changes.
+        written: the boxes that are there already; chunks that make them come for the sake of their faces alone.
+
+    Attributes:
+        kept_bytes: of the faces that are kept.
+        most_kept_bytes: at any time so far.
     """
 
     def __init__(
@@ -47,11 +51,13 @@ class Inverse:
         make: Make,
         cuts: Sequence[Sequence[int]],
         dtype: torch.dtype | None = None,
+        written: Container[ChunkId] = (),
     ) -> None:
         self.resampled = resampled
         self.make = make
         self.cuts = cuts
         self.dtype = dtype
+        self.written = written
         self.kept_bytes = self.most_kept_bytes = 0
         self._faces: dict[tuple[int, tuple[int, ...], int], _Face] = {}
 
@@ -59,20 +65,18 @@ class Inverse:
         image, head, position = finished.chunk
         resampled = self.resampled[image]
         self._keep(finished, resampled)
-        around = [(self._faces[image, other, dim], dim, other) for dim, other in resampled.before(position)]
-        if resampled.makes(position):
-            made = self._made(finished, resampled, [face for face, _, _ in around])
-            box = resampled.made(position)
-            values = made.permute(0, *(d + 1 for d in resampled.resampling.order))
-            place = tuple(cuts.index(side.start) for cuts, side in zip(resampled.cuts, box))
+        before = list(resampled.before(position))
+        made = ChunkId(image, head, resampled.place(position)) if resampled.makes(position) else None
+        if made is not None and made not in self.written:
+            faces = [self._faces[image, other, dim] for dim, other in before]
+            values = self._made(finished, resampled, faces)
             finished.memory.recycle()
-            yield Finished(ChunkId(image, head, place), box, values, Memory(made))
+            turned = values.permute(0, *(d + 1 for d in resampled.resampling.order))
+            yield Finished(made, resampled.made(position), turned, Memory(values))
         else:
             finished.memory.recycle()
-        for face, dim, other in around:
-            face.users -= 1
-            if not face.users:
-                self._count(-self._faces.pop((image, other, dim)).values.nbytes)
+        for dim, other in before:
+            self._release(image, other, dim)
 
     def finish(self) -> Iterable[Finished]:
         return ()
@@ -88,6 +92,15 @@ class Inverse:
                 values = finished.values.narrow(dim + 1, finished.values.shape[dim + 1] - depth, depth).clone()
                 self._faces[image, position, dim] = _Face(box, values, users)
                 self._count(values.nbytes)
+
+    def _release(self, image: int, position: tuple[int, ...], dim: int) -> None:
+        """One chunk less needs a face; of a chunk that came in an earlier run there is none."""
+        face = self._faces.get((image, position, dim))
+        if face is not None:
+            face.users -= 1
+            if not face.users:
+                del self._faces[image, position, dim]
+                self._count(-face.values.nbytes)
 
     def _count(self, size: int) -> None:
         self.kept_bytes += size

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform
+from monai.transforms import AsDiscreted, Compose, Invertd, MapTransform
 
 __all__ = ["INVERSE", "Chain", "Step", "Streamed", "chain_of"]
 
 
-INVERSE = False
+INVERSE = True
 """Whether ``Invertd`` runs in chunks."""
 
 
@@ -67,6 +67,11 @@ class Chain:
         """All of them, in order."""
         invert = () if self.invert is None else (self.invert,)
         return (*(step.transform for step in self.before), *invert, *(step.transform for step in self.after))
+
+    @property
+    def reduces(self) -> bool:
+        """Whether many scores become one label."""
+        return any(isinstance(each, AsDiscreted) and each.argmax[0] and each.to_onehot[0] is None for each in self.transforms)
 
     def __call__(self, chunk: Any) -> Any:
         """What is done to a chunk where the grid stays what it is."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
 from monai_chunked.inference.chains import INVERSE, chain_of
 from monai_chunked.inference.dictionary import check_dictionary, check_invert
+from monai_chunked.inference.inverse.inversion import ImageInverse
 from monai_chunked.inference.voxelwise import check_voxelwise
 from monai_chunked.plan.sizes import check_positive, per_dimension
 
@@ -20,6 +22,7 @@ __all__ = [
     "check_buffer",
     "check_condition",
     "check_inputs",
+    "check_inverse",
     "check_mode",
     "check_output",
     "check_output_dir",
@@ -194,6 +197,25 @@ def check_postprocessing(postprocessing: Any) -> None:
                 f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
             )
         check_voxelwise("postprocessing", part)
+
+
+def check_inverse(inverse: Any, postprocessing: Any) -> Any:
+    """``None``, ``"image"``, an :py:class:`ImageInverse` or an ``Invertd``; not two of them."""
+    if inverse is None:
+        return None
+    if inverse == "image":
+        inverse = ImageInverse()
+    if isinstance(inverse, type) or not isinstance(inverse, (ImageInverse, Invertd)):
+        raise TypeError(
+            f"inverse={inverse!r} must be 'image' (undo what was done to the input), ImageInverse(...), or an object of "
+            f"MONAI's Invertd"
+        )
+    if isinstance(inverse, Invertd):
+        check_invert("inverse", inverse)
+    chain = chain_of(postprocessing)
+    if chain is not None and chain.invert is not None:
+        raise ValueError("inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one")
+    return inverse
 
 
 def _choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:

@@ -41,6 +41,7 @@ def chunked_sliding_window_inference(
     chunk_size: Sequence[int] | int | None = None,
     preprocessing: Callable[..., Any] | None = None,
     postprocessing: Any = None,
+    inverse: Any = None,
     output: str | Output = "auto",
     output_dir: str | os.PathLike[str] | None = None,
     device_memory: int | str | None = None,
@@ -79,6 +80,10 @@ def chunked_sliding_window_inference(
             memory of the chunk is used again after the call. With several heads of the predictor: one for all, or a
             tuple or dict to match. Inference runs without gradients then. Results that are labels raise when a softmax
             or an argmax of their one channel, or a sigmoid, would destroy them.
+        inverse: bring predictions to the patient's grid before they are postprocessed: ``"image"`` undoes what was done to
+            the input, as its ``applied_operations`` say; an :py:class:`ImageInverse` does, with the nearest voxel if
+            asked to; or an object of MONAI's ``Invertd``. The same as an ``Invertd`` among dictionary transforms in
+            ``postprocessing``. What cannot be undone a chunk at a time is undone whole, with a warning.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
             ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without
@@ -141,6 +146,7 @@ def chunked_sliding_window_inference(
         chunk_size=chunk_size,
         preprocessing=preprocessing,
         postprocessing=postprocessing,
+        inverse=inverse,
         output=output,
         output_dir=output_dir,
         device_memory=device_memory,

@@ -67,8 +67,12 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
             one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
             ``preprocessing``; for networks with several heads one for all, or a tuple or dict to match. ``None``:
-            scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
+            scores, as MONAI returns them. Also dictionary transforms, in a ``Compose`` or a list, with an ``Invertd``
+            among them, whose inverse is done chunk by chunk. Labels are guarded: what would make labels of them once more (argmax or
             softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
+        inverse: bring predictions to the patient's grid before ``postprocessing``: ``"image"`` undoes what was done to the
+            input, as its ``applied_operations`` say; ``ImageInverse(nearest_interp=True)`` with the nearest voxel; or an
+            object of MONAI's ``Invertd``. The result has that grid, and MONAI's metadata.
         output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
             tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
             :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.
@@ -116,6 +120,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         chunk_size: Sequence[int] | int | None = None,
         preprocessing: Callable[..., Any] | None = None,
         postprocessing: Any = None,
+        inverse: Any = None,
         output: str | Output = "auto",
         output_dir: str | os.PathLike[str] | None = None,
         device_memory: int | str | None = None,
@@ -146,6 +151,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.chunk_size = chunk_size
         self.preprocessing = preprocessing
         self.postprocessing = postprocessing
+        self.inverse = inverse
         self.output = output
         self.output_dir = output_dir
         self.device_memory = device_memory
@@ -270,6 +276,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             chunk_size=self.chunk_size,
             preprocessing=self.preprocessing,
             postprocessing=self.postprocessing,
+            inverse=self.inverse,
             output=self.output,
             output_dir=self.output_dir,
             device_memory=self.device_memory,

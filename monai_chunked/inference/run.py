@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,14 +12,15 @@ from typing import Any
 import monai
 import torch
 
-from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher
+from monai_chunked.chunks.finishing import Finisher
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, known_result, match_postprocessing
-from monai_chunked.chunks.stages import Stage
+from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stitcher import Stitcher
-from monai_chunked.inference.chains import Chain
+from monai_chunked.inference.call import Call
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
+from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
+from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.loop import run
@@ -27,6 +28,7 @@ from monai_chunked.inference.planning import lay_out_call
 from monai_chunked.inference.progress import Observer, observer_of
 from monai_chunked.inference.results import at_resolution, result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.whole import infer_whole
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.machine.memory import FreedMemory
@@ -49,40 +51,6 @@ GROWTH = 1 / 16
 """Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call, with what is known before the network runs.
-
-    Attributes:
-        settings: what it is asked to do.
-        source: where windows are read from.
-        device: where the network runs, and where predictions are.
-        sum_dtype: float32 or float64.
-        result_dtype: of what is not postprocessed.
-        importance: importance map of a window.
-        output: where finished chunks go.
-        recovery: what an earlier run left.
-        metadata: of each image, with a name where the result must have one.
-    """
-
-    settings: Settings
-    source: Source
-    device: torch.device
-    sum_dtype: torch.dtype
-    result_dtype: torch.dtype
-    importance: torch.Tensor
-    output: Output
-    recovery: Recovery | NoRecovery
-    metadata: tuple[Metadata, ...]
-
-    def result(self, head: Head, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> Result:
-        """What one head becomes."""
-        shape = (len(self.metadata), channels, *grid.size)
-        metadata = tuple(at_resolution(each, self.settings.image_size, grid.size) for each in self.metadata)
-        overwrite, resumable = bool(self.settings.overwrite), self.recovery.journal is not None
-        return Result(head.name, shape, dtype, grid.cuts, metadata, overwrite, resumable)
-
-
 def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any) -> Any:
     """Run the network over all windows.
 
@@ -101,13 +69,16 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
     sum_dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
     result_dtype = result_dtype_of(source)
     output = settings.target(source.device)
-    known_dtype = result_dtype if settings.postprocessing is None else None
+    inversion = inversion_of(settings, source)
+    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype)):
+        return infer_whole(infer, inputs, network, settings, condition, inversion, reason)
+    known_dtype = result_dtype if settings.postprocessing is None and inversion is None else None
     output.check(Expected(0, known_dtype))
     how = (settings.roi_weight_map, settings.roi_size, settings.mode, settings.sigma_scale)
     importance = importance_map(*how, device, sum_dtype)
 
     def fingerprint() -> tuple[dict[str, str], list[str]]:
-        described = _described(settings, network, importance, device, result_dtype)
+        described = _described(settings, network, importance, device, result_dtype, inversion)
         if isinstance(output, ResumableOutput):
             described["output"] = (type(output), output.settings)
         ids = (settings.network_id, settings.run_id)
@@ -117,7 +88,8 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
         if not recovery.resumed:
             size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
             output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
-        call = Call(settings, source, device, sum_dtype, result_dtype, importance, output, recovery, metadata)
+        known = (device, sum_dtype, result_dtype, importance)
+        call = Call(settings, source, *known, output, recovery, metadata, inversion)
         recorded = None
         if recovery.resumed:
             recorded = lay_out_call(settings, recovery.heads, device, sum_dtype, recovery.cuts)
@@ -125,14 +97,20 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
         writes_files = settings.output_dir is not None or not output.in_memory
         if results is None:
             recorded = recorded if recovery.resumed else None
-            differentiable = settings.postprocessing is None and output.in_memory and not settings.limited
+            kept = settings.postprocessing is None and inversion is None
+            differentiable = kept and output.in_memory and not settings.limited
             with (
                 torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
                 interruptible(recovery.journal) if writes_files else nullcontext(),
             ):
                 results = _predict(call, network, condition_source, recorded)
         functions = match_postprocessing(settings.postprocessing, recovery.keys, len(results))
-        return pack(recovery.keys, mark_labels(with_metadata(results, source), functions))
+        if inversion is None:
+            labelled = with_metadata(results, source.templates, source.template)
+        else:
+            undone = inversion.over(settings.image_size)
+            labelled = with_metadata(results, undone.templates, inversion.batch(undone.templates))
+        return pack(recovery.keys, mark_labels(labelled, functions))
 
 
 def _described(
@@ -141,6 +119,7 @@ def _described(
     importance: torch.Tensor,
     device: torch.device,
     result_dtype: torch.dtype,
+    inversion: Inversion | None,
 ) -> dict[str, Any]:
     """What the result depends on, beside the input, the network and the output."""
     autocast = torch.is_autocast_enabled(device.type)
@@ -154,7 +133,8 @@ def _described(
         "with_coord": settings.with_coord,
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
-        "postprocessing": settings.postprocessing,
+        "postprocessing": described_chain(settings.postprocessing),
+        "inverse": inversion and inversion.over(settings.image_size).resamplings,
         "network arguments": (network.args, network.kwargs),
         "network wrapper": network.wrapper,
         "sw_device": device.type,
@@ -172,7 +152,7 @@ def _load(call: Call, layout: Layout | None) -> list[Any] | None:
     if layout is None or not recovery.complete:
         return None
     parts = zip(recovery.heads, layout.grids)
-    results = [call.result(head, grid, *recovery.results[k]) for k, (head, grid) in enumerate(parts)]
+    results = [call.result(head, call.ending(grid), *recovery.results[k]) for k, (head, grid) in enumerate(parts)]
     return recovery.load(call.output, results)
 
 
@@ -186,7 +166,8 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         stack.callback(observer.close)
         predictor = _predictor(call, network, condition)
         stack.callback(predictor.close)
-        needs = partial(_needs, recorded, recovery.done)
+        done = call.done(recorded)
+        needs = partial(_needs, recorded, done)
         predictions = Predictions(windows.batches(images, settings.sw_batch_size), needs, predictor)
         first = predictions.first
         keys, heads = (first.keys, predictions.heads) if first else (recovery.keys, recovery.heads)
@@ -194,9 +175,9 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype)
         recovery.begin(keys, heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
-        finisher = _finisher(call, heads, layout, weights, keys, differentiable)
+        finisher = call.finisher(heads, layout, weights, keys, differentiable)
         try:
-            stitcher = _stitcher(call, layout, finisher, weights, differentiable, observer)
+            stitcher = _stitcher(call, layout, finisher, weights, done, differentiable, observer)
         except BaseException:
             finisher.abandon()
             raise
@@ -218,7 +199,7 @@ def _predictor(call: Call, network: BoundNetwork, condition: Source | None) -> P
     return Predictor(network, images, call.importance, settings.process_fn, ahead, call.device, settings.with_coord)
 
 
-def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence[Window]) -> bool:
+def _needs(recorded: Layout | None, done: Container[ChunkId], batch: Sequence[Window]) -> bool:
     """Whether any window of a batch touches a chunk that no earlier run has finished."""
     return recorded is None or not all(
         ChunkId(window.image, head, position) in done
@@ -228,58 +209,18 @@ def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence
     )
 
 
-def _finisher(
-    call: Call, heads: Sequence[Head], layout: Layout, weights: Sequence[torch.Tensor], keys: Any, differentiable: bool
-) -> Finisher:
-    """What makes results of finished chunks. The results that can be started are."""
-    functions = match_postprocessing(call.settings.postprocessing, keys, len(heads))
-    for device, peak in zip((call.device, torch.device("cpu")), layout.forecast.peak):
-        call.output.reserve(device, peak)
-    known = [known_result(head.channels, call.result_dtype, function) for head, function in zip(heads, functions)]
-    sizes = [prod(grid.size) * each[0] * each[1].itemsize for grid, each in zip(layout.grids, known) if each]
-    known_bytes = len(call.metadata) * sum(sizes)
-    if not call.recovery.resumed:  # else its space is taken already
-        call.output.check(Expected(known_bytes))
-
-    def threaded(writer: OutputWriter) -> bool:
-        return (call.device.type != "cpu" or not writer.in_memory) and not differentiable
-
-    finishers: list[HeadFinisher] = []
-    try:
-        for k, (head, function) in enumerate(zip(heads, functions)):
-            division = Division(layout.grids[k], weights[k], differentiable)
-            stages: list[Stage] = [division, *_postprocessing(call, head, function)]
-            create = partial(_create, call, k, head, layout.grids[k])
-            finishers.append(HeadFinisher(head.name, stages, create, call.recovery.results.get(k, known[k]), threaded))
-    except BaseException:
-        Finisher(finishers).abandon()
-        raise
-    return Finisher(finishers, known_bytes)
-
-
-def _postprocessing(call: Call, head: Head, function: Postprocessing | None) -> list[Stage]:
-    if function is None:
-        return [Cast(call.result_dtype)]
-    # dictionary transforms get scores as they get them behind the inferer, in the dtype of its result
-    cast: list[Stage] = [Cast(call.result_dtype)] if isinstance(function, Chain) else []
-    return [*cast, Postprocess(function, head.name)]
-
-
-def _create(call: Call, number: int, head: Head, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> OutputWriter:
-    """Start a result, or go on with one that an earlier run left."""
-    return call.recovery.writer(number, call.output, call.result(head, grid, channels, dtype))
-
-
 def _stitcher(
     call: Call,
     layout: Layout,
     finisher: Finisher,
     weights: Sequence[torch.Tensor],
+    done: Container[ChunkId],
     differentiable: bool,
     observer: Observer,
 ) -> Stitcher:
     """What adds predictions up: in results that are in memory as they are, else in chunks of their own."""
-    in_place = call.settings.postprocessing is None and not differentiable and not layout.forecast.moved
+    as_they_are = call.settings.postprocessing is None and call.inversion is None
+    in_place = as_they_are and not differentiable and not layout.forecast.moved
     results = {
         k: head.memory
         for k, (head, each) in enumerate(zip(finisher.heads, weights))
@@ -287,7 +228,6 @@ def _stitcher(
         if (head.memory.device, head.memory.dtype) == (each.device, each.dtype)
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
-    done = call.recovery.done
     open_chunks = OpenChunks(layout, len(call.metadata), done, levels, results, observer.opened)
     held = sum(layout.forecast.peak[: CPU + 1]) + finisher.known_bytes
     return Stitcher(layout, len(call.metadata), done, open_chunks, FreedMemory(int(GROWTH * held)), differentiable)

@@ -17,7 +17,7 @@ scan order has finished by then, so nothing ever waits for what comes later, and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -238,6 +238,18 @@ class ChunkResampling:
         """The box that a chunk makes, in the grid that is made."""
         each = self.of(position)
         return tuple(each[d].made for d in self.resampling.order)
+
+    def place(self, position: Sequence[int]) -> tuple[int, ...]:
+        """Which box of the grid that is made a chunk makes, counted along each dimension."""
+        return tuple(cuts.index(side.start) for cuts, side in zip(self.cuts, self.made(position)))
+
+    def needed(self, places: Container[tuple[int, ...]]) -> set[tuple[int, ...]]:
+        """The chunks of which some boxes are made, and those before them of which that takes a face."""
+        found: set[tuple[int, ...]] = set()
+        for position in itertools.product(*[range(len(parts)) for parts in self.parts]):
+            if self.makes(position) and self.place(position) in places:
+                found.update((position, *(other for _, other in self.before(position))))
+        return found
 
     def makes(self, position: Sequence[int]) -> bool:
         """Whether a chunk makes any voxel."""

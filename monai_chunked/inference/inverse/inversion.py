@@ -119,7 +119,7 @@ class Inversion:
                 "first, with monai.transforms.ApplyPendingd at the end of the preprocessing"
             )
         self.source = source
-        self._undo = undo
+        self.undo = undo
         self.over = cache(self._over)
 
     def _over(self, size: tuple[int, ...]) -> Undone:
@@ -131,7 +131,7 @@ class Inversion:
         """
         traces = []
         for template in self.source.templates:
-            undo = lambda volume, template=template: self._undo(template, volume)  # noqa: E731
+            undo = lambda volume, template=template: self.undo(template, volume)  # noqa: E731
             traces.append(trace((1, *size), torch.float32, undo))
         sizes = {tuple(each.result.shape[1:]) for each in traces}
         if len(sizes) > 1:
@@ -144,12 +144,12 @@ class Inversion:
         casts = any(step.name == "_to_copy" for one in traces for step in one.steps)
         return Undone(each, templates, sizes.pop(), casts)
 
-    def template(self, undone: Undone) -> MetaTensor:
-        """A tensor without voxels, with the metadata of the batch afterwards."""
-        batch = self.source.template
-        if len(undone.templates) == 1 and not (batch is not None and batch.is_batch):
-            return undone.templates[0]
-        collated: MetaTensor = collate_meta_tensor_fn(list(undone.templates))
+    def batch(self, templates: Sequence[MetaTensor]) -> MetaTensor:
+        """A tensor without voxels, with the metadata of the batch, of those that have that of each image."""
+        before = self.source.template
+        if len(templates) == 1 and not (before is not None and before.is_batch):
+            return templates[0]
+        collated: MetaTensor = collate_meta_tensor_fn(list(templates))
         return collated
 
 

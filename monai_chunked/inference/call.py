@@ -1,0 +1,115 @@
+"""One call, with what is known before the network runs, and what that says of its results."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+
+from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher
+from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.stages import Ending, ending_of, known_of, stages_of
+from monai_chunked.inputs.source import Source
+from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
+from monai_chunked.outputs.recovery.recovery import NoRecovery, Recovery
+from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
+from monai_chunked.plan.heads import Head
+from monai_chunked.plan.layout import Layout
+
+__all__ = ["Call"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, with what is known before the network runs.
+
+    Attributes:
+        settings: what it is asked to do.
+        source: where windows are read from.
+        device: where the network runs, and where predictions are.
+        sum_dtype: float32 or float64.
+        result_dtype: of what is not postprocessed.
+        importance: importance map of a window.
+        output: where finished chunks go.
+        recovery: what an earlier run left.
+        metadata: of each image, with a name where the result must have one.
+        inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
+    """
+
+    settings: Settings
+    source: Source
+    device: torch.device
+    sum_dtype: torch.dtype
+    result_dtype: torch.dtype
+    importance: torch.Tensor
+    output: Output
+    recovery: Recovery | NoRecovery
+    metadata: tuple[Metadata, ...]
+    inversion: Inversion | None
+
+    def ending(self, grid: ChunkGrid) -> Ending:
+        """The grid on which the chunks of a head end."""
+        return ending_of(grid, self.inversion)
+
+    def result(self, head: Head, ending: Ending, channels: int, dtype: torch.dtype) -> Result:
+        """What one head becomes."""
+        shape = (len(self.metadata), channels, *ending.size)
+        metadata = ending.metadata(self.metadata, self.settings.image_size)
+        overwrite, resumable = bool(self.settings.overwrite), self.recovery.journal is not None
+        return Result(head.name, shape, dtype, ending.cuts, metadata, overwrite, resumable)
+
+    def done(self, layout: Layout | None) -> frozenset[ChunkId]:
+        """The chunks that need not come once more, because an earlier run has written what becomes of them.
+
+        Args:
+            layout: the chunks of that run; ``None``: there was none.
+        """
+        if layout is None:
+            return frozenset()
+        images, written = len(self.metadata), self.recovery.done
+        each = (self.ending(grid).finished(written, images, head) for head, grid in enumerate(layout.grids))
+        return frozenset(itertools.chain.from_iterable(each))
+
+    def finisher(
+        self, heads: Sequence[Head], layout: Layout, weights: Sequence[torch.Tensor], keys: Any, differentiable: bool
+    ) -> Finisher:
+        """What makes results of finished chunks. The results that can be started are."""
+        functions = match_postprocessing(self.settings.postprocessing, keys, len(heads))
+        for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
+            self.output.reserve(device, peak)
+        endings = [self.ending(grid) for grid in layout.grids]
+        parts = list(zip(endings, heads, functions))
+        known = [known_of(*part, self.result_dtype) for part in parts]
+        sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(endings, known) if each]
+        known_bytes = len(self.metadata) * sum(sizes)
+        if not self.recovery.resumed:  # else its space is taken already
+            self.output.check(Expected(known_bytes))
+
+        def threaded(writer: OutputWriter) -> bool:
+            return (self.device.type != "cpu" or not writer.in_memory) and not differentiable
+
+        finishers: list[HeadFinisher] = []
+        try:
+            for k, part in enumerate(parts):
+                division = Division(layout.grids[k], weights[k], differentiable)
+                stages = [division, *stages_of(*part, self.result_dtype, self.recovery.done)]
+                create = partial(self._create, k, heads[k], endings[k])
+                result = self.recovery.results.get(k, known[k])
+                finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))
+        except BaseException:
+            Finisher(finishers).abandon()
+            raise
+        return Finisher(finishers, known_bytes)
+
+    def _create(
+        self, number: int, head: Head, ending: Ending, channels: int, dtype: torch.dtype
+    ) -> OutputWriter:
+        """Start a result, or go on with one that an earlier run left."""
+        return self.recovery.writer(number, self.output, self.result(head, ending, channels, dtype))
