@@ -45,6 +45,8 @@ from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, each_voxel
 from monai_chunked.inference.chains import chain_of
 from tests.refusals import never
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WINDOWS: dict[str, Any] = {"roi_size": (4, 5, 6), "overlap": 0.25}
 
 SCORES: dict[str, Callable[[], MapTransform]] = {
