@@ -145,7 +145,8 @@ class ChunkedEvaluator(SupervisedEvaluator):
         inverts = [each for each in self.streamed.transforms if isinstance(each, Invertd)] if self.streamed else []
         if any(not _inverts_the_image(each, batchdata) for each in inverts):
             self._split(inverse=False)
-        if self._is_planned or self.streamed is None or not logger.isEnabledFor(logging.INFO):
+        silent = self._given["compile"] or not logger.isEnabledFor(logging.INFO)
+        if self._is_planned or self.streamed is None or silent:
             return super()._iteration(engine, batchdata)
         self._is_planned = True
         with plan_logged(self.network, self.inferer, lambda: self.state.output[CommonKeys.IMAGE]):

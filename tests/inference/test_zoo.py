@@ -14,7 +14,7 @@ from monai.bundle import run
 
 from monai_chunked.__main__ import main
 from tests import ROOT
-from tests.inference.zoo import BUNDLES, assert_same_files, saved, write_bundle
+from tests.inference.zoo import ARGMAX, BUNDLES, assert_same_files, invert, save, saved, write_bundle
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -90,6 +90,20 @@ def test_an_evaluator_is_found_by_its_full_name_and_behind_a_macro(
     path.write_text(json.dumps(config))
     assert main([*RUN, str(path)]) == 0
     assert "in chunks: AsDiscreted(pred)" in capsys.readouterr().out
+
+
+def test_a_lambda_of_a_config_can_be_vouched_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merge = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda labels: (labels > 0).float()"}
+    for place, vouched in (("monai", merge), ("ours", {"_target_": "monai_chunked.each_voxel", "transform": merge})):
+        transforms = [ARGMAX, vouched, invert(True), save()]
+        changed = {"postprocessing": {"_target_": "Compose", "transforms": transforms}}
+        path = str(write_bundle(tmp_path / place, "prostate_mri", **changed))
+        if place == "monai":
+            run(config_file=path)
+        else:
+            assert main([*RUN, path]) == 0
+    assert_same_files(tmp_path / "ours", tmp_path / "monai")
+    assert "in chunks: AsDiscreted(pred), Lambdad(pred)" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- sentences
