@@ -131,11 +131,12 @@ def test_a_chain_in_chunks_is_monais_compose_over_the_whole_volume(data: Any) ->
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_chain_gets_scores_in_the_dtype_in_which_monai_returns_them(dtype: torch.dtype) -> None:
-    chain = Compose([AsDiscreted("pred", threshold=0.3), EnsureTyped("pred")])
+    chain = Compose([ThresholdIntensityd("pred", 0.3), EnsureTyped("pred")])
     for volume in (image(0).to(dtype), image(0).as_tensor().to(dtype)):
         reference = chain({"pred": SlidingWindowInferer(**WINDOWS)(volume, network)[0]})["pred"]
         ours = ChunkedSlidingWindowInferer(**WINDOWS, postprocessing=chain)(volume, network)[0]
         assert torch.equal(torch.as_tensor(ours), torch.as_tensor(reference))
+        assert ours.dtype == reference.dtype
 
 
 def test_a_chain_of_a_batch_keeps_what_monai_says_of_each_image() -> None:

@@ -152,7 +152,9 @@ def test_options_of_monais_evaluator_go_on_working(options: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "inferer",
     [
-        SlidingWindowInferer(8, overlap=0.5, mode="gaussian", sigma_scale=0.2, cache_roi_weight_map=True, device="cpu"),
+        SlidingWindowInferer(
+            (8,) * 3, overlap=0.5, mode="gaussian", sigma_scale=0.2, cache_roi_weight_map=True, device="cpu"
+        ),
         SlidingWindowInferer((8, 16, 20), 3, padding_mode="reflect", sw_device="cpu", cpu_thresh=10),
         SlidingWindowInfererAdapt(8, buffer_steps=2),
         ChunkedSlidingWindowInferer(**WINDOWS, chunk_size=5),
@@ -168,6 +170,7 @@ def test_sliding_windows_of_monai_are_replaced_with_all_their_parameters(inferer
     for name, value in before.items():
         if name not in ("postprocessing", "buffer_steps"):
             assert getattr(engine.inferer, name) is value
+    assert engine.inferer.buffer_steps is None  # what adapts itself buffers when memory runs out, not before
 
 
 def test_slices_are_replaced_too() -> None:
