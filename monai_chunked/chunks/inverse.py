@@ -8,12 +8,14 @@ scan order has finished earlier: of these, faces are kept, one voxel thick, unti
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.resampling import Piece, pieces
 from monai_chunked.chunks.stages import Finished
+from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.resampling import ChunkResampling
@@ -110,16 +112,28 @@ class Inverse:
         """What the chunk makes, ``(C', *box)`` in the order of dimensions that are read."""
         parts = resampled.of(finished.chunk.position)
         starts = [part.made.start for part in parts]
-        made: torch.Tensor | None = None
+        size = [part.made.stop - part.made.start for part in parts]
         sources = [(finished.box, finished.values), *((face.box, face.values) for face in faces)]
-        for piece in pieces(resampled.resampling, parts, [side.start for side in finished.box]):
-            values = self.make(piece, _gather(piece.read, sources))
-            if made is None:
-                size = [part.made.stop - part.made.start for part in parts]
-                made = values.new_empty((len(values), *size), dtype=self.dtype or values.dtype)
+        each = pieces(resampled.resampling, parts, [side.start for side in finished.box])
+
+        def make(piece: Piece) -> torch.Tensor:
+            return self.make(piece, _gather(piece.read, sources))
+
+        def put(piece: Piece, values: torch.Tensor) -> None:
             here = tuple(slice(side.start - start, side.stop - start) for side, start in zip(piece.made, starts))
             made[(slice(None), *here)] = values
-        assert made is not None
+
+        first = make(each[0])
+        made = first.new_empty((len(first), *size), dtype=self.dtype or first.dtype)
+        put(each[0], first)
+        del first
+        on_cpu = finished.values.device.type == "cpu"
+        if on_cpu and len(each) > 2 and torch.get_num_threads() > 1 and not addresses_limited():
+            with ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-inverse") as threads:
+                list(threads.map(lambda piece: put(piece, make(piece)), each[1:]))
+        else:
+            for piece in each[1:]:
+                put(piece, make(piece))
         return made
 
 

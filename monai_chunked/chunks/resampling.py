@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
-from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ ROUNDING = 2.0**-22
 """Two float64 numbers that differ by more than this part of their size differ as float32 numbers too."""
 
 
-SIDE = 32
+SIDE = 16
 """The most voxels along a dimension that are read for a piece, so that what is made of them stays in cache."""
 
 
@@ -42,6 +42,9 @@ AT_ONCE = 2**20
 
 class Piece:
     """A part of a resampled grid that is made at a time.
+
+    On a CPU all is done by NumPy in the thread that asks, on a device by PyTorch: what they are asked for has the same
+    names in both (``library``). NumPy is the faster one here: no operation on so few voxels is worth sharing out.
 
     Args:
         resampling: from which voxels to which.
@@ -72,22 +75,16 @@ class Piece:
         if self.resampling.kind == "copy":
             return self._copies(values)
         result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
+        bounded = self._precision.itemsize == 8 and self.resampling.oblique is None
+        every = None if bounded else torch.ones(self.size, dtype=torch.bool).nonzero()
         for channel, made in zip(values, result):
-            if self._precision.itemsize == 8 and self.resampling.oblique is None:
-                nearly = self._nearly(channel)
-                # where all values have one sign the error is a part of the sum itself, which may be tiny
-                size = nearly.abs() if channel.min() >= 0 else channel.abs().max()
-                low, high = (nearly - size * self._error).float(), (nearly + size * self._error).float()
-                made.copy_(low)
-                open_ones = (low != high).nonzero()  # NaN too
-            else:
-                open_ones = torch.ones(self.size, dtype=torch.bool).nonzero()
+            open_ones = self._rounded(channel, made) if every is None else every
             for some in open_ones.split(AT_ONCE):
                 made[some.unbind(1)] = self._exact(channel[None], some)[0]
         return result
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
-        """The class with the greatest score, as ``torch.argmax`` of :py:meth:`scores` says, int16.
+        """The class with the greatest score, as ``torch.argmax`` of :py:meth:`scores` says, int32.
 
         Interpolation is a mean with weights. So a class whose score is, at all corners, less than the mean of some other
         classes is nowhere the greatest, and is not looked at. Away from the borders of organs one class is left.
@@ -98,33 +95,28 @@ class Piece:
         Returns:
             ``(1, *made)``.
         """
-        made = torch.zeros(self.size, dtype=torch.int16, device=values.device)
         if len(values) == 1 or not values[0].numel():
-            return made[None]
+            return torch.zeros((1, *self.size), dtype=torch.int32, device=values.device)
         if self.resampling.kind == "copy":
-            return self._copies(values).argmax(0, keepdim=True).to(torch.int16)
-        largest = float(values.abs().max())
+            return self._copies(values).argmax(0, keepdim=True).to(torch.int32)
+        library, arrays = _arrays(values)
+        largest = max(float(arrays.max()), -float(arrays.min()))
         if not largest < np.inf:  # or it is NaN
-            return self.scores(values).argmax(0, keepdim=True).to(torch.int16)
-        classes = _candidates(values, ROUNDING * largest)
-        made.fill_(classes[0])
+            return self.scores(values).argmax(0, keepdim=True).to(torch.int32)
+        classes = _candidates(library, arrays, ROUNDING * largest)
         if len(classes) == 1:
+            made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
             return self._without_nothing(made)[None]
-        chosen = values[classes]
-        first = second = self._nearly(chosen[0])
-        second = torch.full_like(first, -np.inf)
-        for k, channel in enumerate(chosen[1:], 1):
-            score = self._nearly(channel)
-            made.masked_fill_(score > first, classes[k])
-            second = torch.maximum(second, torch.minimum(first, score))
-            first = torch.maximum(first, score)
-        unsure = first - second <= (ROUNDING + 2 * self._error) * largest
-        made = self._without_nothing(made)
+        found, margin = self._greatest(library, arrays, classes)
+        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * self._error) * largest)
+        made = self._without_nothing(torch.as_tensor(found))
         if self._nothing is not None:
             unsure &= ~self._nothing.to(unsure.device)
-        numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
-        for some in unsure.nonzero().split(max(1, AT_ONCE // len(classes))):
-            made[some.unbind(1)] = numbers[self._exact(chosen, some).argmax(0)]
+        if unsure.any():
+            numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
+            chosen = values[classes]
+            for some in unsure.nonzero().split(max(1, AT_ONCE // len(classes))):
+                made[some.unbind(1)] = numbers[self._exact(chosen, some).argmax(0)]
         return made[None]
 
     def at_least(self, values: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -140,26 +132,49 @@ class Piece:
         if self.resampling.kind == "copy" or not values[0].numel():
             return self.scores(values) >= threshold
         result = torch.empty((len(values), *self.size), dtype=torch.bool, device=values.device)
-        for channel, made in zip(values, result):
-            least, most = float(channel.min()), float(channel.max())
+        library, arrays = _arrays(values)
+        for channel, array, made in zip(values, arrays, result):
+            least, most = float(array.min()), float(array.max())
             slack = (ROUNDING + self._error) * max(abs(least), abs(most), abs(threshold))
-            # what is made of nothing is 0, and not a mean of what is there
-            if self._outside is False and (most < threshold - slack or least > threshold + slack):
+            # a mean lies between the least and the greatest; what is partly made of nothing need not
+            if not self._outside and (most < threshold - slack or least > threshold + slack):
                 made.fill_(least > threshold)
                 continue
-            nearly = self._nearly(channel)
-            torch.ge(nearly, threshold, out=made)
-            unsure = ~((nearly - threshold).abs() > slack)
+            over = self._nearly(array) - threshold
+            made.copy_(torch.as_tensor(over >= 0))
+            unsure = torch.as_tensor(~(library.abs(over) > slack))
             for some in unsure.nonzero().split(AT_ONCE):
                 made[some.unbind(1)] = self._exact(channel[None], some)[0] >= threshold
         return result
 
+    def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        """One channel in float32, and the voxels whose rounding the error leaves open, ``(voxels, dims)``."""
+        library, array = _arrays(channel)
+        nearly = self._nearly(array)
+        # where all values have one sign the error is a part of the sum itself, which may be tiny
+        error = self._error * (nearly if float(array.min()) >= 0 else library.abs(array).max())
+        with np.errstate(invalid="ignore"):
+            low, high = _single(nearly - error), _single(nearly + error)
+        made.copy_(torch.as_tensor(low))
+        open_ones = low != high  # NaN too
+        return torch.as_tensor(open_ones).nonzero() if open_ones.any() else torch.zeros((0, made.dim()), dtype=torch.int64)
+
+    def _greatest(self, library: Any, arrays: Any, classes: Sequence[int]) -> tuple[Any, Any]:
+        """Of some classes the one with the greatest score, up to the error, and by how much it is greater."""
+        first, second = self._nearly(arrays[classes[0]]), None
+        found = library.full_like(first, classes[0], dtype=library.int32)
+        for label in classes[1:]:
+            score = self._nearly(arrays[label])
+            found = library.where(score > first, label, found)
+            less = library.minimum(first, score)
+            second = less if second is None else library.maximum(second, less)
+            first = library.maximum(first, score)
+        return found, first - second
+
     @cached_property
     def _axes(self) -> list[Axis]:
         """The axes of this piece alone; voxels are counted from the first one that is read."""
-        return [
-            axis.part(made, read) for axis, made, read in zip(self.resampling.axes, self.made, self.read)
-        ]
+        return [axis.part(made, read) for axis, made, read in zip(self.resampling.axes, self.made, self.read)]
 
     @property
     def _precision(self) -> np.dtype:
@@ -181,7 +196,7 @@ class Piece:
     @cached_property
     def _nothing(self) -> torch.Tensor | None:
         """The voxels that are made of nothing but zeros that are not there; ``None``: there is no such voxel."""
-        each = [(axis.first < 0) for axis in self._axes]
+        each = [axis.first < 0 for axis in self._axes]
         if not any(nothing.any() for nothing in each):
             return None
         found = torch.zeros(self.size, dtype=torch.bool)
@@ -194,20 +209,22 @@ class Piece:
         return labels if self._nothing is None else labels.masked_fill(self._nothing.to(labels.device), 0)
 
     @cached_property
-    def _matrices(self) -> list[torch.Tensor]:
+    def _matrices(self) -> list[np.ndarray]:
         """For each dimension what makes its voxels, ``(made, read)``, float64."""
         return [_matrix(axis) for axis in self._axes]
 
-    def _nearly(self, channel: torch.Tensor) -> torch.Tensor:
+    def _nearly(self, channel: Any) -> Any:
         """One channel, ``(*read)`` to ``(*made)`` in float64, up to the error."""
-        made = channel.to(torch.float64)
-        # the dimension that grows least comes first
-        for d in sorted(range(made.dim()), key=lambda d: self.size[d] / channel.shape[d]):
-            matrix = self._matrices[d].to(made.device)
-            before, after = prod(made.shape[:d]), prod(made.shape[d + 1 :])
-            shape = (*made.shape[:d], len(matrix), *made.shape[d + 1 :])
-            made = made @ matrix.T if after == 1 else matrix @ made.reshape(before, -1, after)
-            made = made.reshape(shape)
+        made: Any = channel.astype(np.float64) if isinstance(channel, np.ndarray) else channel.double()
+        last = len(self.size) - 1
+        for d in range(last, -1, -1):
+            matrix: Any = self._matrices[d]
+            if not isinstance(made, np.ndarray):
+                matrix = torch.from_numpy(matrix).to(made.device)
+            if d == last:
+                made = made @ matrix.T
+            else:  # a stack of products so small that no library shares them out to threads
+                made = (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
         return made
 
     def _copies(self, read: torch.Tensor) -> torch.Tensor:
@@ -271,30 +288,41 @@ def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
     return result
 
 
-def _matrix(axis: Axis) -> torch.Tensor:
+def _matrix(axis: Axis) -> np.ndarray:
     matrix = np.zeros((len(axis), axis.size))
     for index, weight in ((axis.low, axis.low_weight), (axis.high, axis.high_weight)):
         at = np.flatnonzero((index >= 0) & (weight != 0))
         matrix[at, index[at]] += weight[at]
-    return torch.from_numpy(matrix)
+    return matrix
 
 
-def _candidates(values: torch.Tensor, slack: float) -> list[int]:
+def _candidates(library: Any, values: Any, slack: float) -> list[int]:
     """The classes that may be the greatest of a mean of voxels.
 
     Args:
+        library: NumPy or PyTorch.
         values: ``(C, *read)``, finite.
         slack: by how much scores must differ at the corners so that the means do, whatever rounding does.
     """
-    greatest = values.amax(0)
-    tied = greatest == values.amin(0)  # all classes are the same: the first one counts
-    present = ((values == greatest) & ~tied).flatten(1).any(1)
-    present[0] |= tied.any()
-    mean = values[present].mean(0)
-    above = (values - mean).flatten(1).amax(1)
-    kept = present | (above >= -slack)
-    if int(present.sum()) == 1:
+    scores = values.reshape(len(values), -1)
+    greatest = library.amax(scores, 0)
+    tied = greatest == library.amin(scores, 0)  # all classes are the same: the first one counts
+    present = library.any((scores == greatest) & ~tied, 1)
+    present[0] |= bool(tied.any())
+    several = int(present.sum()) > 1
+    mean = scores[present].sum(0) / int(present.sum()) if several else greatest
+    kept = present | (library.amax(scores - mean, 1) >= -slack)
+    if not several:
         # it is not less than any other class at any corner. Sums of products keep that, and of equal ones the first
         # counts, so that only classes before it matter
-        kept[int(present.nonzero()) + 1 :] = False
-    return [int(k) for k in kept.nonzero()]
+        kept[present.tolist().index(True) + 1 :] = False
+    return [number for number, keep in enumerate(kept.tolist()) if keep]
+
+
+def _arrays(values: torch.Tensor) -> tuple[Any, Any]:
+    """The library that computes, and the same voxels in it."""
+    return (np, values.numpy()) if values.device.type == "cpu" else (torch, values)
+
+
+def _single(values: Any) -> Any:
+    return values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()

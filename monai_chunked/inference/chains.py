@@ -12,13 +12,9 @@ from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms import AsDiscreted, Compose, Invertd, MapTransform
+from monai.transforms import AsDiscreted, Compose, Invertd, Lambdad, MapTransform
 
-__all__ = ["INVERSE", "Chain", "Step", "Streamed", "chain_of"]
-
-
-INVERSE = True
-"""Whether ``Invertd`` runs in chunks."""
+__all__ = ["Chain", "Step", "Streamed", "chain_of"]
 
 
 class Streamed(Compose):
@@ -71,7 +67,28 @@ class Chain:
     @property
     def reduces(self) -> bool:
         """Whether many scores become one label."""
-        return any(isinstance(each, AsDiscreted) and each.argmax[0] and each.to_onehot[0] is None for each in self.transforms)
+        kinds = [each for each in self.transforms if isinstance(each, AsDiscreted)]
+        return any(each.argmax[0] and each.to_onehot[0] is None for each in kinds)
+
+    def known_result(
+        self, channels: int, dtype: torch.dtype, inverted: torch.dtype | None = None
+    ) -> tuple[int, torch.dtype] | None:
+        """Channels and dtype of what becomes of scores; ``None`` if only code that is not MONAI's can tell.
+
+        Args:
+            channels: of scores.
+            dtype: of scores.
+            inverted: that voxels have on the patient's grid; ``None``: that which they had.
+        """
+        if any(map(_calls_others, self.transforms)):
+            return None
+        voxel = torch.zeros(channels, 1, 1, 1, dtype=dtype)
+        for step in self.before:
+            voxel = torch.as_tensor(step(voxel))
+        voxel = voxel.to(inverted or voxel.dtype)
+        for step in self.after:
+            voxel = torch.as_tensor(step(voxel))
+        return voxel.shape[0], voxel.dtype
 
     def __call__(self, chunk: Any) -> Any:
         """What is done to a chunk where the grid stays what it is."""
@@ -107,6 +124,11 @@ def chain_of(postprocessing: Any) -> Chain | None:
     before, after = (tuple(Step(each, key) for each in part) for part in (transforms[:at], transforms[at + 1 :]))
     ends = isinstance(postprocessing, Streamed)
     return Chain(key, before, transforms[at] if inverts else None, after, ends)
+
+
+def _calls_others(transform: MapTransform) -> bool:
+    own = not type(transform).__module__.startswith("monai.")
+    return own or isinstance(transform, Lambdad) or any(getattr(transform, "other", ()))
 
 
 def _flat(postprocessing: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ import torch
 from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
-from monai_chunked.inference.chains import INVERSE, chain_of
+from monai_chunked.inference.chains import chain_of
 from monai_chunked.inference.dictionary import check_dictionary, check_invert
 from monai_chunked.inference.inverse.inversion import ImageInverse
 from monai_chunked.inference.voxelwise import check_voxelwise
@@ -184,8 +184,6 @@ def check_postprocessing(postprocessing: Any) -> None:
             check_dictionary("postprocessing", step.transform, chain.key)
         if chain.invert is not None:
             check_invert("postprocessing", chain.invert)
-            if not INVERSE:
-                raise ValueError("postprocessing contains Invertd; leave it to the result, behind the inferer")
         return
     if isinstance(postprocessing, dict):
         parts = list(postprocessing.values())

@@ -30,7 +30,6 @@ from monai.transforms import (
 )
 from monai.utils import CommonKeys
 
-from monai_chunked.inference import chains
 from monai_chunked.inference.chains import Streamed
 from monai_chunked.inference.dictionary import DICTIONARY, check_dictionary, restricted
 from monai_chunked.inference.vouching import EachVoxel, EachVoxeld
@@ -78,7 +77,7 @@ def split_postprocessing(
     >>> [(type(each).__name__, each.keys) for each in behind.transforms]
     [('AsDiscreted', ('label',)), ('FillHolesd', ('pred',))]
     """
-    return split(transforms, key, image_key, chains.INVERSE)
+    return split(transforms, key, image_key, inverse=True)
 
 
 def split(transforms: Any, key: Hashable, image_key: Hashable, inverse: bool) -> tuple[Compose | None, Compose | None]:

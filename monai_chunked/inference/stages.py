@@ -129,9 +129,10 @@ def known_of(
     ending: Ending, head: Head, function: Postprocessing | Chain | None, dtype: torch.dtype
 ) -> tuple[int, torch.dtype] | None:
     """Channels and dtype of the result, where they are known before a chunk is finished."""
-    if ending.undone is not None and function is None:
-        return head.channels, torch.float32 if ending.undone.casts else dtype
-    return None if isinstance(function, Chain) else known_result(head.channels, dtype, function)
+    inverted = torch.float32 if ending.undone is not None and ending.undone.casts else None
+    if isinstance(function, Chain):
+        return function.known_result(head.channels, dtype, inverted)
+    return known_result(head.channels, inverted or dtype, function)
 
 
 def _sides(function: Any, ending: Ending) -> tuple[list[Any], list[Any]]:
