@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
+from monai_chunked.inference.chains import INVERSE, chain_of
+from monai_chunked.inference.dictionary import check_dictionary, check_invert
 from monai_chunked.inference.voxelwise import check_voxelwise
 from monai_chunked.plan.sizes import check_positive, per_dimension
 
@@ -173,7 +175,15 @@ def check_preprocessing(preprocessing: Any) -> None:
 
 
 def check_postprocessing(postprocessing: Any) -> None:
-    """``"argmax"``, a callable or ``None``, or a tuple or dict of these."""
+    """``"argmax"``, a callable, ``None``, a chain of dictionary transforms, or a tuple or dict of all but the last."""
+    if (chain := chain_of(postprocessing)) is not None:
+        for step in (*chain.before, *chain.after):
+            check_dictionary("postprocessing", step.transform, chain.key)
+        if chain.invert is not None:
+            check_invert("postprocessing", chain.invert)
+            if not INVERSE:
+                raise ValueError("postprocessing contains Invertd; leave it to the result, behind the inferer")
+        return
     if isinstance(postprocessing, dict):
         parts = list(postprocessing.values())
     else:

@@ -18,6 +18,7 @@ from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, known_result, match_postprocessing
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.chunks.stitcher import Stitcher
+from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
 from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.labels import mark_labels
@@ -247,7 +248,7 @@ def _finisher(
     try:
         for k, (head, function) in enumerate(zip(heads, functions)):
             division = Division(layout.grids[k], weights[k], differentiable)
-            stages: list[Stage] = [division, _postprocessing(call, head, function)]
+            stages: list[Stage] = [division, *_postprocessing(call, head, function)]
             create = partial(_create, call, k, head, layout.grids[k])
             finishers.append(HeadFinisher(head.name, stages, create, call.recovery.results.get(k, known[k]), threaded))
     except BaseException:
@@ -256,8 +257,12 @@ def _finisher(
     return Finisher(finishers, known_bytes)
 
 
-def _postprocessing(call: Call, head: Head, function: Postprocessing | None) -> Stage:
-    return Cast(call.result_dtype) if function is None else Postprocess(function, head.name)
+def _postprocessing(call: Call, head: Head, function: Postprocessing | None) -> list[Stage]:
+    if function is None:
+        return [Cast(call.result_dtype)]
+    # dictionary transforms get scores as they get them behind the inferer, in the dtype of its result
+    cast: list[Stage] = [Cast(call.result_dtype)] if isinstance(function, Chain) else []
+    return [*cast, Postprocess(function, head.name)]
 
 
 def _create(call: Call, number: int, head: Head, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> OutputWriter:

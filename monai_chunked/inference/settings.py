@@ -11,6 +11,7 @@ import torch
 
 from monai_chunked.chunks.postprocessing import is_argmax
 from monai_chunked.inference import checks
+from monai_chunked.inference.chains import chain_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Output
@@ -85,6 +86,7 @@ class Settings:
             roi_size=checks.check_roi_size(values["roi_size"], shape),
             sw_batch_size=checks.check_sw_batch_size(values["sw_batch_size"]),
             overlap=checks.check_overlap(values["overlap"], dims),
+            postprocessing=chain_of(values["postprocessing"]) or values["postprocessing"],
             mode=mode,
             padding_mode=checks.check_padding_mode(values["padding_mode"]),
             chunk_size=check_chunk_size(values["chunk_size"], dims),
