@@ -46,13 +46,10 @@ def bundle(job: Job, image: Path, folder: Path, extension: str = ".nii.gz") -> C
         parser.update({"brightest": STEP * (job.classes - 1), "network": network_of(job)})
     ours = job.peer == "chunked"
     parser["evaluator"]["_target_"] = "monai_chunked.ChunkedEvaluator" if ours else "SupervisedEvaluator"
-    parser["inferer"]["_target_"] = "SlidingWindowInferer"
+    parser["inferer"]["_target_"] = "SlidingWindowInferer"  # ChunkedEvaluator puts ours in its place
     if ours and "cpu_memory" in job.options:
         parser["inferer"]["_target_"] = "monai_chunked.ChunkedSlidingWindowInferer"
         parser["inferer"]["cpu_memory"] = job.options["cpu_memory"]
-    if ours and not hasattr(monai_chunked, "ChunkedEvaluator"):
-        parser["evaluator"]["_target_"] = "SupervisedEvaluator"
-        parser["inferer"]["_target_"] = "monai_chunked.ChunkedSlidingWindowInferer"
     return parser
 
 
