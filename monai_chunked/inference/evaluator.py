@@ -25,7 +25,7 @@ from monai_chunked.inference.vouching import EachVoxeld
 __all__ = ["ChunkedEvaluator"]
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("monai_chunked")
 
 
 SCORES = {Activationsd, CastToTyped, EnsureTyped, Identityd}

@@ -15,7 +15,7 @@ from monai_chunked.outputs.base import ResumableOutput
 __all__ = ["plan_logged"]
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("monai_chunked")
 
 
 @contextmanager
