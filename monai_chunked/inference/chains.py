@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform
+from monai.transforms import Compose, Invertd, Lambdad, MapTransform
 
 __all__ = ["INVERSE", "Chain", "Step", "Streamed", "chain_of"]
 
@@ -68,6 +68,13 @@ class Chain:
         invert = () if self.invert is None else (self.invert,)
         return (*(step.transform for step in self.before), *invert, *(step.transform for step in self.after))
 
+    def known_result(self, channels: int, dtype: torch.dtype) -> tuple[int, torch.dtype] | None:
+        """Channels and dtype of what becomes of scores; ``None`` if only code that is not MONAI's can tell."""
+        if self.invert is not None or any(map(_calls_others, self.transforms)):
+            return None
+        voxel = torch.as_tensor(self(torch.zeros(channels, 1, 1, 1, dtype=dtype)))
+        return voxel.shape[0], voxel.dtype
+
     def __call__(self, chunk: Any) -> Any:
         """What is done to a chunk where the grid stays what it is."""
         for step in (*self.before, *self.after):
@@ -102,6 +109,11 @@ def chain_of(postprocessing: Any) -> Chain | None:
     before, after = (tuple(Step(each, key) for each in part) for part in (transforms[:at], transforms[at + 1 :]))
     ends = isinstance(postprocessing, Streamed)
     return Chain(key, before, transforms[at] if inverts else None, after, ends)
+
+
+def _calls_others(transform: MapTransform) -> bool:
+    own = not type(transform).__module__.startswith("monai.")
+    return own or isinstance(transform, Lambdad) or any(getattr(transform, "other", ()))
 
 
 def _flat(postprocessing: Any) -> Iterator[Any]:

@@ -8,12 +8,24 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from monai import config
+from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents, PrepareBatchDefault, PrepareBatchExtraInput, default_prepare_batch
 from monai.inferers import SimpleInferer
-from monai.transforms import Activationsd, CastToTyped, Compose, EnsureTyped, Identityd, Invertd, InvertibleTransform
+from monai.transforms import (
+    Activationsd,
+    CastToTyped,
+    Compose,
+    ConvertToMultiChannelBasedOnBratsClassesd,
+    EnsureTyped,
+    Identityd,
+    Invertd,
+    InvertibleTransform,
+    MapLabelValued,
+)
 from monai.utils import CommonKeys, optional_import
 
 from monai_chunked.inference import chains
@@ -30,6 +42,10 @@ logger = logging.getLogger("monai_chunked")
 
 SCORES = {Activationsd, CastToTyped, EnsureTyped, Identityd}
 """What leaves scores as many as they are. If there is nothing else, there is nothing to save."""
+
+
+KEEPS_CLASS = {CastToTyped, ConvertToMultiChannelBasedOnBratsClassesd, EachVoxeld, Identityd, MapLabelValued}
+"""What does not make a ``MetaTensor`` of a tensor."""
 
 
 class ChunkedEvaluator(SupervisedEvaluator):
@@ -100,7 +116,8 @@ class ChunkedEvaluator(SupervisedEvaluator):
         inverse = inverse and not self._given["compile"] and _is_monais(self._given["prepare_batch"])
         streamed, behind = split(self._given["postprocessing"], CommonKeys.PRED, CommonKeys.IMAGE, inverse)
         if streamed is None or all(type(each) in SCORES for each in streamed.transforms):
-            self._leave(f"the scores of the whole volume are needed for {_first_of(behind)}")
+            first = None if behind is None else _first_of(behind)
+            self._leave(f"{first} needs scores of the whole volume" if first else "postprocessing ends in scores")
             return
         inferer.postprocessing = streamed
         self.inferer, self.streamed, self.behind = inferer, streamed, behind
@@ -128,7 +145,8 @@ class ChunkedEvaluator(SupervisedEvaluator):
         inverts = [each for each in self.streamed.transforms if isinstance(each, Invertd)] if self.streamed else []
         if any(not _inverts_the_image(each, batchdata) for each in inverts):
             self._split(inverse=False)
-        if self._is_planned or self.streamed is None or not logger.isEnabledFor(logging.INFO):
+        silent = self._given["compile"] or not logger.isEnabledFor(logging.INFO)
+        if self._is_planned or self.streamed is None or silent:
             return super()._iteration(engine, batchdata)
         self._is_planned = True
         with plan_logged(self.network, self.inferer, lambda: self.state.output[CommonKeys.IMAGE]):
@@ -149,8 +167,17 @@ class _Behind:
         self.evaluator = evaluator
 
     def __call__(self, data: Any) -> Any:
-        behind = self.evaluator.behind
+        streamed, behind = self.evaluator.streamed, self.evaluator.behind
+        kinds = set() if streamed is None else {type(each) for each in streamed.transforms}
+        if get_track_meta() and not kinds <= KEEPS_CLASS:
+            data = {**data, CommonKeys.PRED: _as_meta_tensor(data[CommonKeys.PRED])}
         return data if behind is None else behind(data)
+
+
+def _as_meta_tensor(prediction: Any) -> Any:
+    """As transforms return tensors of images that have no metadata."""
+    plain = isinstance(prediction, torch.Tensor) and not isinstance(prediction, MetaTensor)
+    return MetaTensor(prediction) if plain else prediction
 
 
 def _is_monais(prepare_batch: Any) -> bool:

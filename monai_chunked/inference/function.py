@@ -76,9 +76,10 @@ def chunked_sliding_window_inference(
             taken at its word. Where a window reaches over the border of the image it gets less than a window.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: a callable that promises
             the same, or ``"argmax"`` for one channel of the smallest unsigned integer type that holds the labels. The
-            memory of the chunk is used again after the call. With several heads of the predictor: one for all, or a
-            tuple or dict to match. Inference runs without gradients then. Results that are labels raise when a softmax
-            or an argmax of their one channel, or a sigmoid, would destroy them.
+            memory of the chunk is used again after the call. Or dictionary transforms of one key, in a ``Compose`` or a
+            list. With several heads of the predictor: one for all, or a tuple or dict of the others to match. Inference
+            runs without gradients then. Results that are labels raise when a softmax or an argmax of their one channel,
+            or a sigmoid, would destroy them.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
             ``device``. ``"cpu"``: a tensor in memory.
             ``"disk"``: a memory-mapped ``.npy`` file, returned as a tensor over the map; inference runs without

@@ -66,9 +66,11 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             any other callable is taken at its word.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
             one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
-            ``preprocessing``; for networks with several heads one for all, or a tuple or dict to match. ``None``:
-            scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
-            softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
+            ``preprocessing``; or dictionary transforms of one key, in a ``Compose`` or a list, as
+            :py:func:`split_postprocessing` returns them. For networks with several heads one for all, or a tuple or
+            dict of the others to match. ``None``: scores, as MONAI returns them. Labels are guarded: what would make
+            labels of them once more (argmax or softmax of their one channel, sigmoid) raises, and linear interpolation
+            of them warns.
         output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
             tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
             :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.

@@ -45,6 +45,8 @@ from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, each_voxel
 from monai_chunked.inference.chains import chain_of
 from tests.refusals import never
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WINDOWS: dict[str, Any] = {"roi_size": (4, 5, 6), "overlap": 0.25}
 
 SCORES: dict[str, Callable[[], MapTransform]] = {
@@ -175,6 +177,19 @@ def test_a_run_on_disk_with_another_chain_is_another_run(tmp_path: Any) -> None:
 
 def _ones(module: torch.nn.Module) -> None:
     torch.nn.init.ones_(module.weight)  # type: ignore[arg-type]
+
+
+def test_a_plan_knows_the_size_of_what_monais_transforms_make() -> None:
+    voxels = 9 * 10 * 11
+    for chain, size in (
+        (AsDiscreted("pred", argmax=True), 4 * voxels),
+        ([AsDiscreted("pred", argmax=True, dtype=torch.uint8)], voxels),
+        ([Activationsd("pred", softmax=True), CastToTyped("pred", dtype=torch.float16)], 2 * 5 * voxels),
+        ([AsDiscreted("pred", argmax=True, to_onehot=7)], 4 * 7 * voxels),
+        (Lambdad("pred", never), None),
+    ):
+        inferer = ChunkedSlidingWindowInferer(**WINDOWS, postprocessing=chain)
+        assert inferer.plan((1, 2, 9, 10, 11), 5).output_bytes == size
 
 
 # ---------------------------------------------------------------- what is no chain, and what is refused

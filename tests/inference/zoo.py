@@ -111,7 +111,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
     "prostate_mri": {
         "classes": 3,
         "preprocessing": [
-            *spatial([0.9, 0.9, 1.7]),
+            *spatial([1.4, 1.4, 2.1]),
             {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0, "maxv": 1},
             {"_target_": "NormalizeIntensityd", "keys": "image"},
             TYPED,
@@ -139,7 +139,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
     "pediatric_abdominal": {
         "classes": 4,
         "preprocessing": [
-            *spatial([1.5, 1.5, 3.0]),
+            *spatial([1.9, 1.9, 3.0]),
             RANGE,
             {"_target_": "CropForegroundd", "keys": ["image"], "source_key": "image", "mode": ["minimum"]},
             TYPED,
