@@ -24,7 +24,13 @@ Corner = tuple[torch.Tensor, torch.Tensor]
 
 
 def at_corners(
-    resampling: Resampling, made: Box, read: Box, axes: Sequence[Axis], values: torch.Tensor, some: torch.Tensor
+    resampling: Resampling,
+    made: Box,
+    read: Box,
+    axes: Sequence[Axis],
+    values: torch.Tensor,
+    some: torch.Tensor,
+    channels: torch.Tensor | slice,
 ) -> torch.Tensor:
     """Some voxels of a part of a grid.
 
@@ -34,9 +40,10 @@ def at_corners(
         axes: of this part, counted from where it is read.
         values: of the voxels that are read, ``(C, *read)``.
         some: the voxels, ``(voxels, dims)``, counted from where the part begins.
+        channels: one of each voxel, ``(voxels,)``, or a slice of all.
 
     Returns:
-        ``(C, voxels)``, float32 where voxels are interpolated.
+        ``(voxels,)`` or ``(C, voxels)``, float32 where voxels are interpolated.
     """
     device = values.device
     at = some.cpu().numpy().T
@@ -54,24 +61,25 @@ def at_corners(
         ]
     each = [[(torch.from_numpy(i).to(device), torch.from_numpy(w).to(device)) for i, w in pair] for pair in corners]
     inorder = [each[d] for d in resampling.frame]
-    reader = _Reader(values, resampling.frame)
+    reader = _Reader(values, channels, resampling.frame)
     return COMBINE[resampling.kind](reader, inorder)
 
 
 class _Reader:
     """Reads corners, whose places are in the order of the frame."""
 
-    def __init__(self, values: torch.Tensor, frame: Sequence[int]) -> None:
+    def __init__(self, values: torch.Tensor, channels: torch.Tensor | slice, frame: Sequence[int]) -> None:
         self.values = values
+        self.channels = channels
         self.frame = frame
 
     def __call__(self, places: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values ``(C, voxels)``, and for which voxels there are any, ``(voxels,)``."""
+        """Values, ``(voxels,)`` or ``(C, voxels)``, and for which voxels there are any, ``(voxels,)``."""
         there = torch.stack([place >= 0 for place in places]).all(0)
         index: list[torch.Tensor] = list(places)
         for place, d in zip(places, self.frame):
             index[d] = place.clamp(min=0)
-        return self.values[(slice(None), *index)], there
+        return self.values[(self.channels, *index)], there
 
 
 def _product(read: _Reader, corners: Sequence[Sequence[Corner]]) -> torch.Tensor:
@@ -118,7 +126,7 @@ def _multiply_add(value: torch.Tensor, weight: torch.Tensor, more: torch.Tensor)
 
 
 def _mean(read: _Reader, corners: Sequence[Sequence[Corner]]) -> torch.Tensor:
-    total = torch.zeros((len(read.values), len(corners[0][0][0])), device=read.values.device)
+    total = torch.zeros((), device=read.values.device)
     for each in itertools.product(*corners):
         values, there = read([place for place, _ in each])
         there = there & torch.stack([weight != 0 for _, weight in each]).all(0)

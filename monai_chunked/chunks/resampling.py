@@ -25,19 +25,51 @@ __all__ = ["Piece", "pieces"]
 
 
 ERROR = {np.dtype(np.float64): 2.0**-46, np.dtype(np.float32): 2.0**-18}
-"""The most that two ways to add up eight products differ, relative to the greatest value: many roundings."""
+"""The most that two ways to add up eight products in a dtype differ, relative to the greatest value: many roundings."""
 
 
 ROUNDING = 2.0**-22
 """Two float64 numbers that differ by more than this part of their size differ as float32 numbers too."""
 
 
-SIDE = 16
+SIDE = 32
 """The most voxels along a dimension that are read for a piece, so that what is made of them stays in cache."""
 
 
 AT_ONCE = 2**20
 """The most voxels that are made of their corners at a time."""
+
+
+class Side:
+    """What is made along one dimension.
+
+    Args:
+        axis: the dimension.
+        made: the voxels that are made.
+        read: the voxels that they may need.
+
+    Attributes:
+        axis: of these voxels alone, counted from the first one that is read.
+        outside: whether anything is made of zeros that are not there.
+    """
+
+    def __init__(self, axis: Axis, made: slice, read: slice) -> None:
+        self.made = made
+        self.read = read
+        self.axis = axis.part(made, read)
+        beyond = (self.axis.low < 0) | ((self.axis.high < 0) & (self.axis.high_weight != 0))
+        self.outside = bool(beyond.any())
+        self._matrices: dict[Any, np.ndarray] = {}
+
+    def matrix(self, precision: Any) -> np.ndarray:
+        """What makes the voxels, ``(made, read)``."""
+        if precision not in self._matrices:
+            matrix = np.zeros((len(self.axis), self.axis.size))
+            for index, weight in ((self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)):
+                at = np.flatnonzero((index >= 0) & (weight != 0))
+                matrix[at, index[at]] += weight[at]
+            self._matrices[precision] = matrix.astype(precision)
+        return self._matrices[precision]
 
 
 class Piece:
@@ -48,18 +80,20 @@ class Piece:
 
     Args:
         resampling: from which voxels to which.
-        made: the voxels that are made, for each dimension that is read.
-        read: the voxels that they may need.
+        sides: what is made along each dimension that is read.
 
     Attributes:
+        made: the voxels that are made, for each dimension that is read.
+        read: the voxels that they may need.
         size: of what is made, in the order of dimensions that are read.
     """
 
-    def __init__(self, resampling: Resampling, made: Box, read: Box) -> None:
+    def __init__(self, resampling: Resampling, sides: Sequence[Side]) -> None:
         self.resampling = resampling
-        self.made = made
-        self.read = read
-        self.size = tuple(side.stop - side.start for side in made)
+        self.sides = sides
+        self.made: Box = tuple(side.made for side in sides)
+        self.read: Box = tuple(side.read for side in sides)
+        self.size = tuple(side.made.stop - side.made.start for side in sides)
 
     def scores(self, values: torch.Tensor) -> torch.Tensor:
         """All channels.
@@ -76,11 +110,11 @@ class Piece:
             return self._copies(values)
         result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
         bounded = self._precision.itemsize == 8 and self.resampling.oblique is None
-        every = None if bounded else torch.ones(self.size, dtype=torch.bool).nonzero()
-        for channel, made in zip(values, result):
-            open_ones = self._rounded(channel, made) if every is None else every
-            for some in open_ones.split(AT_ONCE):
-                made[some.unbind(1)] = self._exact(channel[None], some)[0]
+        unsure = torch.ones(result.shape, dtype=torch.bool)
+        for number, channel in enumerate(values if bounded else ()):
+            unsure[number] = self._rounded(channel, result[number])
+        for some in _places(unsure, AT_ONCE):
+            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0])
         return result
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
@@ -108,15 +142,13 @@ class Piece:
             made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
             return self._without_nothing(made)[None]
         found, margin = self._greatest(library, arrays, classes)
-        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * self._error) * largest)
+        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * self._error(np.float32)) * largest)
         made = self._without_nothing(torch.as_tensor(found))
         if self._nothing is not None:
             unsure &= ~self._nothing.to(unsure.device)
-        if unsure.any():
-            numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
-            chosen = values[classes]
-            for some in unsure.nonzero().split(max(1, AT_ONCE // len(classes))):
-                made[some.unbind(1)] = numbers[self._exact(chosen, some).argmax(0)]
+        numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
+        for some in _places(unsure, max(1, AT_ONCE // len(classes))):
+            made[some.unbind(1)] = numbers[self._exact(values[classes], some).argmax(0)]
         return made[None]
 
     def at_least(self, values: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -133,48 +165,48 @@ class Piece:
             return self.scores(values) >= threshold
         result = torch.empty((len(values), *self.size), dtype=torch.bool, device=values.device)
         library, arrays = _arrays(values)
-        for channel, array, made in zip(values, arrays, result):
+        unsure = torch.zeros(result.shape, dtype=torch.bool)
+        for array, made, open_ones in zip(arrays, result, unsure):
             least, most = float(array.min()), float(array.max())
-            slack = (ROUNDING + self._error) * max(abs(least), abs(most), abs(threshold))
+            slack = (ROUNDING + self._error()) * max(abs(least), abs(most), abs(threshold))
             # a mean lies between the least and the greatest; what is partly made of nothing need not
             if not self._outside and (most < threshold - slack or least > threshold + slack):
                 made.fill_(least > threshold)
                 continue
-            over = self._nearly(array) - threshold
+            over = self._nearly(array, library.float64) - threshold
             made.copy_(torch.as_tensor(over >= 0))
-            unsure = torch.as_tensor(~(library.abs(over) > slack))
-            for some in unsure.nonzero().split(AT_ONCE):
-                made[some.unbind(1)] = self._exact(channel[None], some)[0] >= threshold
+            open_ones.copy_(torch.as_tensor(~(library.abs(over) > slack)))
+        for some in _places(unsure, AT_ONCE):
+            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0]) >= threshold
         return result
 
     def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-        """One channel in float32, and the voxels whose rounding the error leaves open, ``(voxels, dims)``."""
+        """One channel in float32, and the voxels whose rounding the error leaves open."""
         library, array = _arrays(channel)
-        nearly = self._nearly(array)
+        nearly = self._nearly(array, library.float64)
         # where all values have one sign the error is a part of the sum itself, which may be tiny
-        error = self._error * (nearly if float(array.min()) >= 0 else library.abs(array).max())
+        error = self._error() * (nearly if float(array.min()) >= 0 else library.abs(array).max())
         with np.errstate(invalid="ignore"):
             low, high = _single(nearly - error), _single(nearly + error)
         made.copy_(torch.as_tensor(low))
-        open_ones = low != high  # NaN too
-        return torch.as_tensor(open_ones).nonzero() if open_ones.any() else torch.zeros((0, made.dim()), dtype=torch.int64)
+        return torch.as_tensor(low != high)  # NaN too
 
     def _greatest(self, library: Any, arrays: Any, classes: Sequence[int]) -> tuple[Any, Any]:
         """Of some classes the one with the greatest score, up to the error, and by how much it is greater."""
-        first, second = self._nearly(arrays[classes[0]]), None
+        precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
+        first, second = self._nearly(arrays[classes[0]], precision), None
         found = library.full_like(first, classes[0], dtype=library.int32)
         for label in classes[1:]:
-            score = self._nearly(arrays[label])
+            score = self._nearly(arrays[label], precision)
             found = library.where(score > first, label, found)
             less = library.minimum(first, score)
             second = less if second is None else library.maximum(second, less)
             first = library.maximum(first, score)
         return found, first - second
 
-    @cached_property
+    @property
     def _axes(self) -> list[Axis]:
-        """The axes of this piece alone; voxels are counted from the first one that is read."""
-        return [axis.part(made, read) for axis, made, read in zip(self.resampling.axes, self.made, self.read)]
+        return [side.axis for side in self.sides]
 
     @property
     def _precision(self) -> np.dtype:
@@ -182,20 +214,22 @@ class Piece:
         single = self.resampling.kind in ("nested", "mean")
         return np.dtype(np.float32) if single else self.resampling.axes[0].low_weight.dtype
 
-    @property
-    def _error(self) -> float:
-        """Of :py:meth:`_nearly`, relative to the greatest value."""
+    def _error(self, precision: Any = np.float64) -> float:
+        """Of :py:meth:`_nearly` in that precision, relative to the greatest value."""
         oblique = self.resampling.oblique
-        return ERROR[self._precision] + (0 if oblique is None else 8 * oblique.shift)
+        rounding = max(ERROR[self._precision], ERROR[np.dtype(precision)])
+        return rounding + (0 if oblique is None else 8 * oblique.shift)
 
-    @cached_property
+    @property
     def _outside(self) -> bool:
         """Whether anything is made of zeros that are not there."""
-        return any(bool((axis.low < 0).any() or ((axis.high < 0) & (axis.high_weight != 0)).any()) for axis in self._axes)
+        return any(side.outside for side in self.sides)
 
     @cached_property
     def _nothing(self) -> torch.Tensor | None:
         """The voxels that are made of nothing but zeros that are not there; ``None``: there is no such voxel."""
+        if not self._outside:
+            return None
         each = [axis.first < 0 for axis in self._axes]
         if not any(nothing.any() for nothing in each):
             return None
@@ -208,19 +242,14 @@ class Piece:
         """What is made of nothing has the same score, 0, in all classes: the first one is the greatest."""
         return labels if self._nothing is None else labels.masked_fill(self._nothing.to(labels.device), 0)
 
-    @cached_property
-    def _matrices(self) -> list[np.ndarray]:
-        """For each dimension what makes its voxels, ``(made, read)``, float64."""
-        return [_matrix(axis) for axis in self._axes]
-
-    def _nearly(self, channel: Any) -> Any:
-        """One channel, ``(*read)`` to ``(*made)`` in float64, up to the error."""
-        made: Any = channel.astype(np.float64) if isinstance(channel, np.ndarray) else channel.double()
+    def _nearly(self, channel: Any, precision: Any) -> Any:
+        """One channel, ``(*read)`` to ``(*made)``, up to the error."""
+        made: Any = channel.astype(precision) if isinstance(channel, np.ndarray) else channel.to(precision)
         last = len(self.size) - 1
         for d in range(last, -1, -1):
-            matrix: Any = self._matrices[d]
+            matrix: Any = self.sides[d].matrix(precision)
             if not isinstance(made, np.ndarray):
-                matrix = torch.from_numpy(matrix).to(made.device)
+                matrix = torch.from_numpy(self.sides[d].matrix(np.float64)).to(made.device)
             if d == last:
                 made = made @ matrix.T
             else:  # a stack of products so small that no library shares them out to threads
@@ -246,14 +275,19 @@ class Piece:
                 values[(slice(None), *some.unbind(1))] = self._exact(read, some)
         return values
 
-    def _exact(self, values: torch.Tensor, some: torch.Tensor) -> torch.Tensor:
-        """Some voxels, as PyTorch makes them: ``(C, *read)`` to ``(C, voxels)``.
+    def _exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+        """Some voxels, as PyTorch makes them.
 
         Args:
-            values: of the voxels that are read.
+            values: of the voxels that are read, ``(C, *read)``.
             some: the voxels that are made, ``(voxels, dims)``.
+            channels: of each of them, ``(voxels,)``; ``None``: all.
+
+        Returns:
+            ``(voxels,)``, or ``(C, voxels)``.
         """
-        return at_corners(self.resampling, self.made, self.read, self._axes, values, some)
+        where = slice(None) if channels is None else channels.to(values.device)
+        return at_corners(self.resampling, self.made, self.read, self._axes, values, some, where)
 
 
 def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int]) -> list[Piece]:
@@ -264,8 +298,9 @@ def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int])
         parts: what the chunk makes along each dimension.
         starts: where the chunk begins.
     """
-    sides = [_runs(axis, part.made, start) for axis, part, start in zip(resampling.axes, parts, starts)]
-    return [Piece(resampling, *zip(*each)) for each in itertools.product(*sides)]  # type: ignore[arg-type]
+    each = zip(resampling.axes, parts, starts)
+    sides = [[Side(axis, *run) for run in _runs(axis, part.made, start)] for axis, part, start in each]
+    return [Piece(resampling, combined) for combined in itertools.product(*sides)]
 
 
 def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
@@ -288,12 +323,9 @@ def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
     return result
 
 
-def _matrix(axis: Axis) -> np.ndarray:
-    matrix = np.zeros((len(axis), axis.size))
-    for index, weight in ((axis.low, axis.low_weight), (axis.high, axis.high_weight)):
-        at = np.flatnonzero((index >= 0) & (weight != 0))
-        matrix[at, index[at]] += weight[at]
-    return matrix
+def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:
+    """Where a mask is true, ``(voxels, dims)``, so many voxels at a time."""
+    return these.nonzero().split(most) if these.any() else ()
 
 
 def _candidates(library: Any, values: Any, slack: float) -> list[int]:
