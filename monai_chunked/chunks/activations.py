@@ -2,15 +2,14 @@
 Softmax and sigmoid of a chunk with the bits that they have for the whole volume.
 
 PyTorch computes several voxels at once on a CPU, and the few that are left over one by one, with another ``exp`` whose
-last bit may differ. Which ones are left over depends on the size of the whole and on the number of threads: each takes a
-run of voxels, and the end of a run is left over. So the voxels that are left over in the volume, and only they, are
+last bit may differ. Which ones are left over depends on the size of the whole and on the number of threads: each takes
+a run of voxels, and the end of a run is left over. So the voxels that are left over in the volume, and only they, are
 computed one by one in a chunk too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Literal
 
@@ -83,11 +82,11 @@ class Activation:
         return here if not channel else channel[0][inside] * prod(sizes) + here
 
 
-@dataclass(frozen=True)
 class _Softmax:
     """Voxels are shared out to threads, all channels of each, however few they are."""
 
-    whole: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda values: torch.softmax(values, 0))
+    def whole(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(values, 0)
 
     def flat(self, values: torch.Tensor) -> torch.Tensor:
         return values.view(len(values), -1)
@@ -99,11 +98,11 @@ class _Softmax:
         return (places,)
 
 
-@dataclass(frozen=True)
 class _Sigmoid:
     """Numbers are shared out to threads, whichever channel they are of."""
 
-    whole: Callable[[torch.Tensor], torch.Tensor] = staticmethod(torch.sigmoid)
+    def whole(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(values)
 
     def flat(self, values: torch.Tensor) -> torch.Tensor:
         return values.view(1, -1)

@@ -1,10 +1,10 @@
 """
 The voxels of a part of a resampled grid, each to the last bit what PyTorch makes of the whole volume.
 
-Interpolation is separable, so a part is made by a small matrix product along each dimension, in float64. That is fast,
-but it adds up in another order than PyTorch. The difference is bounded, and matters only where the bound leaves open what
-comes out: to which float32 number a score is rounded, or which class is the greatest. Such voxels, one in millions, are
-computed once more from their corners, as PyTorch does it.
+Interpolation is separable, so a part is made by a small matrix product along each dimension. That is fast, but it adds
+up in another order than PyTorch. The difference is bounded, and matters only where the bound leaves open what comes
+out: to which float32 number a score is rounded, or which class is the greatest. Such voxels are few, and are computed
+once more from their corners, as PyTorch does it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from monai_chunked.chunks.corners import at_corners
+from monai_chunked.chunks.sides import Side, sides_of
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.resampling import Axis, Part, Resampling
 
@@ -32,44 +33,8 @@ ROUNDING = 2.0**-22
 """Two float64 numbers that differ by more than this part of their size differ as float32 numbers too."""
 
 
-SIDE = 32
-"""The most voxels along a dimension that are read for a piece, so that what is made of them stays in cache."""
-
-
 AT_ONCE = 2**20
 """The most voxels that are made of their corners at a time."""
-
-
-class Side:
-    """What is made along one dimension.
-
-    Args:
-        axis: the dimension.
-        made: the voxels that are made.
-        read: the voxels that they may need.
-
-    Attributes:
-        axis: of these voxels alone, counted from the first one that is read.
-        outside: whether anything is made of zeros that are not there.
-    """
-
-    def __init__(self, axis: Axis, made: slice, read: slice) -> None:
-        self.made = made
-        self.read = read
-        self.axis = axis.part(made, read)
-        beyond = (self.axis.low < 0) | ((self.axis.high < 0) & (self.axis.high_weight != 0))
-        self.outside = bool(beyond.any())
-        self._matrices: dict[Any, np.ndarray] = {}
-
-    def matrix(self, precision: Any) -> np.ndarray:
-        """What makes the voxels, ``(made, read)``."""
-        if precision not in self._matrices:
-            matrix = np.zeros((len(self.axis), self.axis.size))
-            for index, weight in ((self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)):
-                at = np.flatnonzero((index >= 0) & (weight != 0))
-                matrix[at, index[at]] += weight[at]
-            self._matrices[precision] = matrix.astype(precision)
-        return self._matrices[precision]
 
 
 class Piece:
@@ -120,8 +85,8 @@ class Piece:
     def labels(self, values: torch.Tensor) -> torch.Tensor:
         """The class with the greatest score, as ``torch.argmax`` of :py:meth:`scores` says, int32.
 
-        Interpolation is a mean with weights. So a class whose score is, at all corners, less than the mean of some other
-        classes is nowhere the greatest, and is not looked at. Away from the borders of organs one class is left.
+        Interpolation is a mean with weights. So a class whose score is, at all corners, less than the mean of some
+        other classes is nowhere the greatest, and is not looked at. Away from the borders of organs one class is left.
 
         Args:
             values: of the voxels that are read, ``(C, *read)``.
@@ -250,10 +215,8 @@ class Piece:
             matrix: Any = self.sides[d].matrix(precision)
             if not isinstance(made, np.ndarray):
                 matrix = torch.from_numpy(self.sides[d].matrix(np.float64)).to(made.device)
-            if d == last:
-                made = made @ matrix.T
-            else:  # a stack of products so small that no library shares them out to threads
-                made = (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
+            # stacks of products so small that no library shares them out to threads
+            made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
         return made
 
     def _copies(self, read: torch.Tensor) -> torch.Tensor:
@@ -265,14 +228,16 @@ class Piece:
             for d, axis in enumerate(self._axes):
                 inside = torch.from_numpy(axis.low >= 0).to(values.device)
                 shape = [-1 if k == d + 1 else 1 for k in range(values.dim())]
-                values = torch.where(inside.view(shape), values, torch.zeros((), dtype=values.dtype, device=values.device))
+                values = torch.where(inside.view(shape), values, values.new_zeros(()))
         if self.resampling.oblique is not None:
             unsure = np.zeros(self.size, bool)
             for d, axis in enumerate(self._axes):
                 unsure |= (axis.first != axis.last).reshape([-1 if k == d else 1 for k in range(len(self.size))])
             some = torch.from_numpy(np.argwhere(unsure))
             if len(some):
-                values[(slice(None), *some.unbind(1))] = self._exact(read, some)
+                exact = self._exact(read, some)
+                for channel, made in zip(exact, values):
+                    made[some.unbind(1)] = channel
         return values
 
     def _exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
@@ -299,28 +264,8 @@ def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int])
         starts: where the chunk begins.
     """
     each = zip(resampling.axes, parts, starts)
-    sides = [[Side(axis, *run) for run in _runs(axis, part.made, start)] for axis, part, start in each]
+    sides = [sides_of(axis, part.made, start) for axis, part, start in each]
     return [Piece(resampling, combined) for combined in itertools.product(*sides)]
-
-
-def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
-    """Voxels beside each other that are made along a dimension, and those that are read for them."""
-    first, last = axis.first[made], axis.last[made]
-    known = last >= 0
-    nearest = np.maximum.accumulate(np.where(known, np.arange(len(last)), -1))
-    if not known.any():
-        return [(made, slice(start, start))]
-    nearest[nearest < 0] = int(np.flatnonzero(known)[0])
-    run = (last[nearest] - start) // SIDE
-    borders = [0, *(np.flatnonzero(np.diff(run)) + 1).tolist(), len(run)]
-    result = []
-    for low, high in itertools.pairwise(borders):
-        here = known[low:high]
-        read = slice(start, start)
-        if here.any():
-            read = slice(int(first[low:high][here].min()), int(last[low:high].max()) + 1)
-        result.append((slice(made.start + low, made.start + high), read))
-    return result
 
 
 def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:

@@ -108,8 +108,6 @@ class Call:
             raise
         return Finisher(finishers, known_bytes)
 
-    def _create(
-        self, number: int, head: Head, ending: Ending, channels: int, dtype: torch.dtype
-    ) -> OutputWriter:
+    def _create(self, number: int, head: Head, ending: Ending, channels: int, dtype: torch.dtype) -> OutputWriter:
         """Start a result, or go on with one that an earlier run left."""
         return self.recovery.writer(number, self.output, self.result(head, ending, channels, dtype))

@@ -205,14 +205,16 @@ def check_inverse(inverse: Any, postprocessing: Any) -> Any:
         inverse = ImageInverse()
     if isinstance(inverse, type) or not isinstance(inverse, (ImageInverse, Invertd)):
         raise TypeError(
-            f"inverse={inverse!r} must be 'image' (undo what was done to the input), ImageInverse(...), or an object of "
-            f"MONAI's Invertd"
+            f"inverse={inverse!r} must be 'image' (undo what was done to the input), ImageInverse(...), or an object "
+            f"of MONAI's Invertd"
         )
     if isinstance(inverse, Invertd):
         check_invert("inverse", inverse)
     chain = chain_of(postprocessing)
     if chain is not None and chain.invert is not None:
-        raise ValueError("inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one")
+        raise ValueError(
+            "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
+        )
     return inverse
 
 

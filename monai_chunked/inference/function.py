@@ -81,9 +81,9 @@ def chunked_sliding_window_inference(
             list. With several heads of the predictor: one for all, or a tuple or dict of the others to match. Inference
             runs without gradients then. Results that are labels raise when a softmax or an argmax of their one channel,
             or a sigmoid, would destroy them.
-        inverse: bring predictions to the patient's grid before they are postprocessed: ``"image"`` undoes what was done to
-            the input, as its ``applied_operations`` say; an :py:class:`ImageInverse` does, with the nearest voxel if
-            asked to; or an object of MONAI's ``Invertd``. The same as an ``Invertd`` among dictionary transforms in
+        inverse: bring predictions to the patient's grid before they are postprocessed: ``"image"`` undoes what was done
+            to the input, as its ``applied_operations`` say; an :py:class:`ImageInverse` does, with the nearest voxel
+            if asked to; or an object of MONAI's ``Invertd``. The same as an ``Invertd`` among dictionary transforms in
             ``postprocessing``. What cannot be undone a chunk at a time is undone whole, with a warning.
         output: where finished chunks go: an :py:class:`Output`, or one of these names. ``"device"``: a tensor on
             ``device``. ``"cpu"``: a tensor in memory.

@@ -67,13 +67,13 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
             one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
             ``preprocessing``; or dictionary transforms of one key, in a ``Compose`` or a list, as
-            :py:func:`split_postprocessing` returns them, with an ``Invertd`` among them. For networks with several heads one for all, or a tuple or
-            dict of the others to match. ``None``: scores, as MONAI returns them. Labels are guarded: what would make
-            labels of them once more (argmax or softmax of their one channel, sigmoid) raises, and linear interpolation
-            of them warns.
-        inverse: bring predictions to the patient's grid before ``postprocessing``: ``"image"`` undoes what was done to the
-            input, as its ``applied_operations`` say; ``ImageInverse(nearest_interp=True)`` with the nearest voxel; or an
-            object of MONAI's ``Invertd``. The result has that grid, and MONAI's metadata.
+            :py:func:`split_postprocessing` returns them, with an ``Invertd`` among them. For networks with several
+            heads one for all, or a tuple or dict of the others to match. ``None``: scores, as MONAI returns them.
+            Labels are guarded: what would make labels of them once more (argmax or softmax of their one channel,
+            sigmoid) raises, and linear interpolation of them warns.
+        inverse: bring predictions to the patient's grid before ``postprocessing``: ``"image"`` undoes what was done to
+            the input, as its ``applied_operations`` say; ``ImageInverse(nearest_interp=True)`` with the nearest voxel;
+            or an object of MONAI's ``Invertd``. The result has that grid, and MONAI's metadata.
         output: where finished chunks go: ``"device"``, a tensor there; ``"cpu"``, a tensor in memory; ``"disk"``, a
             tensor over a memory-mapped ``.npy`` file; ``"auto"``, the first of these that has room. Or an
             :py:class:`Output`, such as ``NiftiOutput("folder")`` or ``ZarrOutput("folder")``.

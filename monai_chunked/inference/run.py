@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -19,24 +18,22 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
-from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
-from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.interruption import interruptible
+from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
 from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.loop import run
 from monai_chunked.inference.planning import lay_out_call
 from monai_chunked.inference.progress import Observer, observer_of
-from monai_chunked.inference.results import at_resolution, result_dtype_of, with_metadata
+from monai_chunked.inference.results import result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.whole import infer_whole
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result, ResumableOutput
+from monai_chunked.outputs.base import Expected, ResumableOutput
 from monai_chunked.outputs.recovery.recovering import recovering
-from monai_chunked.outputs.recovery.recovery import NoRecovery, Recovery
-from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from monai_chunked.chunks.postprocessing import argmax
 from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.labels import mark_labels
@@ -16,7 +17,6 @@ from monai_chunked.inference.results import with_metadata
 from monai_chunked.inference.settings import Settings
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
-from monai_chunked.chunks.postprocessing import argmax
 
 __all__ = ["infer_whole"]
 
@@ -42,9 +42,9 @@ def infer_whole(
         ValueError: when the network has several outputs.
     """
     warn_caller(
-        f"the prediction is brought to the patient's grid as a whole, as MONAI does it, because {reason}. This takes the "
-        f"scores of the whole volume, and more: about C (12 n + 8 m) + 24 m bytes, for C channels, n voxels of the "
-        f"network's grid and m of the patient's"
+        f"the prediction is brought to the patient's grid as a whole, as MONAI does it, because {reason}. This takes "
+        f"the scores of the whole volume, and more: about C (12 n + 8 m) + 24 m bytes, for C channels, n voxels of "
+        f"the network's grid and m of the patient's"
     )
     chain = settings.postprocessing
     before: Any = None
@@ -56,7 +56,9 @@ def infer_whole(
     parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
     scores = infer(inputs, network, parts, condition)
     if not isinstance(scores, torch.Tensor):
-        raise ValueError("the network returns several outputs, of which no one can be brought to the patient's grid whole")
+        raise ValueError(
+            "the network returns several outputs, of which no one can be brought to the patient's grid whole"
+        )
     images = []
     for number, template in enumerate(inversion.source.templates):
         image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))

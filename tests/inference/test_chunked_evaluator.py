@@ -35,7 +35,6 @@ from monai.transforms import (
 from monai.utils import set_determinism
 
 from monai_chunked import ChunkedEvaluator, ChunkedSliceInferer, ChunkedSlidingWindowInferer, each_voxel
-from monai_chunked.inference import chains
 from tests import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")

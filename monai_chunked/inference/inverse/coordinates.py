@@ -1,8 +1,8 @@
 """
 Where PyTorch's ``grid_sample`` and ``interpolate`` read, along each dimension, to the last bit.
 
-The formulas are those of ``torch.nn.functional.affine_grid``, ``grid_sample`` and ``interpolate``. A volume of coordinates
-is not needed: without rotation a coordinate depends on the place in its own dimension alone.
+The formulas are those of ``torch.nn.functional.affine_grid``, ``grid_sample`` and ``interpolate``. A volume of
+coordinates is not needed: without rotation a coordinate depends on the place in its own dimension alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from monai_chunked.plan.resampling import Axis, Kind, Oblique, Unstreamable, source_places
+from monai_chunked.plan.oblique import Oblique, source_places
+from monai_chunked.plan.resampling import Axis, Kind, Unstreamable
 
 __all__ = ["grid_sample_axes", "interpolate_axes"]
 
@@ -105,7 +106,7 @@ def _between(at: np.ndarray, size: int, slack: float) -> Axis:
     inside = [(each >= 0) & (each < size) for each in (low, high)]
     corners = [np.where(ok, each, -1).astype(np.int64) for ok, each in zip(inside, (low, high))]
     kept = [np.where(ok, each, 0).astype(at.dtype) for ok, each in zip(inside, weights)]
-    axis = Axis.of(*corners, *kept, size)
+    axis = Axis.of(corners[0], corners[1], kept[0], kept[1], size)
     return axis if not slack else _wider(axis, np.floor(at - slack), np.floor(at + slack) + 1, size)
 
 
@@ -119,7 +120,7 @@ def _wider(axis: Axis, first: np.ndarray, last: np.ndarray, size: int) -> Axis:
     """An axis that may need others than it says."""
     nothing = (last < 0) | (first >= size)
     ends = [np.where(nothing, -1, each.clip(0, size - 1)).astype(np.int64) for each in (first, last)]
-    return Axis(axis.low, axis.high, axis.low_weight, axis.high_weight, *ends, size)
+    return Axis(axis.low, axis.high, axis.low_weight, axis.high_weight, ends[0], ends[1], size)
 
 
 def _linear(size: int, made: int, align_corners: bool) -> Axis:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from monai_chunked.inference.inverse.coordinates import grid_sample_axes, interpolate_axes
 from monai_chunked.inference.inverse.tracing import Step, Trace
-from monai_chunked.plan.resampling import Axis, Kind, Oblique, Resampling, Unstreamable
+from monai_chunked.plan.oblique import Oblique
+from monai_chunked.plan.resampling import Axis, Kind, Resampling, Unstreamable
 
 __all__ = ["resamplings"]
 
@@ -67,6 +67,11 @@ class _Grid:
             raise Unstreamable(f"channels are changed by {step.name}")
         return found
 
+    def swap(self, one: int, other: int) -> None:
+        """Two dimensions change places."""
+        self.dims[one], self.dims[other] = self.dims[other], self.dims[one]
+        self.index[one], self.index[other] = self.index[other], self.index[one]
+
     def resample(self, axes: Sequence[Axis], kind: Kind, oblique: Oblique | None = None) -> None:
         """Make a grid; chunks go on along it in the order in which they come.
 
@@ -85,9 +90,7 @@ class _Grid:
         order = tuple(range(len(axes)))
         self.done.append(Resampling(tuple(placed), order, tuple(self.dims), kind, oblique))
         self.sizes = [len(axis) for axis in placed]
-        self.index = [
-            np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)
-        ]
+        self.index = [np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)]
 
     def _placed(self, oblique: Oblique, turned: Sequence[bool]) -> Oblique:
         """In the order of dimensions of the grid, and made of its voxels."""
@@ -186,8 +189,7 @@ def _permute(grid: _Grid, step: Step) -> None:
 
 def _transpose(grid: _Grid, step: Step) -> None:
     one, other = (grid.spatial(dim, step) for dim in step.args)
-    for each in (grid.dims, grid.index):
-        each[one], each[other] = each[other], each[one]  # type: ignore[call-overload]
+    grid.swap(one, other)
 
 
 def _rot90(grid: _Grid, step: Step) -> None:
@@ -195,12 +197,11 @@ def _rot90(grid: _Grid, step: Step) -> None:
     one, other = (grid.spatial(dim, step) for dim in dims)
     for _ in range(times % 4):
         grid.index[other] = grid.index[other][::-1]
-        for each in (grid.dims, grid.index):
-            each[one], each[other] = each[other], each[one]  # type: ignore[call-overload]
+        grid.swap(one, other)
 
 
 def _slice(grid: _Grid, step: Step) -> None:
-    dim, start, stop, by = (*step.args, *(0, None, None, 1)[len(step.args) :])
+    dim, start, stop, by = list(step.args) + [0, None, None, 1][len(step.args) :]
     if dim % (grid.lead + len(grid.dims)) < grid.lead:
         _nothing(grid, step)
         return
@@ -245,7 +246,9 @@ def _interpolate(mode: str) -> Callable[[_Grid, Step], None]:
 
 
 OPERATIONS: dict[str, Callable[[_Grid, Step], None]] = {
-    **dict.fromkeys(("detach", "alias", "clone", "contiguous", "lift_fresh", "expand", "view", "_unsafe_view"), _nothing),
+    **dict.fromkeys(
+        ("detach", "alias", "clone", "contiguous", "lift_fresh", "expand", "view", "_unsafe_view"), _nothing
+    ),
     "_to_copy": _cast,
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,

@@ -12,14 +12,14 @@ import torch
 from monai import transforms
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import collate_meta_tensor_fn
-from monai.transforms import InvertibleTransform, Invertd
+from monai.transforms import Invertd, InvertibleTransform
 from monai.transforms.utils import convert_applied_interp_mode
 from monai.utils import TraceKeys
 
 from monai_chunked.inference.inverse.grids import resamplings
 from monai_chunked.inference.inverse.tracing import trace
 from monai_chunked.inputs.source import Source
-from monai_chunked.plan.resampling import ChunkResampling, Resampling, Unstreamable
+from monai_chunked.plan.resampling import ChunkResampling, Resampling
 
 __all__ = ["ImageInverse", "Inversion", "Undone", "by_invertd"]
 

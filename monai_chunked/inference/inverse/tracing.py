@@ -2,8 +2,8 @@
 What MONAI's own inverse does to a volume, found out without a volume.
 
 MONAI's transforms are called with a tensor that has the right shape and one voxel of memory. Whatever they do to it is
-noted and not done. So what is undone, in which order, with which numbers, and which metadata is left at the end, is said
-by MONAI, whatever its version.
+noted and not done. So what is undone, in which order, with which numbers, and which metadata is left at the end, is
+said by MONAI, whatever its version.
 """
 
 from __future__ import annotations
@@ -165,7 +165,11 @@ def _transform() -> str:
     found = "it"  # post_func of Invertd, or what else is called behind the transforms
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if frame.f_code.co_name == "inverse" and isinstance(owner, InvertibleTransform) and not isinstance(owner, Compose):
+        if (
+            frame.f_code.co_name == "inverse"
+            and isinstance(owner, InvertibleTransform)
+            and not isinstance(owner, Compose)
+        ):
             found = f"the inverse of {type(owner).__name__}"
         frame = frame.f_back
     return found
