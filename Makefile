@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-long bench bench-disk bench-gpu lint setup oldest clean
+.PHONY: demo test test-long bench bench-pipeline bench-disk bench-gpu lint setup oldest clean
 
 demo: setup
 	$(BIN)/python -m tutorials.demo
@@ -23,6 +23,11 @@ bench: setup
 	$(BIN)/python -m benchmarks.planned_memory
 	$(BIN)/python -m benchmarks.small_windows
 	$(BIN)/python -m benchmarks.background
+
+# whole bundles beside MONAI's, from file to file; needs 20 GiB of memory
+bench-pipeline: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.pipeline
 
 # needs 30 GB in the folder for temporary files
 bench-disk: setup

@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,21 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
+@contextmanager
+def exit_when_out_of_memory() -> Iterator[None]:
+    """Let this process end with the exit code that says so, instead of a traceback."""
+    with suppress(OSError):  # if memory runs out, the operating system is to end this process and no other
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        sys.exit(OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        sys.exit(OUT_OF_MEMORY)
+
+
 def different(result: np.ndarray, reference: np.ndarray) -> float:
     """The fraction of numbers that are not the same."""
     if result.shape != reference.shape or result.dtype != reference.dtype:
@@ -265,17 +280,9 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="compare the result with this file")
     parser.add_argument("--save", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
-    with suppress(OSError):  # if memory runs out, the operating system is to end this process and no other
-        Path("/proc/self/oom_score_adj").write_text("1000")
     job = Job(**{**arguments.job, "image_size": tuple(arguments.job["image_size"])})
-    try:
+    with exit_when_out_of_memory():
         report, result = run(job)
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        sys.exit(OUT_OF_MEMORY)
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        sys.exit(OUT_OF_MEMORY)
     if arguments.save:
         np.save(arguments.save, result.cpu().numpy())
     if arguments.reference:

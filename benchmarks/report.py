@@ -19,10 +19,10 @@ PACKAGES = ("monai-chunked", "monai", "torch", "numpy", "patchly", "zarr")
 OURS, OTHERS, NETWORK = "#2a7fb8", "#e0893a", "#b9bec4"
 
 
-def write(question: Question, rows: list[Row], rounds: int, seconds: float) -> str:
+def write(question: Question, rows: list[Row], rounds: int, seconds: float, command: str = "") -> str:
     """Write the table, the numbers and the chart; returns the table."""
     RESULTS.mkdir(exist_ok=True)
-    command = f"python -m benchmarks.{question.name} --rounds {rounds}"
+    command = command or f"python -m benchmarks.{question.name} --rounds {rounds}"
     text = f"""## {question.title}
 
 {question.about}

@@ -1,9 +1,13 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
+from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inference.inverse.inversion import ImageInverse
 from monai_chunked.inference.progress import Observer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
+from monai_chunked.inference.splitting import split_postprocessing
+from monai_chunked.inference.vouching import each_voxel
 from monai_chunked.inputs.image_array import ImageArray
 from monai_chunked.inputs.open_image import open_image
 from monai_chunked.outputs.base import Expected, Output, OutputWriter, Result, ResumableOutput, ResumableWriter
@@ -18,10 +22,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChunkPlan",
+    "ChunkedEvaluator",
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
     "Expected",
     "ImageArray",
+    "ImageInverse",
     "MemoryOutput",
     "Mirrored",
     "NiftiOutput",
@@ -34,7 +40,9 @@ __all__ = [
     "ResumableWriter",
     "ZarrOutput",
     "chunked_sliding_window_inference",
+    "each_voxel",
     "open_image",
+    "split_postprocessing",
 ]
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from monai.transforms import AsDiscreted, Compose, SaveImaged
 
-from monai_chunked import ChunkedSlidingWindowInferer
+from monai_chunked import ChunkedSlidingWindowInferer, split_postprocessing
 from monai_chunked.__main__ import main
 from tests import ROOT
 
@@ -53,6 +54,14 @@ def test_the_example_out_of_core_labels_a_zarr_array(tmp_path: Path, monkeypatch
     image = torch.from_numpy(voxels.transpose() / np.float32(4095))[None, None]
     inferer = ChunkedSlidingWindowInferer((96, 96, 96), overlap=0.5, mode="gaussian", postprocessing="argmax")
     assert torch.equal(torch.from_numpy(labels[:].transpose(0, 3, 2, 1)), inferer(image, network)[0])
+
+
+def test_the_example_of_a_split_gives_both_parts() -> None:
+    names: dict[str, object] = {"postprocessing": Compose([AsDiscreted("pred", argmax=True), SaveImaged("pred")])}
+    names |= {"split_postprocessing": split_postprocessing, "ChunkedSlidingWindowInferer": ChunkedSlidingWindowInferer}
+    exec(example("streamed, behind = "), names)
+    assert isinstance(names["behind"], Compose)
+    assert [type(each) for each in names["behind"].transforms] == [SaveImaged]
 
 
 def test_the_example_of_an_output_counts_voxels() -> None:

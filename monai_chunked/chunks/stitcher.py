@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -44,7 +44,7 @@ class Stitcher:
         self,
         layout: Layout,
         images: int,
-        done: Mapping[ChunkId, int],
+        done: Container[ChunkId],
         open_chunks: OpenChunks,
         backgrounds: Sequence[Background],
         freed: FreedMemory,

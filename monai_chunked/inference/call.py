@@ -1,18 +1,29 @@
-"""One call, with what is known of it before the network runs."""
+"""One call, with what is known before the network runs, and what that says of its results."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
 
 import torch
 
-from monai_chunked.inference.results import at_resolution
+from monai_chunked.chunks.background import Weights
+from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher, Uncovered
+from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.chunks.stages import Stage
+from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.stages import Ending, ending_of, known_of, stages_of
 from monai_chunked.inputs.source import Source
-from monai_chunked.outputs.base import Metadata, Output, Result
+from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.recovery.recovery import NoRecovery, Recovery
-from monai_chunked.plan.chunk_grid import ChunkGrid
+from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head
+from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.skipped import Skipped
 from monai_chunked.windows.importance import Importance
 
@@ -33,6 +44,7 @@ class Call:
         output: where finished chunks go.
         recovery: what an earlier run left.
         metadata: of each image, with a name where the result must have one.
+        inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
         skipped: the windows that are known to be skipped.
     """
 
@@ -45,11 +57,79 @@ class Call:
     output: Output
     recovery: Recovery | NoRecovery
     metadata: tuple[Metadata, ...]
+    inversion: Inversion | None
     skipped: Skipped | None
 
-    def result(self, head: Head, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> Result:
+    def ending(self, grid: ChunkGrid) -> Ending:
+        """The grid on which the chunks of a head end."""
+        return ending_of(grid, self.inversion)
+
+    def result(self, head: Head, ending: Ending, channels: int, dtype: torch.dtype) -> Result:
         """What one head becomes."""
-        shape = (len(self.metadata), channels, *grid.size)
-        metadata = tuple(at_resolution(each, self.settings.image_size, grid.size) for each in self.metadata)
+        shape = (len(self.metadata), channels, *ending.size)
+        metadata = ending.metadata(self.metadata, self.settings.image_size)
         overwrite, resumable = bool(self.settings.overwrite), self.recovery.journal is not None
-        return Result(head.name, shape, dtype, grid.cuts, metadata, overwrite, resumable)
+        return Result(head.name, shape, dtype, ending.cuts, metadata, overwrite, resumable)
+
+    def done(self, layout: Layout | None) -> frozenset[ChunkId]:
+        """The chunks that need not come once more, because an earlier run has written what becomes of them.
+
+        Args:
+            layout: the chunks of that run; ``None``: there was none.
+        """
+        if layout is None:
+            return frozenset()
+        images, written = len(self.metadata), self.recovery.done
+        each = (self.ending(grid).finished(written, images, head) for head, grid in enumerate(layout.grids))
+        return frozenset(itertools.chain.from_iterable(each))
+
+    def finisher(
+        self,
+        heads: Sequence[Head],
+        layout: Layout,
+        weights: Sequence[Weights],
+        background: Sequence[torch.Tensor],
+        keys: Any,
+        differentiable: bool,
+    ) -> Finisher:
+        """What makes results of finished chunks. The results that can be started are.
+
+        Args:
+            heads: of the network.
+            layout: their chunks.
+            weights: of each head.
+            background: of each head, ``(C,)``: the scores of voxels that no window reaches.
+            keys: of the heads where the network returns a dict.
+            differentiable: keep what autograd needs.
+        """
+        functions = match_postprocessing(self.settings.postprocessing, keys, len(heads))
+        for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
+            self.output.reserve(device, peak)
+        endings = [self.ending(grid) for grid in layout.grids]
+        parts = list(zip(endings, heads, functions))
+        known = [known_of(*part, self.result_dtype) for part in parts]
+        sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(endings, known) if each]
+        known_bytes = len(self.metadata) * sum(sizes)
+        if not self.recovery.resumed:  # else its space is taken already
+            self.output.check(Expected(known_bytes))
+
+        def threaded(writer: OutputWriter) -> bool:
+            return (self.device.type != "cpu" or not writer.in_memory) and not differentiable
+
+        finishers: list[HeadFinisher] = []
+        try:
+            for k, part in enumerate(parts):
+                division = Division(layout.grids[k], weights[k], differentiable)
+                uncovered = Uncovered(layout.grids[k], background[k])
+                stages: list[Stage] = [division, uncovered, *stages_of(*part, self.result_dtype, self.recovery.done)]
+                create = partial(self._create, k, heads[k], endings[k])
+                result = self.recovery.results.get(k, known[k])
+                finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))
+        except BaseException:
+            Finisher(finishers).abandon()
+            raise
+        return Finisher(finishers, known_bytes)
+
+    def _create(self, number: int, head: Head, ending: Ending, channels: int, dtype: torch.dtype) -> OutputWriter:
+        """Start a result, or go on with one that an earlier run left."""
+        return self.recovery.writer(number, self.output, self.result(head, ending, channels, dtype))

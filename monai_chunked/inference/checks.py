@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.utils import (
-    BlendMode,
-    PytorchPadMode,
-    ensure_tuple,
-    fall_back_tuple,
-)
+from monai.transforms import Invertd
+from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
+from monai_chunked.inference.chains import chain_of
+from monai_chunked.inference.dictionary import check_dictionary, check_invert
+from monai_chunked.inference.inverse.inversion import ImageInverse
 from monai_chunked.inference.voxelwise import check_voxelwise
 from monai_chunked.plan.sizes import check_positive, per_dimension
 from monai_chunked.windows.importance import MODES
@@ -25,6 +24,7 @@ __all__ = [
     "check_choice",
     "check_condition",
     "check_inputs",
+    "check_inverse",
     "check_mode",
     "check_output",
     "check_output_dir",
@@ -180,7 +180,13 @@ def check_preprocessing(preprocessing: Any) -> None:
 
 
 def check_postprocessing(postprocessing: Any) -> None:
-    """``"argmax"``, a callable or ``None``, or a tuple or dict of these."""
+    """``"argmax"``, a callable, ``None``, a chain of dictionary transforms, or a tuple or dict of all but the last."""
+    if (chain := chain_of(postprocessing)) is not None:
+        for step in (*chain.before, *chain.after):
+            check_dictionary("postprocessing", step.transform, chain.key)
+        if chain.invert is not None:
+            check_invert("postprocessing", chain.invert)
+        return
     if isinstance(postprocessing, dict):
         parts = list(postprocessing.values())
     else:
@@ -191,6 +197,27 @@ def check_postprocessing(postprocessing: Any) -> None:
                 f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
             )
         check_voxelwise("postprocessing", part)
+
+
+def check_inverse(inverse: Any, postprocessing: Any) -> Any:
+    """``None``, ``"image"``, an :py:class:`ImageInverse` or an ``Invertd``; not two of them."""
+    if inverse is None:
+        return None
+    if inverse == "image":
+        inverse = ImageInverse()
+    if isinstance(inverse, type) or not isinstance(inverse, (ImageInverse, Invertd)):
+        raise TypeError(
+            f"inverse={inverse!r} must be 'image' (undo what was done to the input), ImageInverse(...), or an object "
+            f"of MONAI's Invertd"
+        )
+    if isinstance(inverse, Invertd):
+        check_invert("inverse", inverse)
+    chain = chain_of(postprocessing)
+    if chain is not None and chain.invert is not None:
+        raise ValueError(
+            "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
+        )
+    return inverse
 
 
 def check_choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:

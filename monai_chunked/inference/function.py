@@ -41,6 +41,7 @@ def chunked_sliding_window_inference(
     chunk_size: Sequence[int] | int | None = None,
     preprocessing: Callable[..., Any] | None = None,
     postprocessing: Any = None,
+    inverse: Any = None,
     skip: Callable[[torch.Tensor], Any] | float | None = None,
     mask: Any = None,
     background: Any = 0,
@@ -84,9 +85,14 @@ def chunked_sliding_window_inference(
             taken at its word. Where a window reaches over the border of the image it gets less than a window.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: a callable that promises
             the same, or ``"argmax"`` for one channel of the smallest unsigned integer type that holds the labels. The
-            memory of the chunk is used again after the call. With several heads of the predictor: one for all, or a
-            tuple or dict to match. Inference runs without gradients then. Results that are labels raise when a softmax
-            or an argmax of their one channel, or a sigmoid, would destroy them.
+            memory of the chunk is used again after the call. Or dictionary transforms of one key, in a ``Compose`` or a
+            list. With several heads of the predictor: one for all, or a tuple or dict of the others to match. Inference
+            runs without gradients then. Results that are labels raise when a softmax or an argmax of their one channel,
+            or a sigmoid, would destroy them.
+        inverse: bring predictions to the patient's grid before they are postprocessed: ``"image"`` undoes what was done
+            to the input, as its ``applied_operations`` say; an :py:class:`ImageInverse` does, with the nearest voxel
+            if asked to; or an object of MONAI's ``Invertd``. The same as an ``Invertd`` among dictionary transforms in
+            ``postprocessing``. What cannot be undone a chunk at a time is undone whole, with a warning.
         skip: which windows the network need not see: a callable that is asked with what the network would get of each
             window, ``(C, *roi_size)``, preprocessed and padded, where it was read (on the device of the input); or a
             number, for windows with no voxel above it. What was read is what goes to the network: nothing is read
@@ -176,6 +182,7 @@ def chunked_sliding_window_inference(
         chunk_size=chunk_size,
         preprocessing=preprocessing,
         postprocessing=postprocessing,
+        inverse=inverse,
         skip=skip,
         mask=mask,
         background=background,

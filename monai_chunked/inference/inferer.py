@@ -68,9 +68,14 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             any other callable is taken at its word.
         postprocessing: applied to each finished chunk, ``(C, *chunk)`` to ``(C', *chunk)``: ``"argmax"`` for labels in
             one channel of the smallest unsigned integer type that holds them, or a callable that promises the same as
-            ``preprocessing``; for networks with several heads one for all, or a tuple or dict to match. ``None``:
-            scores, as MONAI returns them. Labels are guarded: what would make labels of them once more (argmax or
-            softmax of their one channel, sigmoid) raises, and linear interpolation of them warns.
+            ``preprocessing``; or dictionary transforms of one key, in a ``Compose`` or a list, as
+            :py:func:`split_postprocessing` returns them, with an ``Invertd`` among them. For networks with several
+            heads one for all, or a tuple or dict of the others to match. ``None``: scores, as MONAI returns them.
+            Labels are guarded: what would make labels of them once more (argmax or softmax of their one channel,
+            sigmoid) raises, and linear interpolation of them warns.
+        inverse: bring predictions to the patient's grid before ``postprocessing``: ``"image"`` undoes what was done to
+            the input, as its ``applied_operations`` say; ``ImageInverse(nearest_interp=True)`` with the nearest voxel;
+            or an object of MONAI's ``Invertd``. The result has that grid, and MONAI's metadata.
         skip: windows that the network need not see: a callable from what it would get, ``(C, *roi_size)``, to a bool;
             or a number, for windows with no voxel above it.
         mask: an array of the spatial size of the input: windows in which it is zero are skipped; ``plan`` reads it.
@@ -130,6 +135,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         chunk_size: Sequence[int] | int | None = None,
         preprocessing: Callable[..., Any] | None = None,
         postprocessing: Any = None,
+        inverse: Any = None,
         skip: Callable[[torch.Tensor], Any] | float | None = None,
         mask: Any = None,
         background: Any = 0,
@@ -170,6 +176,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.chunk_size = chunk_size
         self.preprocessing = preprocessing
         self.postprocessing = postprocessing
+        self.inverse = inverse
         self.skip = skip
         self.mask = mask
         self.background = background

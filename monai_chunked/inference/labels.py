@@ -16,9 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms import AsDiscrete, Compose
+from monai.transforms import AsDiscrete, AsDiscreted, Compose
 
 from monai_chunked.chunks.postprocessing import argmax
+from monai_chunked.inference.chains import Chain
 
 __all__ = ["HOLDS_LABELS", "Labels", "MetaLabels", "ends_in_labels", "mark_labels"]
 
@@ -114,7 +115,7 @@ def mark_labels(results: Sequence[Any], postprocessing: Sequence[Any]) -> list[A
     def mark(result: Any, one: Any, channels: int = 1) -> Any:
         if isinstance(result, list):  # of images without a batch; its type tells engines how to take it apart
             return type(result)(mark(each, one, 0) for each in result)
-        if not isinstance(result, torch.Tensor) or one is None:
+        if not isinstance(result, torch.Tensor) or one is None or (isinstance(one, Chain) and one.ends):
             return result
         integers = not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool)
         if not (ends_in_labels(one) or (integers and result.shape[channels] == 1)):
@@ -135,6 +136,11 @@ def ends_in_labels(postprocessing: Any) -> bool:
     """
     while isinstance(postprocessing, Compose) and postprocessing.transforms:
         postprocessing = postprocessing.transforms[-1]
+    if isinstance(postprocessing, Chain):
+        last = postprocessing.transforms[-1]
+        if not isinstance(last, AsDiscreted):
+            return False
+        return last.threshold[0] is not None or (last.argmax[0] and last.to_onehot[0] is None)
     if isinstance(postprocessing, AsDiscrete):
         return postprocessing.threshold is not None or (postprocessing.argmax and postprocessing.to_onehot is None)
     return postprocessing is argmax

@@ -14,6 +14,7 @@ from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.background import match_background
 from monai_chunked.chunks.postprocessing import is_argmax, label_dtype
+from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inputs.kept_rows import RowsPlan
 from monai_chunked.inputs.source import Source, source_of
@@ -210,6 +211,10 @@ class _Planned:
             return sum(v * head.channels * self.itemsize for v, head in zip(voxels, self.heads))
         if self.settings.postprocessing == "argmax":
             return sum(v * label_dtype(head.channels).itemsize for v, head in zip(voxels, self.heads))
+        if isinstance(self.settings.postprocessing, Chain):
+            known = [self.settings.postprocessing.known_result(head.channels, torch.float32) for head in self.heads]
+            sizes = [v * each[0] * each[1].itemsize for v, each in zip(voxels, known) if each]
+            return sum(sizes) if len(sizes) == len(known) else None
         return None
 
     def _finished_bytes(self) -> int:

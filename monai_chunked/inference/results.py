@@ -23,13 +23,18 @@ def result_dtype_of(source: Source) -> torch.dtype:
     return source.dtype if source.dtype.is_floating_point else torch.float32
 
 
-def with_metadata(results: Sequence[Any], source: Source) -> list[Any]:
-    """MetaTensors where the input has metadata. As in MONAI only a single result takes it over."""
-    template = source.template
+def with_metadata(results: Sequence[Any], templates: Sequence[MetaTensor], template: MetaTensor | None) -> list[Any]:
+    """MetaTensors where the input has metadata. As in MONAI only a single result takes it over.
+
+    Args:
+        results: of each head of the network.
+        templates: for each image a tensor without voxels that has the metadata; empty if there is none.
+        template: one that has the metadata of the batch.
+    """
     if template is None:
         return list(results)
     if len(results) == 1 and isinstance(results[0], TakesMetadata):
-        return [results[0].with_metadata(source.templates)]
+        return [results[0].with_metadata(templates)]
     if not all(isinstance(result, torch.Tensor) for result in results):
         return list(results)
     if len(results) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from math import prod
@@ -12,29 +12,30 @@ import monai
 import torch
 
 from monai_chunked.chunks.background import Background, match_background
-from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher, Uncovered
+from monai_chunked.chunks.finishing import Finisher
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, known_result, match_postprocessing
-from monai_chunked.chunks.stages import Stage
+from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
 from monai_chunked.inference.interruption import interruptible
+from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
 from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.loop import run
 from monai_chunked.inference.planning import lay_out_call
 from monai_chunked.inference.progress import Observer, observer_of
 from monai_chunked.inference.results import result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.whole import infer_whole
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.outputs.base import Expected, OutputWriter, ResumableOutput
+from monai_chunked.outputs.base import Expected, ResumableOutput
 from monai_chunked.outputs.recovery.recovering import recovering
-from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
@@ -69,13 +70,16 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
     sum_dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
     result_dtype = result_dtype_of(source)
     output = settings.target(source.device)
-    known_dtype = result_dtype if settings.postprocessing is None else None
+    inversion = inversion_of(settings, source)
+    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype)):
+        return infer_whole(infer, inputs, network, settings, condition, inversion, reason)
+    known_dtype = result_dtype if settings.postprocessing is None and inversion is None else None
     output.check(Expected(0, known_dtype))
     importance = Importance(settings.roi_weight_map, settings.mode, settings.sigma_scale, device, sum_dtype)
     weights = importance(settings.windows.roi_size)
 
     def fingerprint() -> tuple[dict[str, str], list[str]]:
-        described = _described(settings, network, weights, device, result_dtype)
+        described = _described(settings, network, weights, device, result_dtype, inversion)
         if isinstance(output, ResumableOutput):
             described["output"] = (type(output), output.settings)
         ids = (settings.network_id, settings.run_id)
@@ -86,8 +90,8 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
             size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
             output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
         skipped = settings.skipped()
-        of_all = (settings, source, device, sum_dtype, result_dtype, importance, output, recovery, metadata)
-        call = Call(*of_all, skipped)
+        known = (device, sum_dtype, result_dtype, importance)
+        call = Call(settings, source, *known, output, recovery, metadata, inversion, skipped)
         recorded = None
         if recovery.resumed:
             recorded = lay_out_call(settings, recovery.heads, device, sum_dtype, recovery.cuts, skipped)
@@ -95,14 +99,20 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
         writes_files = settings.output_dir is not None or not output.in_memory
         if results is None:
             recorded = recorded if recovery.resumed else None
-            differentiable = settings.postprocessing is None and output.in_memory and not settings.limited
+            kept = settings.postprocessing is None and inversion is None
+            differentiable = kept and output.in_memory and not settings.limited
             with (
                 torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
                 interruptible(recovery.journal) if writes_files else nullcontext(),
             ):
                 results = _predict(call, network, condition_source, recorded)
         functions = match_postprocessing(settings.postprocessing, recovery.keys, len(results))
-        return pack(recovery.keys, mark_labels(with_metadata(results, source), functions))
+        if inversion is None:
+            labelled = with_metadata(results, source.templates, source.template)
+        else:
+            undone = inversion.over(settings.image_size)
+            labelled = with_metadata(results, undone.templates, inversion.batch(undone.templates))
+        return pack(recovery.keys, mark_labels(labelled, functions))
 
 
 def _described(
@@ -111,6 +121,7 @@ def _described(
     importance: torch.Tensor,
     device: torch.device,
     result_dtype: torch.dtype,
+    inversion: Inversion | None,
 ) -> dict[str, Any]:
     """What the result depends on, beside the input, the network and the output."""
     autocast = torch.is_autocast_enabled(device.type)
@@ -128,7 +139,8 @@ def _described(
         "fill_batches": settings.fill_batches,
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
-        "postprocessing": settings.postprocessing,
+        "postprocessing": described_chain(settings.postprocessing),
+        "inverse": inversion and inversion.over(settings.image_size).resamplings,
         "skip": settings.skip,
         "mask": settings.mask,
         "background": settings.uses_background and settings.background,
@@ -149,7 +161,7 @@ def _load(call: Call, layout: Layout | None) -> list[Any] | None:
     if layout is None or not recovery.complete:
         return None
     parts = zip(recovery.heads, layout.grids)
-    results = [call.result(head, grid, *recovery.results[k]) for k, (head, grid) in enumerate(parts)]
+    results = [call.result(head, call.ending(grid), *recovery.results[k]) for k, (head, grid) in enumerate(parts)]
     return recovery.load(call.output, results)
 
 
@@ -163,7 +175,8 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         if call.skipped is not None:
             observer.skips(call.skipped.count(images))
         stack.callback(observer.close)
-        batches = _batches(call, condition, partial(_needs, recorded, recovery.done))
+        done = call.done(recorded)
+        batches = _batches(call, condition, partial(_needs, recorded, done))
         stack.callback(batches.close)
         how = (call.importance, settings.process_fn, call.device, settings.with_coord)
         predictor = Predictor(settings.seen_by(network), *how)
@@ -174,13 +187,12 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype, skipped=call.skipped)
         recovery.begin(keys, heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
-        finisher = _finisher(call, heads, layout, predictor.first_weights, scores, keys, differentiable)
+        weights = [partial(predictor.first_weights, number) for number in range(len(heads))]
+        finisher = call.finisher(heads, layout, weights, scores, keys, differentiable)
         try:
-            backgrounds = [
-                Background(each.to(call.device, call.sum_dtype), grid, partial(predictor.first_weights, k))
-                for k, (each, grid) in enumerate(zip(scores, layout.grids))
-            ]
-            stitcher = _stitcher(call, layout, finisher, backgrounds, differentiable, observer)
+            of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
+            backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, weights)]
+            stitcher = _stitcher(call, layout, finisher, backgrounds, done, differentiable, observer)
         except BaseException:
             finisher.abandon()
             raise
@@ -211,7 +223,7 @@ def _batches(
     return batches.__iter__()
 
 
-def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence[Window]) -> bool:
+def _needs(recorded: Layout | None, done: Container[ChunkId], batch: Sequence[Window]) -> bool:
     """Whether any window of a batch touches a chunk that no earlier run has finished."""
     return recorded is None or not all(
         ChunkId(window.image, head, position) in done
@@ -221,61 +233,18 @@ def _needs(recorded: Layout | None, done: Mapping[ChunkId, int], batch: Sequence
     )
 
 
-def _finisher(
-    call: Call,
-    heads: Sequence[Head],
-    layout: Layout,
-    weights: Callable[..., Any],
-    background: Sequence[torch.Tensor],
-    keys: Any,
-    differentiable: bool,
-) -> Finisher:
-    """What makes results of finished chunks. The results that can be started are."""
-    functions = match_postprocessing(call.settings.postprocessing, keys, len(heads))
-    for device, peak in zip((call.device, torch.device("cpu")), layout.forecast.peak):
-        call.output.reserve(device, peak)
-    known = [known_result(head.channels, call.result_dtype, function) for head, function in zip(heads, functions)]
-    sizes = [prod(grid.size) * each[0] * each[1].itemsize for grid, each in zip(layout.grids, known) if each]
-    known_bytes = len(call.metadata) * sum(sizes)
-    if not call.recovery.resumed:  # else its space is taken already
-        call.output.check(Expected(known_bytes))
-
-    def threaded(writer: OutputWriter) -> bool:
-        return (call.device.type != "cpu" or not writer.in_memory) and not differentiable
-
-    finishers: list[HeadFinisher] = []
-    try:
-        for k, (head, function) in enumerate(zip(heads, functions)):
-            division = Division(layout.grids[k], partial(weights, k), differentiable)
-            uncovered = Uncovered(layout.grids[k], background[k])
-            stages: list[Stage] = [division, uncovered, _postprocessing(call, head, function)]
-            create = partial(_create, call, k, head, layout.grids[k])
-            finishers.append(HeadFinisher(head.name, stages, create, call.recovery.results.get(k, known[k]), threaded))
-    except BaseException:
-        Finisher(finishers).abandon()
-        raise
-    return Finisher(finishers, known_bytes)
-
-
-def _postprocessing(call: Call, head: Head, function: Postprocessing | None) -> Stage:
-    return Cast(call.result_dtype) if function is None else Postprocess(function, head.name)
-
-
-def _create(call: Call, number: int, head: Head, grid: ChunkGrid, channels: int, dtype: torch.dtype) -> OutputWriter:
-    """Start a result, or go on with one that an earlier run left."""
-    return call.recovery.writer(number, call.output, call.result(head, grid, channels, dtype))
-
-
 def _stitcher(
     call: Call,
     layout: Layout,
     finisher: Finisher,
     backgrounds: Sequence[Background],
+    done: Container[ChunkId],
     differentiable: bool,
     observer: Observer,
 ) -> Stitcher:
     """What adds predictions up: in results that are in memory as they are, else in chunks of their own."""
-    in_place = call.settings.postprocessing is None and not differentiable and not layout.forecast.moved
+    as_they_are = call.settings.postprocessing is None and call.inversion is None
+    in_place = as_they_are and not differentiable and not layout.forecast.moved
     results = {
         k: head.memory
         for k, head in enumerate(finisher.heads)
@@ -283,7 +252,6 @@ def _stitcher(
         if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
-    done = call.recovery.done
     kind = OpenChunks if call.settings.skip is None else LateChunks
     open_chunks = kind(layout, len(call.metadata), done, levels, results, observer.opened)
     held = sum(layout.forecast.peak[: CPU + 1]) + finisher.known_bytes

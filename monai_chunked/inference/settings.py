@@ -11,6 +11,7 @@ import torch
 
 from monai_chunked.chunks.postprocessing import is_argmax
 from monai_chunked.inference import checks, window_checks
+from monai_chunked.inference.chains import Chain, chain_of
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput
@@ -55,6 +56,7 @@ class Settings:
     chunk_size: tuple[int, ...] | None = None
     preprocessing: Callable[..., Any] | None = None
     postprocessing: Any = None
+    inverse: Any = None
     skip: Skip | None = None
     mask: Any = None
     background: Any = 0
@@ -118,6 +120,8 @@ class Settings:
             roi_size=roi_size,
             sw_batch_size=checks.check_sw_batch_size(values["sw_batch_size"]),
             overlap=checks.check_overlap(values["overlap"], dims),
+            postprocessing=chain_of(values["postprocessing"]) or values["postprocessing"],
+            inverse=checks.check_inverse(values["inverse"], values["postprocessing"]),
             mode=mode,
             padding_mode=checks.check_padding_mode(values["padding_mode"]),
             chunk_size=check_chunk_size(values["chunk_size"], dims),
@@ -175,7 +179,8 @@ class Settings:
 
     def labels_on_cpu(self, device: torch.device) -> bool:
         """Whether predictions are in CPU memory, and only labels are written."""
-        return device.type == "cpu" and is_argmax(self.postprocessing)
+        one = self.postprocessing
+        return device.type == "cpu" and (one.reduces if isinstance(one, Chain) else is_argmax(one))
 
     def target(self, inputs_device: torch.device) -> Output:
         """Where finished chunks go."""

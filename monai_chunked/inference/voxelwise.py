@@ -16,7 +16,7 @@ from monai import transforms
 from monai.transforms import MapTransform, Transform
 from monai.transforms.traits import RandomizableTrait
 
-__all__ = ["check_voxelwise"]
+__all__ = ["check_voxelwise", "kind_of", "refusal"]
 
 
 Check = Callable[[Any], "str | None"]
@@ -42,19 +42,19 @@ def check_voxelwise(name: str, transform: Any) -> None:
         return check_voxelwise(name, transform.func)
     if isinstance(transform, MapTransform):
         raise TypeError(_dictionary(name, transform))
-    kind = _kind(transform)
+    kind = kind_of(transform)
     if kind is None:
         return
     if kind in PARTS:
         for part in PARTS[kind](transform):
             check_voxelwise(name, part)
     if kind not in PER_VOXEL:
-        raise ValueError(_refusal(name, kind.__name__, HINTS.get(kind.__name__)))
+        raise ValueError(refusal(name, kind.__name__, HINTS.get(kind.__name__)))
     if (instead := PER_VOXEL[kind](transform)) is not None:
-        raise ValueError(_refusal(name, f"{kind.__name__} with these parameters", instead))
+        raise ValueError(refusal(name, f"{kind.__name__} with these parameters", instead))
 
 
-def _kind(transform: Any) -> Any:
+def kind_of(transform: Any) -> Any:
     """The class, or the function, of MONAI that says what a callable does; ``None`` if none does."""
     if str(getattr(transform, "__module__", "")).startswith("monai.transforms") and hasattr(transform, "__name__"):
         return transform
@@ -76,7 +76,8 @@ def _dictionary(name: str, transform: MapTransform) -> str:
     )
 
 
-def _refusal(name: str, transform: str, instead: str | None) -> str:
+def refusal(name: str, transform: str, instead: str | None) -> str:
+    """Why a transform is refused, and what to do instead."""
     before = name == "preprocessing"
     whole = "whole image, before the inferer" if before else "result, behind the inferer"
     return (

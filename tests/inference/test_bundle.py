@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-import yaml
 import zarr
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
@@ -36,8 +35,6 @@ from monai_chunked import ChunkedSlidingWindowInferer
 from tests import ROOT
 from tests.outputs.nifti_cases import files_in
 from tutorials.template import write_template
-
-SETTINGS = {"roi_size": [96, 96, 96], "sw_batch_size": 1, "overlap": 0.25, "mode": "gaussian"}
 
 
 @pytest.fixture(scope="session")
@@ -67,24 +64,18 @@ def assert_same_file(ours: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) 
     assert len(np.unique(np.asanyarray(ours.dataobj))) == 4
 
 
+def run_with_monai(data: dict[str, str], folder: Path, *arguments: object) -> nibabel.Nifti1Image:
+    """What the bundle saves with two words changed back: MONAI's evaluator and MONAI's inferer."""
+    words = ("--evaluator#_target_", "SupervisedEvaluator", "--inferer#_target_", "SlidingWindowInferer")
+    images = [{"image": data["image"]}]
+    settings = ("--data", images, "--output_dir", folder, *words, *arguments)
+    run_bundle("--config_file", "configs/inference.yaml", *settings)
+    return saved(folder)
+
+
 @pytest.fixture(scope="session")
 def reference(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> nibabel.Nifti1Image:
-    """What the bundle saves with MONAI's inferer, and argmax of all scores behind it."""
-    folder = tmp_path_factory.mktemp("monai")
-    config = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text())
-    argmax = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
-    override = folder / "monai.yaml"
-    override.write_text(
-        yaml.safe_dump(
-            {
-                "inferer": {"_target_": "SlidingWindowInferer", **SETTINGS},
-                "postprocessing#transforms": [argmax, *config["postprocessing"]["transforms"]],
-            }
-        )
-    )
-    files = ["configs/inference.yaml", str(override)]
-    run_bundle("--config_file", files, "--data", [{"image": data["image"]}], "--output_dir", folder)
-    return saved(folder)
+    return run_with_monai(data, tmp_path_factory.mktemp("monai"))
 
 
 @pytest.mark.parametrize("overrides", [(), ("--inferer#output", "disk"), ("--inferer#chunk_size", 40)])
@@ -186,10 +177,9 @@ def test_an_evaluator_computes_the_same_metrics_and_saves_the_same_files(
     assert_same_file(file, reference_file)
 
 
-def test_the_bundle_writes_labels_straight_to_ome_zarr(
-    data: dict[str, str], reference: nibabel.Nifti1Image, tmp_path: Path
-) -> None:
+def test_the_bundle_writes_labels_straight_to_ome_zarr(data: dict[str, str], tmp_path: Path) -> None:
     """The voxels and the affine of what SaveImaged writes behind MONAI's inferer; the template is in RAS already."""
+    reference = run_with_monai(data, tmp_path / "monai", "--pixdim", [2, 2, 2])  # as in the file
     files = ["configs/inference_nifti.yaml", "configs/inference_zarr.yaml"]
     run_bundle("--config_file", files, "--image", data["image"], "--output_dir", tmp_path / "eval")
     (path,) = (tmp_path / "eval").glob("*.zarr")
@@ -207,10 +197,10 @@ def test_the_bundle_writes_labels_straight_to_ome_zarr(
 @pytest.mark.parametrize("resolution", [1, pytest.param(0.5, marks=pytest.mark.long)])
 def test_the_bundle_writes_the_file_that_save_imaged_writes(resolution: float, tmp_path: Path) -> None:
     """From a lazy input, with no postprocessing behind the inferer; the other loads, scales and saves the volume."""
-    for name in ("inference", "inference_nifti"):
+    for name, spacing in (("inference", ("--pixdim", [resolution] * 3)), ("inference_nifti", ())):
         arguments = ("--dataset_dir", tmp_path / "data", "--resolution", resolution, "--output_dir", tmp_path / name)
         overlap = ("--inferer#overlap", 0.25 if resolution == 1 else 0.05)  # for the sake of time
-        run_bundle("--config_file", f"configs/{name}.yaml", *arguments, *overlap)
+        run_bundle("--config_file", f"configs/{name}.yaml", *arguments, *overlap, *spacing)
     (file,) = files_in(tmp_path / "inference")
     assert files_in(tmp_path / "inference_nifti") == [file, f"{file}.journal"]
     assert saved(tmp_path / "inference").shape == ((197, 233, 189) if resolution == 1 else (393, 465, 377))

@@ -85,7 +85,7 @@ def test_classes_of_the_command_come_first(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_bundle_of_the_repository_needs_nothing_but_a_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--config-file", str(ROOT / "configs" / "inference.yaml")) == 0
-    assert "1.3 MiB" in capsys.readouterr().out.split("output ")[1].splitlines()[0]  # labels of 4 classes
+    assert "20.1 MiB" in capsys.readouterr().out.split("output ")[1].splitlines()[0]  # scores of 4 classes
 
 
 def test_an_inferer_that_adapts_itself_is_planned_for_as_any(

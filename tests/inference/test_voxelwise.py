@@ -217,7 +217,6 @@ def test_one_of_several_postprocessings_is_refused_too() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (AsDiscreted("pred", argmax=True), "dictionary transform AsDiscreted.*use the array transform, AsDiscrete$"),
         (Compose([Identity(), Flipd("image")]), "dictionary transform Flipd.*use the array transform, Flip$"),
         (AsDiscrete, r"AsDiscrete is a class; give an object, AsDiscrete\(\.\.\.\)"),
     ],
@@ -225,6 +224,11 @@ def test_one_of_several_postprocessings_is_refused_too() -> None:
 def test_dictionary_transforms_and_classes_get_a_sentence(name: str, transform: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"{name}.*{message}"):
         ChunkedSlidingWindowInferer(4, **{name: transform})(torch.rand(1, 1, 6, 6, 6), network)
+
+
+def test_windows_are_no_dictionaries() -> None:
+    with pytest.raises(TypeError, match=r"dictionary transform AsDiscreted.*use the array transform, AsDiscrete$"):
+        check_voxelwise("preprocessing", AsDiscreted("image", argmax=True))
 
 
 class Doubled(Transform):

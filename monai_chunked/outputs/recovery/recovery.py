@@ -191,7 +191,7 @@ class Recovery(Left):
             writer = output.create(result)
             self.results[number] = channels, dtype
             self._add({"result": number, "channels": channels, "dtype": str(dtype).removeprefix("torch.")})
-            return self._recording(writer, number)
+            return self._recording(writer, number, result.cuts)
         if self.results[number] != (channels, dtype):
             raise ValueError(
                 f"the {result.name} has {channels} channels of {dtype} but had {self.results[number]} in the run that "
@@ -200,22 +200,21 @@ class Recovery(Left):
         try:
             writer = output.resume(result)
             try:
-                self._compare(number, writer)
+                self._compare(number, writer, result.cuts)
             except BaseException:
                 writer.abandon()
                 raise
         except OSError as error:
             reason = f"{error.strerror or error}; overwrite=True starts afresh"
             raise OSError(error.errno or errno.EIO, reason, error.filename) from error
-        return self._recording(writer, number)
+        return self._recording(writer, number, result.cuts)
 
-    def _recording(self, writer: ResumableWriter, number: int) -> OutputWriter:
-        return RecordingWriter(writer, number, self.cuts[number], self._record)
+    def _recording(self, writer: ResumableWriter, number: int, cuts: Cuts) -> OutputWriter:
+        return RecordingWriter(writer, number, cuts, self._record)
 
-    def _compare(self, head: int, writer: ResumableWriter) -> None:
+    def _compare(self, head: int, writer: ResumableWriter, cuts: Cuts) -> None:
         """Files are what was recorded."""
         done = {chunk: crc for chunk, crc in self.done.items() if chunk.head == head}
-        cuts = self.cuts[head]
         if writer.complete:
             if len(done) < self.images * prod(len(c) - 1 for c in cuts):
                 raise OSError(errno.EIO, "the journal lacks chunks of a result that is complete", str(self.path))

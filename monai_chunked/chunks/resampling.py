@@ -1,0 +1,305 @@
+"""
+The voxels of a part of a resampled grid, each to the last bit what PyTorch makes of the whole volume.
+
+Interpolation is separable, so a part is made by a small matrix product along each dimension. That is fast, but it adds
+up in another order than PyTorch. The difference is bounded, and matters only where the bound leaves open what comes
+out: to which float32 number a score is rounded, or which class is the greatest. Such voxels are few, and are computed
+once more from their corners, as PyTorch does it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_chunked.chunks.corners import at_corners
+from monai_chunked.chunks.sides import Side, sides_of
+from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.resampling import Axis, Part, Resampling
+
+__all__ = ["Piece", "pieces"]
+
+
+ERROR = {np.dtype(np.float64): 2.0**-46, np.dtype(np.float32): 2.0**-18}
+"""The most that two ways to add up eight products in a dtype differ, relative to the greatest value: many roundings."""
+
+
+ROUNDING = 2.0**-22
+"""Two float64 numbers that differ by more than this part of their size differ as float32 numbers too."""
+
+
+AT_ONCE = 2**20
+"""The most voxels that are made of their corners at a time."""
+
+
+class Piece:
+    """A part of a resampled grid that is made at a time.
+
+    On a CPU all is done by NumPy in the thread that asks, on a device by PyTorch: what they are asked for has the same
+    names in both (``library``). NumPy is the faster one here: no operation on so few voxels is worth sharing out.
+
+    Args:
+        resampling: from which voxels to which.
+        sides: what is made along each dimension that is read.
+
+    Attributes:
+        made: the voxels that are made, for each dimension that is read.
+        read: the voxels that they may need.
+        size: of what is made, in the order of dimensions that are read.
+    """
+
+    def __init__(self, resampling: Resampling, sides: Sequence[Side]) -> None:
+        self.resampling = resampling
+        self.sides = sides
+        self.made: Box = tuple(side.made for side in sides)
+        self.read: Box = tuple(side.read for side in sides)
+        self.size = tuple(side.made.stop - side.made.start for side in sides)
+
+    def scores(self, values: torch.Tensor) -> torch.Tensor:
+        """All channels.
+
+        Args:
+            values: of the voxels that are read, ``(C, *read)``.
+
+        Returns:
+            ``(C, *made)``, float32 where voxels are interpolated, else of the same dtype.
+        """
+        if not values[0].numel():
+            return values.new_zeros((len(values), *self.size))
+        if self.resampling.kind == "copy":
+            return self._copies(values)
+        result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
+        bounded = self._precision.itemsize == 8 and self.resampling.oblique is None
+        unsure = torch.ones(result.shape, dtype=torch.bool)
+        for number, channel in enumerate(values if bounded else ()):
+            unsure[number] = self._rounded(channel, result[number])
+        for some in _places(unsure, AT_ONCE):
+            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0])
+        return result
+
+    def labels(self, values: torch.Tensor) -> torch.Tensor:
+        """The class with the greatest score, as ``torch.argmax`` of :py:meth:`scores` says, int32.
+
+        Interpolation is a mean with weights. So a class whose score is, at all corners, less than the mean of some
+        other classes is nowhere the greatest, and is not looked at. Away from the borders of organs one class is left.
+
+        Args:
+            values: of the voxels that are read, ``(C, *read)``.
+
+        Returns:
+            ``(1, *made)``.
+        """
+        if len(values) == 1 or not values[0].numel():
+            return torch.zeros((1, *self.size), dtype=torch.int32, device=values.device)
+        if self.resampling.kind == "copy":
+            return self._copies(values).argmax(0, keepdim=True).to(torch.int32)
+        library, arrays = _arrays(values)
+        largest = max(float(arrays.max()), -float(arrays.min()))
+        if not largest < np.inf:  # or it is NaN
+            return self.scores(values).argmax(0, keepdim=True).to(torch.int32)
+        classes = _candidates(library, arrays, ROUNDING * largest)
+        if len(classes) == 1:
+            made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
+            return self._without_nothing(made)[None]
+        found, margin = self._greatest(library, arrays, classes)
+        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * self._error(np.float32)) * largest)
+        made = self._without_nothing(torch.as_tensor(found))
+        if self._nothing is not None:
+            unsure &= ~self._nothing.to(unsure.device)
+        numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
+        for some in _places(unsure, max(1, AT_ONCE // len(classes))):
+            made[some.unbind(1)] = numbers[self._exact(values[classes], some).argmax(0)]
+        return made[None]
+
+    def at_least(self, values: torch.Tensor, threshold: float) -> torch.Tensor:
+        """Whether scores reach a threshold, as :py:meth:`scores` ``>= threshold`` says, bool.
+
+        Args:
+            values: of the voxels that are read, ``(C, *read)``.
+            threshold: one number.
+
+        Returns:
+            ``(C, *made)``.
+        """
+        if self.resampling.kind == "copy" or not values[0].numel():
+            return self.scores(values) >= threshold
+        result = torch.empty((len(values), *self.size), dtype=torch.bool, device=values.device)
+        library, arrays = _arrays(values)
+        unsure = torch.zeros(result.shape, dtype=torch.bool)
+        for array, made, open_ones in zip(arrays, result, unsure):
+            least, most = float(array.min()), float(array.max())
+            slack = (ROUNDING + self._error()) * max(abs(least), abs(most), abs(threshold))
+            # a mean lies between the least and the greatest; what is partly made of nothing need not
+            if not self._outside and (most < threshold - slack or least > threshold + slack):
+                made.fill_(least > threshold)
+                continue
+            over = self._nearly(array, library.float64) - threshold
+            made.copy_(torch.as_tensor(over >= 0))
+            open_ones.copy_(torch.as_tensor(~(library.abs(over) > slack)))
+        for some in _places(unsure, AT_ONCE):
+            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0]) >= threshold
+        return result
+
+    def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        """One channel in float32, and the voxels whose rounding the error leaves open."""
+        library, array = _arrays(channel)
+        nearly = self._nearly(array, library.float64)
+        # where all values have one sign the error is a part of the sum itself, which may be tiny
+        error = self._error() * (nearly if float(array.min()) >= 0 else library.abs(array).max())
+        with np.errstate(invalid="ignore"):
+            low, high = _single(nearly - error), _single(nearly + error)
+        made.copy_(torch.as_tensor(low))
+        return torch.as_tensor(low != high)  # NaN too
+
+    def _greatest(self, library: Any, arrays: Any, classes: Sequence[int]) -> tuple[Any, Any]:
+        """Of some classes the one with the greatest score, up to the error, and by how much it is greater."""
+        precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
+        first, second = self._nearly(arrays[classes[0]], precision), None
+        found = library.full_like(first, classes[0], dtype=library.int32)
+        for label in classes[1:]:
+            score = self._nearly(arrays[label], precision)
+            found = library.where(score > first, label, found)
+            less = library.minimum(first, score)
+            second = less if second is None else library.maximum(second, less)
+            first = library.maximum(first, score)
+        return found, first - second
+
+    @property
+    def _axes(self) -> list[Axis]:
+        return [side.axis for side in self.sides]
+
+    @property
+    def _precision(self) -> np.dtype:
+        """That PyTorch computes in."""
+        single = self.resampling.kind in ("nested", "mean")
+        return np.dtype(np.float32) if single else self.resampling.axes[0].low_weight.dtype
+
+    def _error(self, precision: Any = np.float64) -> float:
+        """Of :py:meth:`_nearly` in that precision, relative to the greatest value."""
+        oblique = self.resampling.oblique
+        rounding = max(ERROR[self._precision], ERROR[np.dtype(precision)])
+        return rounding + (0 if oblique is None else 8 * oblique.shift)
+
+    @property
+    def _outside(self) -> bool:
+        """Whether anything is made of zeros that are not there."""
+        return any(side.outside for side in self.sides)
+
+    @cached_property
+    def _nothing(self) -> torch.Tensor | None:
+        """The voxels that are made of nothing but zeros that are not there; ``None``: there is no such voxel."""
+        if not self._outside:
+            return None
+        each = [axis.first < 0 for axis in self._axes]
+        if not any(nothing.any() for nothing in each):
+            return None
+        found = torch.zeros(self.size, dtype=torch.bool)
+        for d, nothing in enumerate(each):
+            found |= torch.from_numpy(nothing).view([-1 if k == d else 1 for k in range(len(each))])
+        return found
+
+    def _without_nothing(self, labels: torch.Tensor) -> torch.Tensor:
+        """What is made of nothing has the same score, 0, in all classes: the first one is the greatest."""
+        return labels if self._nothing is None else labels.masked_fill(self._nothing.to(labels.device), 0)
+
+    def _nearly(self, channel: Any, precision: Any) -> Any:
+        """One channel, ``(*read)`` to ``(*made)``, up to the error."""
+        made: Any = channel.astype(precision) if isinstance(channel, np.ndarray) else channel.to(precision)
+        last = len(self.size) - 1
+        for d in range(last, -1, -1):
+            matrix: Any = self.sides[d].matrix(precision)
+            if not isinstance(made, np.ndarray):
+                matrix = torch.from_numpy(self.sides[d].matrix(np.float64)).to(made.device)
+            # stacks of products so small that no library shares them out to threads
+            made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
+        return made
+
+    def _copies(self, read: torch.Tensor) -> torch.Tensor:
+        values = read
+        for d, axis in enumerate(self._axes):
+            index = torch.from_numpy(np.maximum(axis.low, 0)).to(values.device)
+            values = values.index_select(d + 1, index)
+        if self._outside:
+            for d, axis in enumerate(self._axes):
+                inside = torch.from_numpy(axis.low >= 0).to(values.device)
+                shape = [-1 if k == d + 1 else 1 for k in range(values.dim())]
+                values = torch.where(inside.view(shape), values, values.new_zeros(()))
+        if self.resampling.oblique is not None:
+            unsure = np.zeros(self.size, bool)
+            for d, axis in enumerate(self._axes):
+                unsure |= (axis.first != axis.last).reshape([-1 if k == d else 1 for k in range(len(self.size))])
+            some = torch.from_numpy(np.argwhere(unsure))
+            if len(some):
+                exact = self._exact(read, some)
+                for channel, made in zip(exact, values):
+                    made[some.unbind(1)] = channel
+        return values
+
+    def _exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+        """Some voxels, as PyTorch makes them.
+
+        Args:
+            values: of the voxels that are read, ``(C, *read)``.
+            some: the voxels that are made, ``(voxels, dims)``.
+            channels: of each of them, ``(voxels,)``; ``None``: all.
+
+        Returns:
+            ``(voxels,)``, or ``(C, voxels)``.
+        """
+        where = slice(None) if channels is None else channels.to(values.device)
+        return at_corners(self.resampling, self.made, self.read, self._axes, values, some, where)
+
+
+def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int]) -> list[Piece]:
+    """What a chunk makes, a piece at a time.
+
+    Args:
+        resampling: from which voxels to which.
+        parts: what the chunk makes along each dimension.
+        starts: where the chunk begins.
+    """
+    each = zip(resampling.axes, parts, starts)
+    sides = [sides_of(axis, part.made, start) for axis, part, start in each]
+    return [Piece(resampling, combined) for combined in itertools.product(*sides)]
+
+
+def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:
+    """Where a mask is true, ``(voxels, dims)``, so many voxels at a time."""
+    return these.nonzero().split(most) if these.any() else ()
+
+
+def _candidates(library: Any, values: Any, slack: float) -> list[int]:
+    """The classes that may be the greatest of a mean of voxels.
+
+    Args:
+        library: NumPy or PyTorch.
+        values: ``(C, *read)``, finite.
+        slack: by how much scores must differ at the corners so that the means do, whatever rounding does.
+    """
+    scores = values.reshape(len(values), -1)
+    greatest = library.amax(scores, 0)
+    tied = greatest == library.amin(scores, 0)  # all classes are the same: the first one counts
+    present = library.any((scores == greatest) & ~tied, 1)
+    present[0] |= bool(tied.any())
+    several = int(present.sum()) > 1
+    mean = scores[present].sum(0) / int(present.sum()) if several else greatest
+    kept = present | (library.amax(scores - mean, 1) >= -slack)
+    if not several:
+        # it is not less than any other class at any corner. Sums of products keep that, and of equal ones the first
+        # counts, so that only classes before it matter
+        kept[present.tolist().index(True) + 1 :] = False
+    return [number for number, keep in enumerate(kept.tolist()) if keep]
+
+
+def _arrays(values: torch.Tensor) -> tuple[Any, Any]:
+    """The library that computes, and the same voxels in it."""
+    return (np, values.numpy()) if values.device.type == "cpu" else (torch, values)
+
+
+def _single(values: Any) -> Any:
+    return values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()

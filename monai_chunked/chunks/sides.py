@@ -1,0 +1,79 @@
+"""What is made along one dimension of a resampled grid, so many voxels at a time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from monai_chunked.plan.resampling import Axis
+
+__all__ = ["Side", "sides_of"]
+
+
+SIDE = 32
+"""The most voxels along a dimension that are read for a piece, so that what is made of them stays in cache."""
+
+
+class Side:
+    """What is made along one dimension.
+
+    Args:
+        axis: the dimension.
+        made: the voxels that are made.
+        read: the voxels that they may need.
+
+    Attributes:
+        axis: of these voxels alone, counted from the first one that is read.
+        outside: whether anything is made of zeros that are not there.
+    """
+
+    def __init__(self, axis: Axis, made: slice, read: slice) -> None:
+        self.made = made
+        self.read = read
+        self.axis = axis.part(made, read)
+        beyond = (self.axis.low < 0) | ((self.axis.high < 0) & (self.axis.high_weight != 0))
+        self.outside = bool(beyond.any())
+        self._matrices: dict[Any, np.ndarray] = {}
+
+    def matrix(self, precision: Any) -> np.ndarray:
+        """What makes the voxels, ``(made, read)``."""
+        if precision not in self._matrices:
+            matrix = np.zeros((len(self.axis), self.axis.size))
+            for index, weight in ((self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)):
+                at = np.flatnonzero((index >= 0) & (weight != 0))
+                matrix[at, index[at]] += weight[at]
+            self._matrices[precision] = matrix.astype(precision)
+        return self._matrices[precision]
+
+
+def sides_of(axis: Axis, made: slice, start: int) -> list[Side]:
+    """Of what a chunk makes along a dimension, parts that read few voxels each.
+
+    Args:
+        axis: the dimension.
+        made: the voxels that the chunk makes.
+        start: where it begins in what is read.
+    """
+    return [Side(axis, *run) for run in _runs(axis, made, start)]
+
+
+def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
+    """Voxels beside each other that are made along a dimension, and those that are read for them."""
+    first, last = axis.first[made], axis.last[made]
+    known = last >= 0
+    nearest = np.maximum.accumulate(np.where(known, np.arange(len(last)), -1))
+    if not known.any():
+        return [(made, slice(start, start))]
+    nearest[nearest < 0] = int(np.flatnonzero(known)[0])
+    run = (last[nearest] - start) // SIDE
+    borders = [0, *(np.flatnonzero(np.diff(run)) + 1).tolist(), len(run)]
+    result = []
+    for low, high in itertools.pairwise(borders):
+        here = known[low:high]
+        read = slice(start, start)
+        if here.any():
+            read = slice(int(first[low:high][here].min()), int(last[low:high].max()) + 1)
+        result.append((slice(made.start + low, made.start + high), read))
+    return result

@@ -1,0 +1,55 @@
+"""The plan of an evaluator's first image, said when the network's first prediction shows how many classes there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.outputs.base import ResumableOutput
+
+__all__ = ["plan_logged"]
+
+
+logger = logging.getLogger("monai_chunked")
+
+
+@contextmanager
+def plan_logged(network: Any, inferer: Any, image: Callable[[], Any]) -> Iterator[None]:
+    """Log the plan once, after the first prediction.
+
+    Args:
+        network: its forward pass is watched.
+        inferer: plans.
+        image: what it runs on, known when the network does.
+    """
+
+    def say(module: Any, inputs: Any, outputs: Any) -> None:
+        handle.remove()
+        heads = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
+        heads = [heads] if isinstance(heads, torch.Tensor) else heads
+        tensors = heads if isinstance(heads, (list, tuple)) else [None]
+        if all(isinstance(head, torch.Tensor) and head.dim() > 2 for head in tensors):
+            classes = [head.shape[1] for head in heads]
+            logger.info("the first image:\n%s", inferer.plan(image(), classes, heads[0].shape[2:]))
+
+    if not _can_be_watched(network, inferer):
+        yield
+        return
+    handle = network.register_forward_hook(say)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _can_be_watched(network: Any, inferer: Any) -> bool:
+    """Whether a hook changes nothing. A run that may be resumed compares the network with its hooks."""
+    if type(inferer) is not ChunkedSlidingWindowInferer or isinstance(inferer.output, ResumableOutput):
+        return False
+    resumable = inferer.output_dir is not None
+    return isinstance(network, torch.nn.Module) and not isinstance(network, torch.jit.ScriptModule) and not resumable

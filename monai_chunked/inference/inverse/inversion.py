@@ -1,0 +1,196 @@
+"""How the predictions of a batch are brought to the patients' own grids, known before the network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from monai import transforms
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import collate_meta_tensor_fn
+from monai.transforms import Invertd, InvertibleTransform
+from monai.transforms.utils import convert_applied_interp_mode
+from monai.utils import TraceKeys
+
+from monai_chunked.inference.inverse.grids import resamplings
+from monai_chunked.inference.inverse.tracing import trace
+from monai_chunked.inputs.source import Source
+from monai_chunked.plan.resampling import ChunkResampling, Resampling
+
+__all__ = ["ImageInverse", "Inversion", "Undone", "by_invertd"]
+
+
+Undo = Callable[[MetaTensor, MetaTensor], Any]
+"""From the metadata of an image and its prediction, ``(C, *spatial)``, to the prediction on the patient's grid."""
+
+
+@dataclass(frozen=True)
+class ImageInverse:
+    """Undo what was done to an image, as its ``applied_operations`` say, for its prediction.
+
+    Args:
+        nearest_interp: take the nearest voxel where voxels are interpolated. For labels; scores are better interpolated
+            as the image was.
+
+    Example::
+
+        inferer = ChunkedSlidingWindowInferer(96, postprocessing="argmax", inverse=ImageInverse())
+    """
+
+    nearest_interp: bool = False
+
+    def __call__(self, image: MetaTensor, prediction: MetaTensor) -> MetaTensor:
+        """MONAI's own inverse of each operation, the last one first.
+
+        Raises:
+            ValueError: when an operation has no inverse that is known.
+        """
+        operations: Any = deepcopy(image.applied_operations)
+        if self.nearest_interp:
+            operations = convert_applied_interp_mode(operations, mode="nearest", align_corners=None)
+        prediction.applied_operations = operations
+        prediction.meta = deepcopy(image.meta)
+        while prediction.applied_operations:
+            last = prediction.applied_operations[-1]
+            last[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
+            prediction = _transform_of(last).inverse(prediction)
+        return prediction
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What an inverse does to predictions of one size.
+
+    Attributes:
+        resamplings: for each image, one after the other; none if voxels stay where they are.
+        templates: for each image a tensor without voxels, with the metadata that the prediction has afterwards.
+        size: spatial size afterwards, in voxels.
+        casts: whether voxels become float32, whatever they were.
+    """
+
+    resamplings: tuple[tuple[Resampling, ...], ...]
+    templates: tuple[MetaTensor, ...]
+    size: tuple[int, ...]
+    casts: bool
+
+    def chunks(self, cuts: Sequence[Sequence[int]]) -> tuple[tuple[ChunkResampling, ...], ...]:
+        """For each image, how chunks make the patient's grid.
+
+        Args:
+            cuts: for each dimension of the network's grid, where chunks begin, and the size.
+
+        Raises:
+            Unstreamable: when a chunk would need more than the one before it.
+        """
+        found = []
+        for each in self.resamplings:
+            made, now = [], [tuple(each) for each in cuts]
+            for resampling in each:
+                made.append(resampling.over(now))
+                now = list(made[-1].cuts)
+            found.append(tuple(made))
+        return tuple(found)
+
+
+class Inversion:
+    """How the predictions of a batch are brought to the patients' grids.
+
+    Args:
+        source: the images.
+        undo: what is done to each.
+
+    Raises:
+        ValueError: when the images do not say what was done to them.
+    """
+
+    def __init__(self, source: Source, undo: Undo) -> None:
+        if not source.templates:
+            raise ValueError(
+                "the prediction cannot be brought to the patient's grid: the input has no metadata that says what was "
+                "done to it; give a MetaTensor, as LoadImaged and the transforms behind it make it"
+            )
+        if any(template.pending_operations for template in source.templates):
+            raise ValueError(
+                "the input has pending operations (of transforms with lazy=True) that were not applied; apply them "
+                "first, with monai.transforms.ApplyPendingd at the end of the preprocessing"
+            )
+        self.source = source
+        self.undo = undo
+        self.over = cache(self._over)
+
+    def _over(self, size: tuple[int, ...]) -> Undone:
+        """What is done to predictions of this spatial size.
+
+        Raises:
+            Unstreamable: when it cannot be done a chunk at a time.
+            ValueError: when the images of a batch end on different grids.
+        """
+        traces = []
+        for template in self.source.templates:
+            undo = lambda volume, template=template: self.undo(template, volume)  # noqa: E731
+            traces.append(trace((1, *size), torch.float32, undo))
+        sizes = {tuple(each.result.shape[1:]) for each in traces}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"the images of a batch must end on grids of one size, but they have {', '.join(map(str, sizes))} "
+                f"voxels; set batch_size: 1 in the data loader"
+            )
+        each = tuple(resamplings(one) for one in traces)
+        templates = tuple(MetaTensor(torch.zeros(0)).copy_meta_from(one.result, copy_attr=False) for one in traces)
+        casts = any(step.name == "_to_copy" for one in traces for step in one.steps)
+        return Undone(each, templates, sizes.pop(), casts)
+
+    def batch(self, templates: Sequence[MetaTensor]) -> MetaTensor:
+        """A tensor without voxels, with the metadata of the batch, of those that have that of each image."""
+        before = self.source.template
+        if len(templates) == 1 and not (before is not None and before.is_batch):
+            return templates[0]
+        collated: MetaTensor = collate_meta_tensor_fn(list(templates))
+        return collated
+
+
+def by_invertd(invert: Invertd, key: Hashable) -> Undo:
+    """What ``Invertd`` does to the prediction under a key."""
+    (image_key,) = invert.orig_keys
+
+    def undo(image: MetaTensor, prediction: MetaTensor) -> Any:
+        return invert({key: prediction, image_key: image})[key]
+
+    return undo
+
+
+def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
+    """An object whose ``inverse`` undoes an operation with what that recorded."""
+    name = operation[TraceKeys.CLASS_NAME]
+    make = MAKE.get(name)
+    kind = getattr(transforms, name, None)
+    if make is None and isinstance(kind, type) and issubclass(kind, (transforms.Pad, transforms.Crop)):
+        transform: InvertibleTransform = kind.__new__(kind)  # what it adds and takes away is in the operation
+        return transform
+    if name == "Flip":  # alone among them it does not look at what was recorded
+        return transforms.Flip(operation[TraceKeys.EXTRA_INFO]["axes"])
+    if make is None:
+        raise ValueError(
+            f"inverse= does not know how to undo {name}, which was applied to the input; it knows "
+            f"{', '.join(MAKE)}, pads and crops. Invertd with the preprocessing in postprocessing= undoes whatever has "
+            f"an inverse"
+        )
+    return make()
+
+
+MAKE: dict[str, Callable[[], InvertibleTransform]] = {
+    "Orientation": lambda: transforms.Orientation(axcodes="RAS", labels=None),
+    "Spacing": lambda: transforms.Spacing(pixdim=1.0),
+    "SpatialResample": transforms.SpatialResample,
+    "ResampleToMatch": transforms.ResampleToMatch,
+    "Resize": lambda: transforms.Resize(spatial_size=1),
+    "Zoom": lambda: transforms.Zoom(zoom=1.0),
+    "Flip": transforms.Flip,
+    "Rotate90": transforms.Rotate90,
+    "Rotate": lambda: transforms.Rotate(angle=0.0),
+}
+"""Transforms by name; their parameters do not matter to the inverse, which has those that were recorded."""

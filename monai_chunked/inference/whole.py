@@ -1,0 +1,92 @@
+"""Predictions that cannot be brought to the patient's grid a chunk at a time: as MONAI does it, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_chunked.chunks.postprocessing import argmax
+from monai_chunked.inference.chains import Chain
+from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.labels import mark_labels
+from monai_chunked.inference.results import with_metadata
+from monai_chunked.inference.settings import Settings
+from monai_chunked.machine.caller import warn_caller
+from monai_chunked.outputs.base import Expected, Output, Result
+
+__all__ = ["infer_whole"]
+
+
+def infer_whole(
+    infer: Callable[..., Any],
+    inputs: Any,
+    network: Any,
+    settings: Settings,
+    condition: Any,
+    inversion: Inversion,
+    reason: str,
+) -> Any:
+    """The result of a call whose inverse needs the whole prediction.
+
+    Args:
+        infer: runs the network over all windows.
+        inputs, network, settings, condition: as for ``infer``.
+        inversion: how predictions are brought to the patients' grids.
+        reason: why not a chunk at a time, for the warning.
+
+    Raises:
+        ValueError: when the network has several outputs.
+    """
+    warn_caller(
+        f"the prediction is brought to the patient's grid as a whole, as MONAI does it, because {reason}. This takes "
+        f"the scores of the whole volume, and more: about C (12 n + 8 m) + 24 m bytes, for C channels, n voxels of "
+        f"the network's grid and m of the patient's"
+    )
+    chain = settings.postprocessing
+    before: Any = None
+    after: list[Any] = [] if chain is None else [argmax if chain == "argmax" else chain]
+    if isinstance(chain, Chain):
+        invert_only = settings.inverse is None
+        before = replace(chain, invert=None, after=()) if chain.before and invert_only else None
+        after = list(chain.after) if invert_only else [chain]
+    parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
+    scores = infer(inputs, network, parts, condition)
+    if not isinstance(scores, torch.Tensor):
+        raise ValueError(
+            "the network returns several outputs, of which no one can be brought to the patient's grid whole"
+        )
+    images = []
+    for number, template in enumerate(inversion.source.templates):
+        image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))
+        voxels, meta = image.as_tensor(), image
+        for function in after:
+            voxels = function(voxels)
+        images.append((voxels, MetaTensor(torch.zeros(0)).copy_meta_from(meta, copy_attr=False)))
+    result = _written([voxels for voxels, _ in images], settings, [dict(meta.meta) for _, meta in images])
+    templates = tuple(template for _, template in images)
+    labelled = with_metadata([result], templates, inversion.batch(templates))
+    return mark_labels(labelled, [chain])[0]
+
+
+def _written(images: list[torch.Tensor], settings: Settings, metadata: list[dict[str, Any]]) -> Any:
+    """In the output that was asked for."""
+    if not isinstance(settings.output, Output) and settings.output != "disk":
+        return torch.stack(images)
+    output = settings.target(images[0].device)
+    shape = (len(images), *images[0].shape)
+    cuts = tuple((0, size) for size in shape[2:])
+    overwrite = bool(settings.overwrite)
+    size = sum(image.nbytes for image in images)
+    output.check(Expected(size, images[0].dtype, tuple(metadata), overwrite))
+    writer = output.create(Result("prediction", shape, images[0].dtype, cuts, tuple(metadata), overwrite))
+    try:
+        for number, image in enumerate(images):
+            writer.write(number, tuple(slice(0, size) for size in shape[2:]), image)
+        return writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
