@@ -79,7 +79,7 @@ class Piece:
         for number, channel in enumerate(values if bounded else ()):
             unsure[number] = self._rounded(channel, result[number])
         for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0])
+            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0])
         return result
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ class Piece:
             unsure &= ~self._nothing.to(unsure.device)
         numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
         for some in _places(unsure, max(1, AT_ONCE // len(classes))):
-            made[some.unbind(1)] = numbers[self._exact(values[classes], some).argmax(0)]
+            made[some.unbind(1)] = numbers[self.exact(values[classes], some).argmax(0)]
         return made[None]
 
     def at_least(self, values: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -142,7 +142,7 @@ class Piece:
             made.copy_(torch.as_tensor(over >= 0))
             open_ones.copy_(torch.as_tensor(~(library.abs(over) > slack)))
         for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0]) >= threshold
+            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0]) >= threshold
         return result
 
     def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
@@ -235,12 +235,12 @@ class Piece:
                 unsure |= (axis.first != axis.last).reshape([-1 if k == d else 1 for k in range(len(self.size))])
             some = torch.from_numpy(np.argwhere(unsure))
             if len(some):
-                exact = self._exact(read, some)
+                exact = self.exact(read, some)
                 for channel, made in zip(exact, values):
                     made[some.unbind(1)] = channel
         return values
 
-    def _exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+    def exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
         """Some voxels, as PyTorch makes them.
 
         Args:
