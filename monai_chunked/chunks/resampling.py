@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_chunked.chunks.candidates import candidates
 from monai_chunked.chunks.corners import at_corners
 from monai_chunked.chunks.sides import Side, sides_of
 from monai_chunked.plan.boxes import Box
@@ -75,11 +76,11 @@ class Piece:
             return self._copies(values)
         result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
         bounded = self._precision.itemsize == 8 and self.resampling.oblique is None
-        unsure = torch.ones(result.shape, dtype=torch.bool)
+        unsure = torch.ones(result.shape, dtype=torch.bool, device=values.device)
         for number, channel in enumerate(values if bounded else ()):
             unsure[number] = self._rounded(channel, result[number])
         for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0])
+            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0])
         return result
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
@@ -102,7 +103,7 @@ class Piece:
         largest = max(float(arrays.max()), -float(arrays.min()))
         if not largest < np.inf:  # or it is NaN
             return self.scores(values).argmax(0, keepdim=True).to(torch.int32)
-        classes = _candidates(library, arrays, ROUNDING * largest)
+        classes = candidates(library, arrays, ROUNDING * largest)
         if len(classes) == 1:
             made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
             return self._without_nothing(made)[None]
@@ -113,7 +114,7 @@ class Piece:
             unsure &= ~self._nothing.to(unsure.device)
         numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
         for some in _places(unsure, max(1, AT_ONCE // len(classes))):
-            made[some.unbind(1)] = numbers[self._exact(values[classes], some).argmax(0)]
+            made[some.unbind(1)] = numbers[self.exact(values[classes], some).argmax(0)]
         return made[None]
 
     def at_least(self, values: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -130,7 +131,7 @@ class Piece:
             return self.scores(values) >= threshold
         result = torch.empty((len(values), *self.size), dtype=torch.bool, device=values.device)
         library, arrays = _arrays(values)
-        unsure = torch.zeros(result.shape, dtype=torch.bool)
+        unsure = torch.zeros(result.shape, dtype=torch.bool, device=values.device)
         for array, made, open_ones in zip(arrays, result, unsure):
             least, most = float(array.min()), float(array.max())
             slack = (ROUNDING + self._error()) * max(abs(least), abs(most), abs(threshold))
@@ -142,7 +143,7 @@ class Piece:
             made.copy_(torch.as_tensor(over >= 0))
             open_ones.copy_(torch.as_tensor(~(library.abs(over) > slack)))
         for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self._exact(values, some[:, 1:], some[:, 0]) >= threshold
+            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0]) >= threshold
         return result
 
     def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
@@ -212,8 +213,9 @@ class Piece:
         made: Any = channel.astype(precision) if isinstance(channel, np.ndarray) else channel.to(precision)
         last = len(self.size) - 1
         for d in range(last, -1, -1):
-            matrix: Any = self.sides[d].matrix(precision)
-            if not isinstance(made, np.ndarray):
+            if isinstance(made, np.ndarray):
+                matrix: Any = self.sides[d].matrix(precision)
+            else:
                 matrix = torch.from_numpy(self.sides[d].matrix(np.float64)).to(made.device)
             # stacks of products so small that no library shares them out to threads
             made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
@@ -235,12 +237,12 @@ class Piece:
                 unsure |= (axis.first != axis.last).reshape([-1 if k == d else 1 for k in range(len(self.size))])
             some = torch.from_numpy(np.argwhere(unsure))
             if len(some):
-                exact = self._exact(read, some)
+                exact = self.exact(read, some)
                 for channel, made in zip(exact, values):
                     made[some.unbind(1)] = channel
         return values
 
-    def _exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+    def exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
         """Some voxels, as PyTorch makes them.
 
         Args:
@@ -271,29 +273,6 @@ def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int])
 def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:
     """Where a mask is true, ``(voxels, dims)``, so many voxels at a time."""
     return these.nonzero().split(most) if these.any() else ()
-
-
-def _candidates(library: Any, values: Any, slack: float) -> list[int]:
-    """The classes that may be the greatest of a mean of voxels.
-
-    Args:
-        library: NumPy or PyTorch.
-        values: ``(C, *read)``, finite.
-        slack: by how much scores must differ at the corners so that the means do, whatever rounding does.
-    """
-    scores = values.reshape(len(values), -1)
-    greatest = library.amax(scores, 0)
-    tied = greatest == library.amin(scores, 0)  # all classes are the same: the first one counts
-    present = library.any((scores == greatest) & ~tied, 1)
-    present[0] |= bool(tied.any())
-    several = int(present.sum()) > 1
-    mean = scores[present].sum(0) / int(present.sum()) if several else greatest
-    kept = present | (library.amax(scores - mean, 1) >= -slack)
-    if not several:
-        # it is not less than any other class at any corner. Sums of products keep that, and of equal ones the first
-        # counts, so that only classes before it matter
-        kept[present.tolist().index(True) + 1 :] = False
-    return [number for number, keep in enumerate(kept.tolist()) if keep]
 
 
 def _arrays(values: torch.Tensor) -> tuple[Any, Any]:

@@ -82,13 +82,18 @@ class Chain:
         """
         if any(map(_calls_others, self.transforms)):
             return None
-        voxel = torch.zeros(channels, 1, 1, 1, dtype=dtype)
-        for step in self.before:
-            voxel = torch.as_tensor(step(voxel))
+        voxel = self.voxel_before(channels, dtype)
         voxel = voxel.to(inverted or voxel.dtype)
         for step in self.after:
             voxel = torch.as_tensor(step(voxel))
         return voxel.shape[0], voxel.dtype
+
+    def voxel_before(self, channels: int, dtype: torch.dtype) -> torch.Tensor:
+        """What becomes of a voxel of scores before it is brought to the patient's grid, ``(C', 1, 1, 1)``."""
+        voxel = torch.zeros(channels, 1, 1, 1, dtype=dtype)
+        for step in self.before:
+            voxel = torch.as_tensor(step(voxel))
+        return voxel
 
     def __call__(self, chunk: Any) -> Any:
         """What is done to a chunk where the grid stays what it is."""

@@ -13,28 +13,27 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.background import match_background
-from monai_chunked.chunks.postprocessing import is_argmax, label_dtype
+from monai_chunked.chunks.postprocessing import argmax, is_argmax, label_dtype
 from monai_chunked.inference.chains import Chain
+from monai_chunked.inference.inverting import inversion_of, why_whole
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.stages import Ending, ending_of, known_of
 from monai_chunked.inputs.kept_rows import RowsPlan
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.accelerator import likely_device
-from monai_chunked.machine.memory import available_memory
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.write_behind import DEPTH
 from monai_chunked.plan.chunk_plan import ChunkPlan
+from monai_chunked.plan.faces import finishing_order, largest_box, most_kept
 from monai_chunked.plan.heads import Head, head_names
-from monai_chunked.plan.layout import Layout, lay_out, least_peak
+from monai_chunked.plan.layout import lay_out, least_peak
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import check_positive, format_bytes
-from monai_chunked.plan.skipped import Skipped, batches_without
+from monai_chunked.plan.skipped import batches_without
 
-__all__ = ["lay_out_call", "plan_inferer"]
+__all__ = ["plan_inferer"]
 
-
-MARGIN = 0.9
-"""Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
 
 A_LOT = 0.75
 """Scanning along another dimension is mentioned if it brings the peak of open chunks below this fraction."""
@@ -68,41 +67,6 @@ def plan_inferer(
     return _Planned(settings, shape, source, heads).plan()
 
 
-def lay_out_call(
-    settings: Settings,
-    heads: Sequence[Head],
-    device: torch.device,
-    sum_dtype: torch.dtype,
-    cuts: Sequence[Any] | None = None,
-    skipped: Skipped | None = None,
-) -> Layout:
-    """Within the limits that the user set, and within what is free where there is none.
-
-    Args:
-        settings: what is asked for.
-        heads: of the network.
-        device: where predictions are.
-        sum_dtype: of the sums.
-        cuts: of each head, where an earlier run has made them.
-        skipped: the windows that are known to be skipped.
-
-    Raises:
-        ValueError: when the limits cannot hold the chunks of one window.
-    """
-    sizes = (settings.windows, settings.image_size, heads, sum_dtype.itemsize, settings.chunk_size)
-    limits = list(settings.limits(device))
-    labels_on_cpu = settings.labels_on_cpu(device)
-    layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
-    for level, memory in enumerate((device, torch.device("cpu"))):
-        if torch.is_grad_enabled():
-            break  # a chunk that moves is cut off from what autograd knows
-        free = available_memory(memory)
-        if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
-            limits[level] = int(MARGIN * free)
-            layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
-    return layout
-
-
 class _Planned:
     """What is known of a run before it.
 
@@ -129,6 +93,12 @@ class _Planned:
             match_background(settings.background, None, heads)
         self.skipped = settings.skipped()
         self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
+        inversion = inversion_of(settings, source) if source else None
+        if inversion is not None and why_whole(
+            inversion, settings, torch.float64 if self.itemsize == 8 else torch.float32
+        ):
+            inversion = None  # it is done behind the run
+        self.endings = [ending_of(grid, inversion) for grid in self.layout.grids]
 
     def plan(self) -> ChunkPlan:
         settings, windows, forecast = self.settings, self.windows, self.layout.forecast
@@ -159,6 +129,9 @@ class _Planned:
             input_bytes=kept.nbytes if kept else 0,
             input_in_memory=kept is None or kept.in_memory,
             finished_bytes=self._finished_bytes(),
+            inverse_bytes=self._inverse_bytes(),
+            result_size=self.endings[0].size,
+            monai_inverse_bytes=self._monai_inverse_bytes(),
             batch_bytes=self._batch_bytes(),
             device_bytes=device_bytes,
             cpu_bytes=cpu_bytes,
@@ -172,6 +145,13 @@ class _Planned:
             return self.windows.batch_count(self.images, sw_batch_size)
         batches = (batches_without(run, self.skipped, sw_batch_size) for run in self.windows.runs(self.images))
         return max(1, sum(bool(predicted) for run in batches for _, predicted in run))
+
+    def _monai_inverse_bytes(self) -> int:
+        """Of MONAI's ``Invertd``, which holds scores in float64 before and after, and their coordinates."""
+        each = [
+            (head.channels, prod(e.grid.size), prod(e.size)) for e, head in zip(self.endings, self.heads) if e.moves
+        ]
+        return max((channels * (12 * read + 8 * made) + 24 * made for channels, read, made in each), default=0)
 
     def _likely_device(self) -> torch.device:
         """Where predictions will be: as settings and input say, else on an accelerator if it has a limit."""
@@ -197,7 +177,7 @@ class _Planned:
         in_all = [forecast.peak[DEVICE], forecast.peak[CPU]]
         if self.settings.postprocessing is None and result_device == self.device and not forecast.moved:
             in_all = [0, 0]  # open chunks are in the output
-        in_all[_level(self.device)] += self._finished_bytes() + self._batch_bytes()
+        in_all[_level(self.device)] += self._finished_bytes() + self._inverse_bytes() + self._batch_bytes()
         if result_device is not None:
             in_all[_level(result_device)] += self._output_bytes() or 0
         if kept is not None and kept.in_memory:
@@ -206,16 +186,39 @@ class _Planned:
 
     def _output_bytes(self) -> int | None:
         """Of the finished output; ``None`` if that depends on what the postprocessing returns."""
-        voxels = [self.images * prod(grid.size) for grid in self.layout.grids]
-        if self.settings.postprocessing is None:
-            return sum(v * head.channels * self.itemsize for v, head in zip(voxels, self.heads))
-        if self.settings.postprocessing == "argmax":
-            return sum(v * label_dtype(head.channels).itemsize for v, head in zip(voxels, self.heads))
-        if isinstance(self.settings.postprocessing, Chain):
-            known = [self.settings.postprocessing.known_result(head.channels, torch.float32) for head in self.heads]
-            sizes = [v * each[0] * each[1].itemsize for v, each in zip(voxels, known) if each]
-            return sum(sizes) if len(sizes) == len(known) else None
-        return None
+        known = [self._known(ending, head) for ending, head in zip(self.endings, self.heads)]
+        sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(self.endings, known) if each]
+        return self.images * sum(sizes) if len(sizes) == len(known) else None
+
+    def _known(self, ending: Ending, head: Head) -> tuple[int, torch.dtype] | None:
+        """Channels and dtype of a result."""
+        one = self.settings.postprocessing
+        return known_of(ending, head, argmax if isinstance(one, str) else one, self._dtype) if _is_one(one) else None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of scores."""
+        return torch.float64 if self.itemsize == 8 else torch.float32
+
+    def _inverse_bytes(self) -> int:
+        """Of the faces that are kept of finished chunks, and of the largest box that is made of one."""
+        most = 0
+        for ending, head, grid in zip(self.endings, self.heads, self.layout.grids):
+            if not ending.moves:
+                continue
+            one, total = self.settings.postprocessing, 0
+            voxel = (
+                one.voxel_before(head.channels, torch.float32).nbytes if isinstance(one, Chain) else 4 * head.channels
+            )
+            cuts, order = grid.cuts, finishing_order(grid)
+            for resampled in ending.chunks[0]:
+                kept, order = most_kept(resampled, cuts, order)
+                total += kept * voxel
+                cuts = resampled.cuts
+            known = self._known(ending, head)
+            made = known[0] * known[1].itemsize if known else voxel
+            most = max(most, total + largest_box(resampled) * made)
+        return most
 
     def _finished_bytes(self) -> int:
         """What finishing the largest chunk takes beside it, and what those take that wait to be written."""
@@ -257,6 +260,11 @@ class _Planned:
             f"with buffer_steps=1 and buffer_dim={best} open chunks fit in {format_bytes(least[best])} instead of "
             f"{format_bytes(now)}, if that is the limit (other order than MONAI's, other last bits)"
         )
+
+
+def _is_one(postprocessing: Any) -> bool:
+    """Whether there is one postprocessing, of which what it makes may be known."""
+    return postprocessing is None or isinstance(postprocessing, (str, Chain))
 
 
 def _level(device: torch.device) -> int:

@@ -24,8 +24,8 @@ from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
 from monai_chunked.inference.labels import mark_labels
+from monai_chunked.inference.laying_out import lay_out_call
 from monai_chunked.inference.loop import run
-from monai_chunked.inference.planning import lay_out_call
 from monai_chunked.inference.progress import Observer, observer_of
 from monai_chunked.inference.results import result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings

@@ -37,6 +37,10 @@ class ChunkPlan:
         input_bytes: of the rows of the input that are kept, so that each voxel is read once; 0 if it is in memory or
             only its shape is known.
         input_in_memory: whether they are kept in memory, or else in a file in ``scratch_dir``.
+        inverse_bytes: of the faces of finished chunks that are kept for those behind them, and of the largest box that
+            is made of one on the patient's grid; 0 if nothing is brought there.
+        result_size: spatial size of the result in voxels.
+        monai_inverse_bytes: of MONAI's ``Invertd`` where it interpolates, about.
         finished_bytes: of a chunk that is finished (its weights, its result) and of those that wait to be written.
         batch_bytes: of a batch of predictions, taken to be of the dtype of the sums, of the windows for it, and for the
             next one too where they are read ahead, and of the importance map.
@@ -68,6 +72,9 @@ class ChunkPlan:
     input_bytes: int = 0
     input_in_memory: bool = True
     finished_bytes: int = 0
+    inverse_bytes: int = 0
+    result_size: tuple[int, ...] = ()
+    monai_inverse_bytes: int = 0
     batch_bytes: int = 0
     device_bytes: int = 0
     cpu_bytes: int = 0
@@ -101,6 +108,10 @@ class ChunkPlan:
         ]
         if self.skipped:
             rows.insert(2, ("skipped", f"{self.skipped:,} of the windows, which have no voxel of the mask"))
+        if self.inverse_bytes:
+            held_back = f"{format_bytes(self.inverse_bytes)} of faces between chunks and a box at hand"
+            rows.insert(-2, ("to patient's grid", f"{size(self.result_size)} voxels; {held_back}"))
+            rows.append(("MONAI's inverse", f"about {format_bytes(self.monai_inverse_bytes)}"))
         if self.input_bytes:
             place = "in memory" if self.input_in_memory else "on scratch"
             rows.append(("input rows kept", f"{format_bytes(self.input_bytes)} {place}, each voxel read once"))

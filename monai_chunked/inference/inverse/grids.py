@@ -10,6 +10,7 @@ import torch
 
 from monai_chunked.inference.inverse.coordinates import grid_sample_axes, interpolate_axes
 from monai_chunked.inference.inverse.tracing import Step, Trace
+from monai_chunked.inference.inverse.trial import check_kind
 from monai_chunked.plan.oblique import Oblique
 from monai_chunked.plan.resampling import Axis, Kind, Resampling, Unstreamable
 
@@ -80,6 +81,7 @@ class _Grid:
         """
         if self.wide:
             raise Unstreamable("it interpolates what was not rounded to float32 before")
+        check_kind(kind, torch.float32 if axes[0].low_weight.dtype == np.float32 else torch.float64)
         placed: list[Axis] = [None] * len(axes)  # type: ignore[list-item]
         turned = [len(index) > 1 and index[index >= 0].size > 1 and _falls(index) for index in self.index]
         for d, axis in enumerate(axes):
