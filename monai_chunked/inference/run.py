@@ -5,51 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from math import prod
 from typing import Any
 
 import monai
 import torch
 
-from monai_chunked.chunks.background import Background, match_background
-from monai_chunked.chunks.finishing import Finisher
-from monai_chunked.chunks.late_chunks import LateChunks
-from monai_chunked.chunks.levels import Levels
-from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import match_postprocessing
-from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.inference.call import Call
+from monai_chunked.inference.calling import calling, packed, sum_dtype_of
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
 from monai_chunked.inference.interruption import interruptible
-from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
-from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.laying_out import lay_out_call
 from monai_chunked.inference.loop import run
-from monai_chunked.inference.progress import Observer, observer_of
-from monai_chunked.inference.results import result_dtype_of, with_metadata
+from monai_chunked.inference.progress import observer_of
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.stitching import Stitching
 from monai_chunked.inference.whole import infer_whole
 from monai_chunked.inputs.source import Source, source_of
-from monai_chunked.machine.accelerator import with_index
-from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.outputs.base import Expected, ResumableOutput
-from monai_chunked.outputs.recovery.recovering import recovering
+from monai_chunked.outputs.base import ResumableOutput
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout
-from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch, Batches, LookedAt
-from monai_chunked.windows.importance import Importance
-from monai_chunked.windows.predictions import Predictions
-from monai_chunked.windows.predictor import BoundNetwork, Predictor, pack
+from monai_chunked.windows.predictions import Predictions, Seen
+from monai_chunked.windows.predictor import BoundNetwork, Predictor
 from monai_chunked.windows.read_ahead import ReadAhead
 from monai_chunked.windows.reader import Reading, image_of
 
 __all__ = ["infer"]
-
-GROWTH = 1 / 16
-"""Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
 
 
 def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any) -> Any:
@@ -66,70 +49,44 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
     """
     source = source_of(inputs)
     condition_source = None if condition is None else source_of(condition)
-    device = with_index(settings.sw_device or source.device)
-    sum_dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
-    result_dtype = result_dtype_of(source)
-    output = settings.target(source.device)
     inversion = inversion_of(settings, source)
-    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype)):
+    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source))):
         return infer_whole(infer, inputs, network, settings, condition, inversion, reason)
-    known_dtype = result_dtype if settings.postprocessing is None and inversion is None else None
-    output.check(Expected(0, known_dtype))
-    importance = Importance(settings.roi_weight_map, settings.mode, settings.sigma_scale, device, sum_dtype)
-    weights = importance(settings.windows.roi_size)
 
-    def fingerprint() -> tuple[dict[str, str], list[str]]:
-        described = _described(settings, network, weights, device, result_dtype, inversion)
-        if isinstance(output, ResumableOutput):
-            described["output"] = (type(output), output.settings)
+    def fingerprint(call: Call) -> tuple[dict[str, str], list[str]]:
+        described = _described(call, network)
+        if isinstance(call.output, ResumableOutput):
+            described["output"] = (type(call.output), call.output.settings)
         ids = (settings.network_id, settings.run_id)
         return fingerprint_of(source, condition_source, network.network, *ids, described)
 
-    with recovering(output, source.metadata, fingerprint, settings.overwrite) as (recovery, metadata):
-        if not recovery.resumed:
-            size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
-            output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
-        skipped = settings.skipped()
-        known = (device, sum_dtype, result_dtype, importance)
-        call = Call(settings, source, *known, output, recovery, metadata, inversion, skipped)
-        recorded = None
+    with calling(settings, source, inversion, fingerprint) as call:
+        recovery, recorded = call.recovery, None
         if recovery.resumed:
-            recorded = lay_out_call(settings, recovery.heads, device, sum_dtype, recovery.cuts, skipped)
+            recorded = lay_out_call(settings, recovery.heads, call.device, call.sum_dtype, recovery.cuts, call.skipped)
         results = _load(call, recorded)
-        writes_files = settings.output_dir is not None or not output.in_memory
+        writes_files = settings.output_dir is not None or not call.output.in_memory
         if results is None:
             recorded = recorded if recovery.resumed else None
             kept = settings.postprocessing is None and inversion is None
-            differentiable = kept and output.in_memory and not settings.limited
+            differentiable = kept and call.output.in_memory and not settings.limited
             with (
                 torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
                 interruptible(recovery.journal) if writes_files else nullcontext(),
             ):
                 results = _predict(call, network, condition_source, recorded)
-        functions = match_postprocessing(settings.postprocessing, recovery.keys, len(results))
-        if inversion is None:
-            labelled = with_metadata(results, source.templates, source.template)
-        else:
-            undone = inversion.over(settings.image_size)
-            labelled = with_metadata(results, undone.templates, inversion.batch(undone.templates))
-        return pack(recovery.keys, mark_labels(labelled, functions))
+        return packed(call, results)
 
 
-def _described(
-    settings: Settings,
-    network: BoundNetwork,
-    importance: torch.Tensor,
-    device: torch.device,
-    result_dtype: torch.dtype,
-    inversion: Inversion | None,
-) -> dict[str, Any]:
+def _described(call: Call, network: BoundNetwork) -> dict[str, Any]:
     """What the result depends on, beside the input, the network and the output."""
+    settings, device, inversion = call.settings, call.device, call.inversion
     autocast = torch.is_autocast_enabled(device.type)
     return {
         "roi_size": settings.roi_size,
         "sw_batch_size": settings.sw_batch_size,
         "overlap": settings.overlap if len(set(settings.overlap)) > 1 else settings.overlap[0],
-        "importance map": importance,
+        "importance map": call.importance(settings.windows.roi_size),
         "padding": (settings.padding_mode, settings.cval),
         "buffer": (settings.buffer_steps, settings.buffer_dim) if settings.buffer_steps else None,
         "with_coord": settings.with_coord,
@@ -149,7 +106,7 @@ def _described(
         "sw_device": device.type,
         "autocast": autocast and torch.get_autocast_dtype(device.type),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "dtype": result_dtype,
+        "dtype": call.result_dtype,
         "torch": torch.__version__,
         "monai": monai.__version__,
     }
@@ -181,25 +138,11 @@ def _predict(call: Call, network: BoundNetwork, condition: Source | None, record
         how = (call.importance, settings.process_fn, call.device, settings.with_coord)
         predictor = Predictor(settings.seen_by(network), *how)
         predictions = Predictions(batches, predictor)
-        first = predictions.first
-        keys, heads = (first.keys, predictions.heads(windows.roi_size)) if first else (recovery.keys, recovery.heads)
-        scores = match_background(settings.background, keys, heads)
-        layout = recorded or lay_out_call(settings, heads, call.device, call.sum_dtype, skipped=call.skipped)
-        recovery.begin(keys, heads, [grid.cuts for grid in layout.grids])
-        differentiable = torch.is_grad_enabled()
-        weights = [partial(predictor.first_weights, number) for number in range(len(heads))]
-        finisher = call.finisher(heads, layout, weights, scores, keys, differentiable)
-        try:
-            of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
-            backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, weights)]
-            stitcher = _stitcher(call, layout, finisher, backgrounds, done, differentiable, observer)
-        except BaseException:
-            finisher.abandon()
-            raise
-        stack.callback(stitcher.close)
-        del first
-        with torch.set_grad_enabled(differentiable and finisher.in_memory):
-            results = run(predictions, stitcher, finisher, observer)
+        seen = predictions.seen(windows.roi_size) or Seen(recovery.keys, recovery.heads, predictor.first_weights)
+        stitching = Stitching(call, seen, recorded, done, observer)
+        stack.callback(stitching.close)
+        with torch.set_grad_enabled(stitching.differentiable):
+            results = run(predictions, stitching)
         recovery.finish()
     return results
 
@@ -231,29 +174,3 @@ def _needs(recorded: Layout | None, done: Container[ChunkId], batch: Sequence[Wi
         for head, grid in enumerate(recorded.grids)
         for position in grid.touched_by(window.position)
     )
-
-
-def _stitcher(
-    call: Call,
-    layout: Layout,
-    finisher: Finisher,
-    backgrounds: Sequence[Background],
-    done: Container[ChunkId],
-    differentiable: bool,
-    observer: Observer,
-) -> Stitcher:
-    """What adds predictions up: in results that are in memory as they are, else in chunks of their own."""
-    as_they_are = call.settings.postprocessing is None and call.inversion is None
-    in_place = as_they_are and not differentiable and not layout.forecast.moved
-    results = {
-        k: head.memory
-        for k, head in enumerate(finisher.heads)
-        if in_place and head.memory is not None
-        if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
-    }
-    levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
-    kind = OpenChunks if call.settings.skip is None else LateChunks
-    open_chunks = kind(layout, len(call.metadata), done, levels, results, observer.opened)
-    held = sum(layout.forecast.peak[: CPU + 1]) + finisher.known_bytes
-    freed = FreedMemory(int(GROWTH * held))
-    return Stitcher(layout, len(call.metadata), done, open_chunks, backgrounds, freed, differentiable)

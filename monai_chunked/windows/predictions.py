@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,10 +13,34 @@ from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.predictor import Prediction, Predictor, at_size
 
-__all__ = ["OfWindow", "Predictions"]
+__all__ = ["OfWindow", "Predictions", "Seen", "seen_of"]
 
 OfWindow = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """For each head what the network says, ``(C, *size)``, and the weights to blend it with, ``(1, *size)``."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a network as soon as it has predicted a batch.
+
+    Attributes:
+        keys: of the heads where it returns a dict.
+        heads: as they are of windows that are not cut.
+        weights: from the number of a head and the size of a window to the weights, ``(1, *size)``, that predictions are
+            divided by.
+    """
+
+    keys: list[Hashable] | None
+    heads: list[Head]
+    weights: Callable[[int, tuple[int, ...]], torch.Tensor]
+
+
+def seen_of(prediction: Prediction, window: Window, roi_size: tuple[int, ...], predictor: Predictor) -> Seen:
+    """What a prediction shows, which was made of windows of the size of this one."""
+    names, size = head_names(prediction.keys, len(prediction.tensors)), sizes(window.box)
+    each = zip(names, prediction.tensors)
+    heads = [Head(name, tensor.shape[1], at_size(tensor.shape[2:], size, roi_size)) for name, tensor in each]
+    return Seen(prediction.keys, heads, predictor.first_weights)
 
 
 class Predictions:
@@ -42,14 +67,11 @@ class Predictions:
             if self.first is not None:
                 break
 
-    def heads(self, roi_size: tuple[int, ...]) -> list[Head]:
-        """What the first prediction shows of windows that are not cut."""
+    def seen(self, roi_size: tuple[int, ...]) -> Seen | None:
+        """What the first prediction shows of windows that are not cut; ``None`` if no window needs one."""
         if self.first is None:
-            return []
-        names, window = head_names(self.first.keys, len(self.first.tensors)), sizes(self._passed[-1].predicted[0].box)
-        return [
-            Head(name, t.shape[1], at_size(t.shape[2:], window, roi_size)) for name, t in zip(names, self.first.tensors)
-        ]
+            return None
+        return seen_of(self.first, self._passed[-1].predicted[0], roi_size, self._predictor)
 
     def __iter__(self) -> Iterator[tuple[Window, OfWindow | None]]:
         for batch in self._passed:

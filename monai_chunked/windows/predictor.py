@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.utils import ensure_tuple
 
+from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.errors import name_windows, windows_text
@@ -100,8 +101,22 @@ class Predictor:
             positional.append([[slice(w.image, w.image + 1), slice(None), *w.box] for w in batch])
         named = {"condition": condition[0]} if condition else {}
         with name_windows(batch, "predicting"):
-            keys, tensors = _flatten(self.network(*positional, **named))
-        size = tuple(data.shape[2:])
+            returned = self.network(*positional, **named)
+        return self.of(batch, returned, data)
+
+    def of(self, batch: Sequence[Window], returned: Any, data: torch.Tensor | None = None) -> Prediction:
+        """What a network has returned of windows.
+
+        Args:
+            batch: the windows.
+            returned: a tensor ``(windows, C, *size)``, or several in a tuple, list or dict.
+            data: of the windows, for a ``process_fn``.
+
+        Raises:
+            ValueError: when it does not fit the windows or what was returned before.
+        """
+        keys, tensors = _flatten(returned)
+        size = sizes(batch[0].box)
         weights = self.importance(size)
         if self.process_fn is not None:
             processed, weights = self.process_fn(tuple(tensors), data, weights)

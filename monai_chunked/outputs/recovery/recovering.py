@@ -19,7 +19,7 @@ __all__ = ["recovering"]
 def recovering(
     output: Output,
     metadata: tuple[Metadata, ...],
-    fingerprint: Callable[[], tuple[Mapping[str, str], Sequence[str]]],
+    fingerprint: Callable[[], tuple[Mapping[str, str], Sequence[str]]] | None,
     overwrite: Overwrite,
 ) -> Iterator[tuple[Recovery | NoRecovery, tuple[Metadata, ...]]]:
     """What is left of an earlier run for the same result, and metadata in which every image has a name.
@@ -30,7 +30,7 @@ def recovering(
         output: where results go.
         metadata: of each image.
         fingerprint: a text for each part that the result depends on, and what cannot be compared. Asked for only where
-            a run can be resumed.
+            a run can be resumed. ``None``: nobody can know what it depends on.
         overwrite: start afresh whatever is there, or what has changed.
 
     Yields:
@@ -44,12 +44,13 @@ def recovering(
         with leaving_no_empty_folder(output.folders(metadata)):
             yield NoRecovery(), metadata
         return
-    texts, unknown = fingerprint()
+    texts, unknown = fingerprint() if fingerprint is not None else ({}, [])
     if unknown:
         warn_caller(
             f"this run cannot be resumed, because there is no telling whether {'; '.join(unknown)} will be the same; "
             f"run_id= vouches for all of it, network_id= for the network",
         )
+    if unknown or fingerprint is None:
         with leaving_no_empty_folder(output.folders(metadata)):
             _forget(output, metadata, overwrite)
             yield NoRecovery(), metadata

@@ -1,0 +1,79 @@
+"""Beginning a call: what is known before the network runs; and what is made of its results at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+
+from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.inference.call import Call
+from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.labels import mark_labels
+from monai_chunked.inference.results import result_dtype_of, with_metadata
+from monai_chunked.inference.settings import Settings
+from monai_chunked.inputs.source import Source
+from monai_chunked.machine.accelerator import with_index
+from monai_chunked.outputs.base import Expected
+from monai_chunked.outputs.recovery.recovering import recovering
+from monai_chunked.outputs.recovery.recovery import NoRecovery
+from monai_chunked.windows.importance import Importance
+from monai_chunked.windows.predictor import pack
+
+__all__ = ["calling", "packed", "sum_dtype_of"]
+
+
+def sum_dtype_of(source: Source) -> torch.dtype:
+    """Of what predictions are added up in."""
+    return torch.float64 if source.dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def calling(
+    settings: Settings,
+    source: Source,
+    inversion: Inversion | None,
+    fingerprint: Callable[[Call], tuple[Mapping[str, str], Sequence[str]]] | None,
+) -> Iterator[Call]:
+    """A call, with what an earlier run left of it.
+
+    Args:
+        settings: what is asked for.
+        source: where windows are read from.
+        inversion: how predictions are brought to the patients' grids, a chunk at a time.
+        fingerprint: what the result depends on, as for :py:func:`recovering`; ``None``: nobody can know.
+
+    Raises:
+        ValueError, TypeError, OSError: when the output cannot take the result.
+    """
+    device = with_index(settings.sw_device or source.device)
+    sum_dtype, result_dtype = sum_dtype_of(source), result_dtype_of(source)
+    output = settings.target(source.device)
+    known_dtype = result_dtype if settings.postprocessing is None and inversion is None else None
+    output.check(Expected(0, known_dtype))
+    importance = Importance(settings.roi_weight_map, settings.mode, settings.sigma_scale, device, sum_dtype)
+    importance(settings.windows.roi_size)  # one that does not fit is refused now
+    known = (device, sum_dtype, result_dtype, importance)
+    call = Call(settings, source, *known, output, NoRecovery(), source.metadata, inversion, None)
+    described = None if fingerprint is None else lambda: fingerprint(call)
+    with recovering(output, source.metadata, described, settings.overwrite) as (recovery, metadata):
+        if not recovery.resumed:
+            size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
+            output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
+        yield replace(call, recovery=recovery, metadata=metadata, skipped=settings.skipped())
+
+
+def packed(call: Call, results: list[Any]) -> Any:
+    """Results in the structure that the network returns, with the metadata of the input, labels known as such."""
+    keys, inversion, source = call.recovery.keys, call.inversion, call.source
+    functions = match_postprocessing(call.settings.postprocessing, keys, len(results))
+    if inversion is None:
+        labelled = with_metadata(results, source.templates, source.template)
+    else:
+        undone = inversion.over(call.settings.image_size)
+        labelled = with_metadata(results, undone.templates, inversion.batch(undone.templates))
+    return pack(keys, mark_labels(labelled, functions))

@@ -1,0 +1,110 @@
+"""What predictions become in a call: they are added to open chunks, and those that are finished go to the result."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from functools import partial
+from typing import Any
+
+import torch
+
+from monai_chunked.chunks.background import Background, match_background
+from monai_chunked.chunks.finishing import Finisher
+from monai_chunked.chunks.late_chunks import LateChunks
+from monai_chunked.chunks.levels import Levels
+from monai_chunked.chunks.open_chunks import OpenChunks
+from monai_chunked.chunks.stitcher import Stitcher
+from monai_chunked.inference.call import Call
+from monai_chunked.inference.laying_out import lay_out_call
+from monai_chunked.inference.progress import Observer
+from monai_chunked.machine.memory import FreedMemory
+from monai_chunked.plan.chunk_grid import ChunkId
+from monai_chunked.plan.layout import Layout
+from monai_chunked.plan.schedule import CPU
+from monai_chunked.plan.window_grid import Window
+from monai_chunked.windows.predictions import OfWindow, Seen
+
+__all__ = ["Stitching"]
+
+
+GROWTH = 1 / 16
+"""Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
+
+
+class Stitching:
+    """Takes every window in scan order, and gives results.
+
+    Args:
+        call: what is known before the network runs.
+        seen: what the first prediction shows.
+        recorded: the chunks of the run that is resumed, or ``None``.
+        done: the chunks that need not come once more.
+        observer: is told what has happened.
+
+    Attributes:
+        differentiable: whether results can be differentiated.
+    """
+
+    def __init__(
+        self, call: Call, seen: Seen, recorded: Layout | None, done: Container[ChunkId], observer: Observer
+    ) -> None:
+        self.observer = observer
+        scores = match_background(call.settings.background, seen.keys, seen.heads)
+        layout = recorded or lay_out_call(call.settings, seen.heads, call.device, call.sum_dtype, skipped=call.skipped)
+        call.recovery.begin(seen.keys, seen.heads, [grid.cuts for grid in layout.grids])
+        differentiable = torch.is_grad_enabled()
+        weights = [partial(seen.weights, number) for number in range(len(seen.heads))]
+        self._finisher = call.finisher(seen.heads, layout, weights, scores, seen.keys, differentiable)
+        try:
+            of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
+            backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, weights)]
+            open_chunks = _open_chunks(call, layout, self._finisher, done, differentiable, observer)
+            held = sum(layout.forecast.peak[: CPU + 1]) + self._finisher.known_bytes
+            freed = FreedMemory(int(GROWTH * held))
+            of_all = (layout, len(call.metadata), done, open_chunks, backgrounds, freed, differentiable)
+            self._stitcher = Stitcher(*of_all)
+        except BaseException:
+            self._finisher.abandon()
+            raise
+        self.differentiable = differentiable and self._finisher.in_memory
+
+    def add(self, window: Window, prediction: OfWindow | None) -> None:
+        """Add the next window, ``None``: it was not predicted; finish what it finishes."""
+        for finished in self._stitcher.add(window, prediction):
+            self._finisher.put(finished)
+        self._finisher.poll()
+        self.observer.window(window, prediction is not None, self._stitcher)
+
+    def finish(self) -> list[Any]:
+        """The results of all heads, when all windows are in."""
+        return self._finisher.finish()
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing behind."""
+        self._finisher.abandon()
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+        self._stitcher.close()
+
+
+def _open_chunks(
+    call: Call,
+    layout: Layout,
+    finisher: Finisher,
+    done: Container[ChunkId],
+    differentiable: bool,
+    observer: Observer,
+) -> OpenChunks:
+    """Where predictions are added up: in results that are in memory as they are, else in chunks of their own."""
+    as_they_are = call.settings.postprocessing is None and call.inversion is None
+    in_place = as_they_are and not differentiable and not layout.forecast.moved
+    results = {
+        k: head.memory
+        for k, head in enumerate(finisher.heads)
+        if in_place and head.memory is not None
+        if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
+    }
+    levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
+    kind = OpenChunks if call.settings.skip is None else LateChunks
+    return kind(layout, len(call.metadata), done, levels, results, observer.opened)
