@@ -83,9 +83,6 @@ class Undone:
         Args:
             cuts: for each dimension of the network's grid, where chunks begin, and the size.
 
-        Raises:
-            Unstreamable: when a chunk would need more than the one before it.
-        """
         found = []
         for each in self.resamplings:
             made, now = [], [tuple(each) for each in cuts]
