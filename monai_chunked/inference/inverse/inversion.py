@@ -82,7 +82,7 @@ class Undone:
 
         Args:
             cuts: for each dimension of the network's grid, where chunks begin, and the size.
-
+        """
         found = []
         for each in self.resamplings:
             made, now = [], [tuple(each) for each in cuts]
