@@ -18,7 +18,8 @@ def check(case: Case) -> None:
     note(f"{case.transforms}, {case.parameters}, EXACTNESS_SEED={RANDOM_SEED}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")
-        warnings.filterwarnings("error", "the prediction is brought")
+        if not case.can_turn:
+            warnings.filterwarnings("error", "the prediction is brought")
         assert_same_images(case.ours(), case.monai())
 
 
