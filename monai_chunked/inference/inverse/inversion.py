@@ -56,7 +56,9 @@ class ImageInverse:
         prediction.meta = deepcopy(image.meta)
         while prediction.applied_operations:
             last = prediction.applied_operations[-1]
-            last[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
+            more = last.get(TraceKeys.EXTRA_INFO) or {}  # some are made of a pad and a crop
+            for each in (last, more.get("pad_info", {}), more.get("crop_info", {})):
+                each[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
             prediction = _transform_of(last).inverse(prediction)
         return prediction
 
@@ -187,5 +189,7 @@ MAKE: dict[str, Callable[[], InvertibleTransform]] = {
     "Flip": transforms.Flip,
     "Rotate90": transforms.Rotate90,
     "Rotate": lambda: transforms.Rotate(angle=0.0),
+    "CropForeground": transforms.CropForeground,
+    "ResizeWithPadOrCrop": lambda: transforms.ResizeWithPadOrCrop(spatial_size=1),
 }
 """Transforms by name; their parameters do not matter to the inverse, which has those that were recorded."""
