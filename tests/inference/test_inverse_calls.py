@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from copy import deepcopy
 from typing import Any
 
@@ -21,7 +20,6 @@ from monai.transforms import (
     CropForegroundd,
     Flipd,
     Invertd,
-    Lambdad,
     Resized,
     ResizeWithPadOrCropd,
     Rotate90d,
@@ -46,6 +44,10 @@ TRANSFORMS: dict[str, Any] = {
     "Resize": lambda: Resized(KEY, (16, 22, 18), mode="trilinear"),
     "Zoom": lambda: Zoomd(KEY, zoom=1.2, mode="trilinear"),
     "Flip": lambda: Flipd(KEY, 1),
+    "Flip of two": lambda: Flipd(KEY, (0, 2)),
+    "Flip of all": lambda: Flipd(KEY),
+    "Zoom of another size": lambda: Zoomd(KEY, zoom=0.7, keep_size=False, mode="area"),
+    "Rotate90 back": lambda: Rotate90d(KEY, k=3, spatial_axes=(1, 2)),
     "Rotate90": lambda: Rotate90d(KEY, spatial_axes=(0, 2)),
     "Rotate": lambda: Rotated(KEY, angle=(0.1, 0.0, 0.0)),
     "CropForeground": lambda: CropForegroundd(KEY, KEY, select_fn=lambda x: x > 0.9, k_divisible=4),
@@ -92,7 +94,7 @@ def test_the_image_stays_what_it_is() -> None:
     case = case_of()
     before = deepcopy(case.batch[KEY].applied_operations)
     ours(case, inverse="image")
-    assert case.batch[KEY].applied_operations == before
+    assert str(case.batch[KEY].applied_operations) == str(before)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +144,11 @@ def test_images_of_other_sizes_are_for_batches_of_one() -> None:
         ours(case, list_data_collate(items)[KEY], inverse="image")
 
 
-def test_images_of_other_spacings_are_for_batches_of_one() -> None:
+def test_images_that_lie_elsewhere_in_their_grids_are_for_batches_of_one() -> None:
     items = []
     for shift in (0, 3):
         image = MetaTensor(torch.rand(1, 24, 20, 20), affine=affine_of("plain", (1.0, 1.0, 1.0)))
-        crop = Compose([Lambdad(KEY, lambda x: x), BorderPadd(KEY, (shift, 3 - shift, 0, 0, 0, 0))])
-        items.append(crop({KEY: image}))
+        items.append(BorderPadd(KEY, (shift, 3 - shift, 0, 0, 0, 0))({KEY: image}))
     case = case_of()
     with pytest.raises(ValueError, match="batch_size: 1"):
         ours(case, list_data_collate(items)[KEY], inverse="image")
@@ -159,7 +160,7 @@ def test_images_of_other_spacings_are_for_batches_of_one() -> None:
         ("images", TypeError, "inverse='images' must be 'image'"),
         (3, TypeError, "inverse=3 must be 'image'"),
         (ImageInverse, TypeError, "must be 'image'"),
-        (Invertd(["a", "b"], Compose([]), orig_keys=KEY), ValueError, "one key|has one prediction|keys"),
+        (Invertd(["a", "b"], Compose([]), orig_keys=KEY), ValueError, "give one key each"),
     ],
 )
 def test_an_inverse_of_a_wrong_type_is_refused(inverse: Any, error: type[Exception], message: str) -> None:
@@ -189,14 +190,14 @@ def test_pending_operations_are_refused() -> None:
     case = case_of()
     image = MetaTensor(torch.rand(1, 20, 18, 16), affine=affine_of("plain", (1.0, 1.0, 1.0)))
     lazy = Spacingd(KEY, pixdim=(1.5, 1.5, 1.5), lazy=True)({KEY: image})[KEY]
-    with pytest.raises(ValueError, match="pending operations.*ApplyPendingd"):
+    with pytest.raises(ValueError, match=r"pending operations.*ApplyPendingd"):
         ours(case, lazy[None], inverse="image")
     assert case.network.predicted == 0
 
 
 def test_an_operation_that_has_no_known_inverse_is_named() -> None:
     case = case_of(Affined(KEY, rotate_params=(0.1, 0.0, 0.0)))
-    with pytest.raises(ValueError, match="does not know how to undo Affine.*it knows Orientation, Spacing"):
+    with pytest.raises(ValueError, match=r"does not know how to undo Affine.*it knows Orientation, Spacing"):
         ours(case, inverse="image")
     assert case.network.predicted == 0
 

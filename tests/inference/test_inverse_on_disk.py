@@ -103,8 +103,8 @@ def test_an_interrupted_run_goes_on(output: str, part: float, argmax: bool, tmp_
         assert_same_voxels(one, other)
     # what is finished is not predicted again: the windows that go on are those left and a layer or two before them
     assert windows - int(part * windows) <= case.network.predicted
-    if part > 0.4 and output != "nii.gz":
-        assert case.network.predicted <= 0.8 * windows
+    if output in ("nii", "disk"):  # a store writes whole chunks of its own, later
+        assert case.network.predicted <= (1 - part) * windows + 0.3 * windows
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

@@ -176,20 +176,20 @@ def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
             f"{', '.join(MAKE)}, pads and crops. Invertd with the preprocessing in postprocessing= undoes whatever has "
             f"an inverse"
         )
-    return make()
+    return make(operation.get(TraceKeys.EXTRA_INFO) or {})
 
 
-MAKE: dict[str, Callable[[], InvertibleTransform]] = {
-    "Orientation": lambda: transforms.Orientation(axcodes="RAS", labels=None),
-    "Spacing": lambda: transforms.Spacing(pixdim=1.0),
-    "SpatialResample": transforms.SpatialResample,
-    "ResampleToMatch": transforms.ResampleToMatch,
-    "Resize": lambda: transforms.Resize(spatial_size=1),
-    "Zoom": lambda: transforms.Zoom(zoom=1.0),
-    "Flip": transforms.Flip,
-    "Rotate90": transforms.Rotate90,
-    "Rotate": lambda: transforms.Rotate(angle=0.0),
-    "CropForeground": transforms.CropForeground,
-    "ResizeWithPadOrCrop": lambda: transforms.ResizeWithPadOrCrop(spatial_size=1),
+MAKE: dict[str, Callable[[dict[str, Any]], InvertibleTransform]] = {
+    "Orientation": lambda _: transforms.Orientation(axcodes="RAS", labels=None),
+    "Spacing": lambda _: transforms.Spacing(pixdim=1.0),
+    "SpatialResample": lambda _: transforms.SpatialResample(),
+    "ResampleToMatch": lambda _: transforms.ResampleToMatch(),
+    "Resize": lambda _: transforms.Resize(spatial_size=1),
+    "Zoom": lambda _: transforms.Zoom(zoom=1.0),
+    "Flip": lambda recorded: transforms.Flip(recorded["axes"]),
+    "Rotate90": lambda _: transforms.Rotate90(),
+    "Rotate": lambda _: transforms.Rotate(angle=0.0),
+    "CropForeground": lambda _: transforms.CropForeground(),
+    "ResizeWithPadOrCrop": lambda _: transforms.ResizeWithPadOrCrop(spatial_size=1),
 }
-"""Transforms by name; their parameters do not matter to the inverse, which has those that were recorded."""
+"""Transforms by name, of what was recorded; where that is not asked for, their inverse looks it up itself."""
