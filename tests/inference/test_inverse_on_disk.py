@@ -103,8 +103,8 @@ def test_an_interrupted_run_goes_on(output: str, part: float, argmax: bool, tmp_
         assert_same_voxels(one, other)
     # what is finished is not predicted again: the windows that go on are those left and a layer or two before them
     assert windows - int(part * windows) <= case.network.predicted
-    if output in ("nii", "disk"):  # a store writes whole chunks of its own, later
-        assert case.network.predicted <= (1 - part) * windows + 0.3 * windows
+    if part > 0.6 and output != "zarr":  # a store writes chunks of its own, later
+        assert case.network.predicted <= windows / 2  # the first image is not predicted again
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
