@@ -107,7 +107,7 @@ class Case:
     images: int = 1
     roi_size: Any = (9, 8, 10)
     parameters: dict[str, Any] = field(default_factory=dict)
-    can_turn: bool = False
+    may_be_whole: bool = False
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -247,8 +247,9 @@ def cases(draw: st.DrawFn) -> Case:
     late = draw(st.integers(0, 4)) == 0
     activations = [] if activation is None else [Activationsd("pred", **activation)]
     discretes = [] if discrete is None else [AsDiscreted("pred", **discrete)]
-    # grids whose dimensions are in another order than the image's now are turned against it
-    can_turn = len({"affine", "match"} & set(kinds)) > 0 and len({"orientation", "rotate90"} & set(kinds)) > 0
+    # some means are of many voxels; and a grid whose dimensions are in another order now is turned against the image's
+    resampled, turned = {"affine", "match"} & set(kinds), {"orientation", "rotate90"} & set(kinds)
+    may_be_whole = "resized" in kinds or bool(resampled and turned)
     try:
         case = Case(
             [MAKERS[kind](draw) for kind in kinds],
@@ -261,7 +262,7 @@ def cases(draw: st.DrawFn) -> Case:
             nearest=draw(st.integers(0, 3)) == 0,
             images=draw(st.sampled_from([1, 1, 2])),
             roi_size=_sizes(draw, 5, 14),
-            can_turn=can_turn,
+            may_be_whole=may_be_whole,
             parameters={
                 "chunk_size": draw(st.sampled_from([None, None, 4, 7, (3, 50, 6)])),
                 "cpu_memory": draw(st.sampled_from([None, None, "60MB"])),

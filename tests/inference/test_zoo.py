@@ -24,7 +24,7 @@ IN_CHUNKS: dict[str, str | None] = {
     "spleen_ct": None,
     "swin_unetr_btcv": None,
     "renalStructures_CECT": None,
-    "wholeBody_ct": "Activationsd(pred), AsDiscreted(pred)",
+    "wholeBody_ct": "Activationsd(pred), AsDiscreted(pred), Invertd(pred)",
     "prostate_mri": "AsDiscreted(pred)",
     "brats_mri": None,
     "pediatric_abdominal": None,
