@@ -90,7 +90,6 @@ def _product(read: _Reader, corners: Sequence[Sequence[Corner]]) -> torch.Tensor
         weight = each[-1][1]
         for _, other in reversed(each[:-1]):
             weight = weight * other
-        there = there & (weight != 0)
         term = torch.where(there, values.to(dtype) * weight, torch.zeros((), dtype=dtype, device=weight.device))
         total = term if total is None else total + term
     assert total is not None
@@ -108,7 +107,7 @@ def _nested(read: _Reader, corners: Sequence[Sequence[Corner]], places: Sequence
         return torch.where(there, values.float(), torch.zeros((), device=values.device))
     (low, low_weight), (high, high_weight) = corners[0]
     one = _nested(read, corners[1:], (*places, low))
-    other = _nested(read, corners[1:], (*places, torch.where(high_weight == 0, low, high)))
+    other = _nested(read, corners[1:], (*places, high))
     return _multiply_add(one, low_weight.float(), other * high_weight.float())
 
 

@@ -218,7 +218,8 @@ class Piece:
             else:
                 matrix = torch.from_numpy(self.sides[d].matrix(np.float64)).to(made.device)
             # stacks of products so small that no library shares them out to threads
-            made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
+            with np.errstate(invalid="ignore"):  # of what is not finite all is made exactly
+                made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
         return made
 
     def _copies(self, read: torch.Tensor) -> torch.Tensor:

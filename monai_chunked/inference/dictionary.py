@@ -71,6 +71,11 @@ def check_invert(name: str, invert: Invertd) -> None:
     Raises:
         ValueError: naming the parameter.
     """
+    if len(invert.keys) != 1 or len(invert.orig_keys) != 1:
+        raise ValueError(
+            f"{name} contains Invertd with keys={list(invert.keys)} and orig_keys={list(invert.orig_keys)}, but the "
+            f"inferer has one prediction of one image; give one key each"
+        )
     for parameter, value in (("to_tensor", True), ("post_func", None), ("device", None)):
         if (given := getattr(invert, parameter)[0]) != value:
             raise ValueError(

@@ -122,7 +122,7 @@ def stages_of(
         made = (label or (torch.float32 if ending.undone and ending.undone.casts else None)) if last else None
         stages.append(Inverse(each, make if last else scores, cuts, made, written if last else ()))
         cuts = each[0].cuts
-    return stages + [Postprocess(step, head.name) for step in after]
+    return stages + [_stage(step, head, ending.size) for step in after]
 
 
 def known_of(
@@ -176,7 +176,7 @@ def _is_argmax(step: Any) -> bool:
 
 
 def _stage(step: Any, head: Head, size: tuple[int, ...]) -> Stage:
-    """On the network's grid."""
+    """On a grid of this size."""
     transform = getattr(step, "transform", None)
     if isinstance(step, Step) and type(transform) is Activationsd and transform.other[0] is None:
         options = transform.converter.kwargs

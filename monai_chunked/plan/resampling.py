@@ -11,7 +11,8 @@ dimension says which two voxels of the other grid it lies between there. Along o
     high     1   1   2   2   3   3   4   4   4
 
 A chunk makes the voxels whose last voxel to read lies in it. Besides itself it needs a face of the chunk before it,
-which scan order has finished by then, so nothing ever waits for what comes later, and only faces are kept.
+which scan order has finished by then, so nothing ever waits for what comes later, and only faces are kept. Where the
+chunk before it is thinner than the face, it needs one of the chunk before that too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.oblique import Oblique
 
-__all__ = ["Axis", "ChunkResampling", "Kind", "Part", "Resampling", "Unstreamable"]
+__all__ = ["Axis", "ChunkResampling", "Face", "Kind", "Part", "Resampling", "Unstreamable"]
 
 
 Kind = Literal["copy", "product", "nested", "mean"]
@@ -64,10 +65,9 @@ class Axis:
 
     @classmethod
     def of(cls, low: np.ndarray, high: np.ndarray, low_weight: np.ndarray, high_weight: np.ndarray, size: int) -> Axis:
-        """An axis that needs the voxels that have a weight."""
-        one, other = np.where(low_weight == 0, -1, low), np.where(high_weight == 0, -1, high)
-        first = np.where(one < 0, other, np.where(other < 0, one, np.minimum(one, other)))
-        return cls(low, high, low_weight, high_weight, first, np.maximum(one, other), size)
+        """An axis that needs both voxels, also one whose weight is 0: zero times what is not finite is not zero."""
+        first = np.where(low < 0, high, np.where(high < 0, low, np.minimum(low, high)))
+        return cls(low, high, low_weight, high_weight, first, np.maximum(low, high), size)
 
     @classmethod
     def copy(cls, index: np.ndarray, size: int) -> Axis:
@@ -104,11 +104,25 @@ class Part(NamedTuple):
 
     Attributes:
         made: the voxels that it makes; may be empty.
-        halo: how many voxels of the chunk before it that needs.
+        halo: how many voxels before the chunk that needs.
+        back: in how many chunks before it these lie: one, unless that is thinner than they are.
     """
 
     made: slice
     halo: int
+    back: int
+
+
+class Face(NamedTuple):
+    """What chunks behind a chunk need of it along one dimension.
+
+    Attributes:
+        depth: how many of its last voxels.
+        users: how many chunks along the dimension.
+    """
+
+    depth: int
+    users: int
 
 
 @dataclass(frozen=True)
@@ -141,11 +155,9 @@ class Resampling:
 
         Args:
             cuts: for each dimension that is read, where chunks begin, and the size; ascending from 0.
-
-        Raises:
-            Unstreamable: when a chunk would need more than the one before it.
         """
-        return ChunkResampling(self, tuple(tuple(_parts(axis, each)) for axis, each in zip(self.axes, cuts)))
+        parts = [tuple(_parts(axis, each)) for axis, each in zip(self.axes, cuts)]
+        return ChunkResampling(self, tuple(parts), tuple(map(_faces, parts, cuts)))
 
 
 @dataclass(frozen=True)
@@ -155,10 +167,12 @@ class ChunkResampling:
     Attributes:
         resampling: from which voxels to which.
         parts: for each dimension that is read, and each chunk along it.
+        faces: as ``parts``.
     """
 
     resampling: Resampling
     parts: tuple[tuple[Part, ...], ...]
+    faces: tuple[tuple[Face, ...], ...]
 
     @cached_property
     def cuts(self) -> tuple[tuple[int, ...], ...]:
@@ -192,8 +206,8 @@ class ChunkResampling:
         return all(part.made.stop > part.made.start for part in self.of(position))
 
     def kept(self, position: Sequence[int]) -> list[int]:
-        """For each dimension, how many of the last voxels of a chunk the chunk behind it needs."""
-        return [parts[k + 1].halo if k + 1 < len(parts) else 0 for parts, k in zip(self.parts, position)]
+        """For each dimension, how many of the last voxels of a chunk those behind it need."""
+        return [faces[k].depth for faces, k in zip(self.faces, position)]
 
     def before(self, position: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The chunks of which a chunk needs a face: along which dimension it lies, and which chunk.
@@ -201,17 +215,15 @@ class ChunkResampling:
         A chunk that lies before it in several dimensions has the voxels in several of its faces. It is asked for the
         one along the first of these, so that others can be dropped early.
         """
-        halos = [part.halo for part in self.of(position)]
-        for steps in itertools.product(*[(0, 1) if halo else (0,) for halo in halos]):
+        for steps in itertools.product(*[range(part.back + 1) for part in self.of(position)]):
             if any(steps):
-                yield steps.index(1), tuple(k - step for k, step in zip(position, steps))
+                dim = next(d for d, step in enumerate(steps) if step)
+                yield dim, tuple(k - step for k, step in zip(position, steps))
 
     def users(self, position: Sequence[int], dim: int) -> int:
         """How many chunks will ask for a face of a chunk."""
-        if not self.kept(position)[dim]:
-            return 0
-        later = [kept > 0 for kept in self.kept(position)[dim + 1 :]]
-        return prod(1 + more for more in later)
+        users = [faces[k].users for faces, k in zip(self.faces, position)]
+        return users[dim] * prod(1 + more for more in users[dim + 1 :])
 
 
 def _parts(axis: Axis, cuts: Sequence[int]) -> Iterator[Part]:
@@ -220,24 +232,32 @@ def _parts(axis: Axis, cuts: Sequence[int]) -> Iterator[Part]:
     count = len(cuts) - 1
     known = np.flatnonzero(last >= 0)
     if not len(known):  # nothing of it is read: all is made at the end
-        yield from (Part(slice(0, 0), 0) for _ in range(count - 1))
-        yield Part(slice(0, len(axis)), 0)
+        yield from (Part(slice(0, 0), 0, 0) for _ in range(count - 1))
+        yield Part(slice(0, len(axis)), 0, 0)
         return
-    # a voxel that is made of nothing goes with the one before it, or the first one there is
-    nearest = np.maximum.accumulate(np.where(last >= 0, np.arange(len(axis)), -1))
-    chunks = (np.searchsorted(cuts, last, side="right") - 1)[np.where(nearest < 0, known[0], nearest)]
-    turned = chunks[0] > chunks[-1]
-    if np.any(np.diff(chunks) > 0 if turned else np.diff(chunks) < 0):
-        raise Unstreamable("voxels are read forward and backward along one dimension")
+    # a voxel that is made of nothing, or of voxels further back, goes with the one before it
+    turned = last[known[0]] > last[known[-1]]
+    order = slice(None, None, -1 if turned else 1)
+    latest = np.maximum.accumulate(last[order])
+    latest[latest < 0] = latest[latest >= 0][0]
+    chunks = (np.searchsorted(cuts, latest, side="right") - 1)[order]
     for k in range(count):
         at = np.flatnonzero(chunks == k)
         if not len(at):
             # between its neighbours, so that all parts together cover the grid
             edge = int(np.sum(chunks > k if turned else chunks < k))
-            yield Part(slice(edge, edge), 0)
+            yield Part(slice(edge, edge), 0, 0)
             continue
         needed = first[at][first[at] >= 0]
-        halo = max(0, cuts[k] - int(needed.min())) if len(needed) else 0
-        if k and halo > cuts[k] - cuts[k - 1]:
-            raise Unstreamable("a chunk would need voxels from beyond the chunk before it")
-        yield Part(slice(int(at[0]), int(at[-1]) + 1), halo)
+        start = min(cuts[k], int(needed.min())) if len(needed) else cuts[k]
+        back = k + 1 - int(np.searchsorted(cuts, start, side="right"))
+        yield Part(slice(int(at[0]), int(at[-1]) + 1), cuts[k] - start, back)
+
+
+def _faces(parts: Sequence[Part], cuts: Sequence[int]) -> tuple[Face, ...]:
+    """What is needed of each chunk along a dimension."""
+    found = []
+    for j, (start, stop) in enumerate(itertools.pairwise(cuts)):
+        firsts = [cuts[k] - part.halo for k, part in enumerate(parts) if k > j and k - part.back <= j]
+        found.append(Face(stop - max(start, min(firsts)) if firsts else 0, len(firsts)))
+    return tuple(found)

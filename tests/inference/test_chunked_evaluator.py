@@ -304,7 +304,7 @@ def inverting(**options: Any) -> Any:
     return evaluator(ChunkedEvaluator, Compose(chain), **options)
 
 
-def test_an_inverse_stays_behind_where_the_network_sees_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inverse_stays_behind_where_the_network_sees_something_else() -> None:
     assert text(inverting().streamed) == ["AsDiscreted", "Invertd"]
     prepared = inverting(prepare_batch=lambda batch, device, non_blocking, **kwargs: (batch["image"], None))
     assert text(prepared.streamed) == ["AsDiscreted"]
@@ -313,9 +313,7 @@ def test_an_inverse_stays_behind_where_the_network_sees_something_else(monkeypat
 
 
 @pytest.mark.parametrize("other", [{"image_transforms": []}, {"image_meta_dict": {}}])
-def test_an_inverse_stays_behind_where_a_batch_says_otherwise(
-    other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_inverse_stays_behind_where_a_batch_says_otherwise(other: dict[str, Any]) -> None:
     data = [{**PREPROCESSING(images(1)[0]), **other}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -83,9 +83,10 @@ class _Grid:
             raise Unstreamable("it interpolates what was not rounded to float32 before")
         check_kind(kind, torch.float32 if axes[0].low_weight.dtype == np.float32 else torch.float64)
         placed: list[Axis] = [None] * len(axes)  # type: ignore[list-item]
-        turned = [len(index) > 1 and index[index >= 0].size > 1 and _falls(index) for index in self.index]
+        turned = []
         for d, axis in enumerate(axes):
             made = _read_through(axis, self.index[d], self.sizes[self.dims[d]])
+            turned.append(_falls(made.last))
             placed[self.dims[d]] = made.take(np.arange(len(made))[::-1]) if turned[d] else made
         if oblique is not None:
             oblique = self._placed(oblique, turned)
@@ -128,7 +129,7 @@ class _Grid:
 
 def _falls(index: np.ndarray) -> bool:
     inside = index[index >= 0]
-    return bool(inside[0] > inside[-1])
+    return bool(inside.size and inside[0] > inside[-1])
 
 
 def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:

@@ -56,7 +56,9 @@ class ImageInverse:
         prediction.meta = deepcopy(image.meta)
         while prediction.applied_operations:
             last = prediction.applied_operations[-1]
-            last[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
+            more = last.get(TraceKeys.EXTRA_INFO) or {}  # some are made of a pad and a crop
+            for each in (last, more.get("pad_info", {}), more.get("crop_info", {})):
+                each[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
             prediction = _transform_of(last).inverse(prediction)
         return prediction
 
@@ -82,9 +84,6 @@ class Undone:
 
         Args:
             cuts: for each dimension of the network's grid, where chunks begin, and the size.
-
-        Raises:
-            Unstreamable: when a chunk would need more than the one before it.
         """
         found = []
         for each in self.resamplings:
@@ -179,18 +178,20 @@ def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
             f"{', '.join(MAKE)}, pads and crops. Invertd with the preprocessing in postprocessing= undoes whatever has "
             f"an inverse"
         )
-    return make()
+    return make(operation.get(TraceKeys.EXTRA_INFO) or {})
 
 
-MAKE: dict[str, Callable[[], InvertibleTransform]] = {
-    "Orientation": lambda: transforms.Orientation(axcodes="RAS", labels=None),
-    "Spacing": lambda: transforms.Spacing(pixdim=1.0),
-    "SpatialResample": transforms.SpatialResample,
-    "ResampleToMatch": transforms.ResampleToMatch,
-    "Resize": lambda: transforms.Resize(spatial_size=1),
-    "Zoom": lambda: transforms.Zoom(zoom=1.0),
-    "Flip": transforms.Flip,
-    "Rotate90": transforms.Rotate90,
-    "Rotate": lambda: transforms.Rotate(angle=0.0),
+MAKE: dict[str, Callable[[dict[str, Any]], InvertibleTransform]] = {
+    "Orientation": lambda _: transforms.Orientation(axcodes="RAS", labels=None),
+    "Spacing": lambda _: transforms.Spacing(pixdim=1.0),
+    "SpatialResample": lambda _: transforms.SpatialResample(),
+    "ResampleToMatch": lambda _: transforms.ResampleToMatch(),
+    "Resize": lambda _: transforms.Resize(spatial_size=1),
+    "Zoom": lambda _: transforms.Zoom(zoom=1.0),
+    "Flip": lambda recorded: transforms.Flip(recorded["axes"]),
+    "Rotate90": lambda _: transforms.Rotate90(),
+    "Rotate": lambda _: transforms.Rotate(angle=0.0),
+    "CropForeground": lambda _: transforms.CropForeground(),
+    "ResizeWithPadOrCrop": lambda _: transforms.ResizeWithPadOrCrop(spatial_size=1),
 }
-"""Transforms by name; their parameters do not matter to the inverse, which has those that were recorded."""
+"""Transforms by name, of what was recorded; where that is not asked for, their inverse looks it up itself."""

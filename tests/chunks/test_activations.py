@@ -1,0 +1,88 @@
+"""Softmax and sigmoid of chunks have the bits that they have for the whole volume."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monai_chunked.chunks.activations import Activation
+from monai_chunked.plan.boxes import Box
+from tests.side_by_side import random
+
+ANY = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+MOST = {1: 70_000, 2: 300, 3: 40, 4: 14}
+"""Voxels a side, so that some volumes are shared out to threads and others are not."""
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def boxes(cuts: Sequence[Sequence[int]]) -> Iterator[Box]:
+    yield from itertools.product(*[[slice(*pair) for pair in itertools.pairwise(each)] for each in cuts])
+
+
+def assert_same(kind: str, scores: torch.Tensor, cuts: Sequence[Sequence[int]]) -> None:
+    whole = torch.softmax(scores, 0) if kind == "softmax" else torch.sigmoid(scores)
+    activation = Activation(kind, scores.shape[1:])  # type: ignore[arg-type]
+    for box in boxes(cuts):
+        assert torch.equal(activation.of(scores[(slice(None), *box)], box), whole[(slice(None), *box)])
+
+
+@st.composite
+def volumes(draw: st.DrawFn) -> tuple[tuple[int, ...], list[list[int]]]:
+    dims = draw(st.integers(1, 4))
+    size = tuple(draw(st.integers(1, MOST[dims])) for _ in range(dims))
+    return size, [sorted({0, n, *draw(st.lists(st.integers(0, n), max_size=2))}) for n in size]
+
+
+@ANY
+@given(
+    kind=st.sampled_from(["softmax", "sigmoid"]),
+    volume=volumes(),
+    channels=st.integers(1, 9),
+    threads=st.integers(1, 2),
+    scale=st.sampled_from([1, 6, 50]),
+)
+def test_any_chunks_of_any_volume(
+    kind: str, volume: tuple[tuple[int, ...], list[list[int]]], channels: int, threads: int, scale: int
+) -> None:
+    torch.set_num_threads(threads)
+    size, cuts = volume
+    assert_same(kind, random(channels, *size) * scale, cuts)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_volumes_that_threads_share(kind: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for size in ((41, 43, 47), (29, 31, 37), (33, 32, 32)):
+        cuts = [[0, 5, n // 2, n] for n in size]
+        assert_same(kind, random(5, *size) * 6, cuts)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_values_that_are_not_finite_stay_where_they_are(kind: str) -> None:
+    scores = random(3, 11, 13, 17)
+    scores[0, ::3], scores[1, :, ::4], scores[2, ..., ::5] = torch.inf, -torch.inf, torch.nan
+    whole = torch.softmax(scores, 0) if kind == "softmax" else torch.sigmoid(scores)
+    activation = Activation(kind, scores.shape[1:])  # type: ignore[arg-type]
+    for box in boxes([[0, 4, 11], [0, 13], [0, 8, 17]]):
+        assert torch.allclose(
+            activation.of(scores[(slice(None), *box)], box), whole[(slice(None), *box)], rtol=0, atol=0, equal_nan=True
+        )
+
+
+def test_a_chunk_is_not_changed() -> None:
+    chunk = random(2, 3, 5, 7)
+    before = chunk.clone()
+    Activation("softmax", (3, 5, 7)).of(chunk.permute(0, 3, 1, 2), (slice(0, 7), slice(0, 3), slice(0, 5)))
+    assert torch.equal(chunk, before)
