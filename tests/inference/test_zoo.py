@@ -21,15 +21,15 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 RUN = ["bundle", "run", "--config_file"]
 
 IN_CHUNKS: dict[str, str | None] = {
-    "spleen_ct": None,
-    "swin_unetr_btcv": None,
+    "spleen_ct": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
+    "swin_unetr_btcv": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
     "renalStructures_CECT": None,
     "wholeBody_ct": "Activationsd(pred), AsDiscreted(pred), Invertd(pred)",
     "prostate_mri": "AsDiscreted(pred)",
-    "brats_mri": None,
-    "pediatric_abdominal": None,
+    "brats_mri": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
+    "pediatric_abdominal": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
 }
-"""What runs in chunks; ``None``: nothing, because scores of the whole volume are inverted."""
+"""What runs in chunks; ``None``: nothing."""
 
 
 @pytest.mark.parametrize("name", BUNDLES)
