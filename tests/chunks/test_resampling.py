@@ -69,7 +69,7 @@ def sampled(draw: st.DrawFn) -> dict[str, Any]:
         "padding_mode": draw(st.integers(0, 2)),
         "align_corners": draw(st.booleans()),
         "classes": draw(st.integers(1, 4)),
-        "values": draw(st.sampled_from(["scores", "few values", "saturated", "not finite"])),
+        "values": draw(st.sampled_from(["scores", "few values", "saturated", "small", "close", "not finite"])),
         "dtype": draw(st.sampled_from([torch.float64, torch.float64, torch.float32])),
     }
 
@@ -80,6 +80,10 @@ def values_of(kind: str, *shape: int) -> torch.Tensor:
         return values.round()
     if kind == "saturated":
         return torch.softmax(values * 50, 0)
+    if kind == "small":
+        return values * 1e-5
+    if kind == "close":
+        return 1 + values.round() * 2.0**-22
     if kind == "not finite":
         values[values > 2] = torch.inf
         values[values < -2.5] = torch.nan
@@ -123,7 +127,7 @@ def test_chunks_are_what_grid_sample_makes(case: dict[str, Any]) -> None:
     made=st.tuples(*[st.integers(1, 24)] * 3),
     mode=st.sampled_from(["trilinear", "nearest", "nearest-exact", "area"]),
     align_corners=st.booleans(),
-    kind=st.sampled_from(["scores", "few values", "saturated"]),
+    kind=st.sampled_from(["scores", "few values", "saturated", "small", "close"]),
     data=st.data(),
 )
 def test_chunks_are_what_interpolate_makes(
