@@ -19,7 +19,7 @@ from monai_chunked.chunks.resampling import Piece
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.inference.inverse.coordinates import grid_sample_axes, interpolate_axes
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.resampling import Resampling
+from monai_chunked.plan.resampling import Resampling, Unstreamable
 from tests.side_by_side import random
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,7 +117,11 @@ def test_chunks_are_what_grid_sample_makes(case: dict[str, Any]) -> None:
     padding = ("zeros", "border", "reflection")[case["padding_mode"]]
     mode = ("bilinear", "nearest")[case["mode"]]
     whole = F.grid_sample(volume[None].to(theta), grid, mode, padding, **how)[0].float()
-    axes, kind, oblique = grid_sample_axes(theta, size, made, case["mode"], case["padding_mode"], **how)
+    try:
+        axes, kind, oblique = grid_sample_axes(theta, size, made, case["mode"], case["padding_mode"], **how)
+    except Unstreamable:
+        assert case["mode"] == 1
+        return
     assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, kind, oblique), volume, case["cuts"], whole)
 
 
