@@ -69,6 +69,12 @@ def test_volumes_that_threads_share(kind: str, threads: int) -> None:
         assert_same(kind, random(5, *size) * 6, cuts)
 
 
+def test_what_two_threads_leave_over_in_one_chunk() -> None:
+    torch.set_num_threads(2)
+    assert_same("softmax", random(3, 2 * (16 * 1000 + 15)) * 6, [[0, 32030]])
+    assert_same("softmax", random(3, 2 * (16 * 1000 + 15)) * 6, [[0, 7, 32030]])
+
+
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_values_that_are_not_finite_stay_where_they_are(kind: str) -> None:
     scores = random(3, 11, 13, 17)

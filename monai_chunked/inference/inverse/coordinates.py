@@ -113,7 +113,12 @@ def _between(at: np.ndarray, size: int, slack: float) -> Axis:
 def _nearest(at: np.ndarray, size: int, slack: float) -> Axis:
     index = np.rint(at)
     axis = Axis.copy(np.where((index >= 0) & (index < size), index, -1).astype(np.int64), size)
-    return axis if not slack else _wider(axis, np.rint(at - slack), np.rint(at + slack), size)
+    if not slack:
+        return axis
+    first, last = np.rint(at - slack), np.rint(at + slack)
+    if np.any((first != last) & ((first < 0) | (last >= size))):
+        raise Unstreamable("it turns the volume a little, so that zeros beyond its border may be the nearest voxel")
+    return _wider(axis, first, last, size)
 
 
 def _wider(axis: Axis, first: np.ndarray, last: np.ndarray, size: int) -> Axis:
