@@ -136,10 +136,15 @@ class _Split:
             return True
         if isinstance(transform, Invertd):
             return self._take_inverse(transform)
-        if not _is_known(transform, self.key):
+        if not _is_known(transform, self.key) or self._is_late(transform):
             return False
         self._take(transform)
         return True
+
+    def _is_late(self, transform: MapTransform) -> bool:
+        """Whether it is an activation behind ``Invertd``: what that leaves may lie in memory with gaps or in another
+        order, and then PyTorch computes other voxels one by one, whose last bits may differ."""
+        return isinstance(transform, Activationsd) and any(isinstance(each, Invertd) for each in self.streamed)
 
     def _take(self, transform: MapTransform) -> None:
         others = [key for key in transform.keys if key != self.key]

@@ -244,7 +244,6 @@ def cases(draw: st.DrawFn) -> Case:
         kinds = ["orientation", "spacing", *kinds[:2]]
     activation = draw(st.sampled_from([None, {"softmax": True}, {"sigmoid": True}]))
     discrete = draw(st.sampled_from([None, {"argmax": True}, {"argmax": True}, {"threshold": 0.5}, {"threshold": 0.0}]))
-    late = draw(st.integers(0, 4)) == 0
     activations = [] if activation is None else [Activationsd("pred", **activation)]
     discretes = [] if discrete is None else [AsDiscreted("pred", **discrete)]
     # some means are of many voxels; and a grid whose dimensions are in another order now is turned against the image's
@@ -257,8 +256,8 @@ def cases(draw: st.DrawFn) -> Case:
             affine=affine,
             classes=draw(st.sampled_from([1, 2, 3, 5])),
             kind=draw(st.sampled_from(KINDS)),
-            before=[] if late else activations,
-            after=[*activations, *discretes] if late else discretes,
+            before=activations,
+            after=discretes,
             nearest=draw(st.integers(0, 3)) == 0,
             images=draw(st.sampled_from([1, 1, 2])),
             roi_size=_sizes(draw, 5, 14),

@@ -213,3 +213,11 @@ def test_both_parts_in_turn_are_the_whole(transforms: list[Any]) -> None:
     for key, value in expected.items():
         assert torch.equal(result[key].as_tensor(), value.as_tensor())
         assert result[key].dtype == value.dtype
+
+
+def test_an_activation_behind_an_inverse_stays_behind() -> None:
+    preprocessing = Compose([Flipd("image", 0)])
+    transforms = [Invertd("pred", preprocessing, "image"), Activationsd("pred", sigmoid=True)]
+    streamed, behind = split_postprocessing([*transforms, AsDiscreted("pred", threshold=0.5)])
+    assert [type(each) for each in streamed.transforms] == [Invertd]
+    assert [type(each) for each in behind.transforms] == [Activationsd, AsDiscreted]
