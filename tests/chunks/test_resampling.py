@@ -185,3 +185,21 @@ def test_an_image_of_zeros_alone() -> None:
     axes, kind, _ = grid_sample_axes(theta, (4, 4, 4), (5, 5, 5), 0, 0, False)
     volume = random(2, 4, 4, 4)
     assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, kind), volume, [[0, 2, 4]] * 3, torch.zeros(2, 5, 5, 5))
+
+
+@pytest.mark.parametrize("more", [1e-1, 1e-3, 1e-5, 1e-7, 0.0, -1e-7, -1e-3])
+@pytest.mark.parametrize("third", [0, 1, 2])
+def test_a_class_that_is_the_greatest_between_two_others_is_found(third: int, more: float) -> None:
+    """At no voxel, but in the middle between voxels of two other classes, and by a little or not at all."""
+    size, made = (2, 6, 6), (7, 6, 6)
+    one, other = [number for number in range(3) if number != third]
+    volume = torch.empty(3, *size)
+    volume[one], volume[other] = torch.tensor([1.0, 0.0]).view(2, 1, 1), torch.tensor([0.0, 1.0]).view(2, 1, 1)
+    volume[third] = 0.5 + more
+    axes, kind, _ = grid_sample_axes(torch.eye(3, 4, dtype=torch.float64), size, made, 0, 1, False)
+    resampling = Resampling(tuple(axes), ORDER, ORDER, kind)
+    grid = F.affine_grid(torch.eye(3, 4, dtype=torch.float64)[None], [1, 3, *made], align_corners=False)
+    every = F.grid_sample(volume[None].double(), grid, padding_mode="border", align_corners=False)[0].float()
+    labels, _ = by_chunks(resampling, volume, [(0, n) for n in size], Piece.labels)
+    assert (labels == third).any() == (more > 0 or (more == 0 and third == 0))
+    assert torch.equal(labels.long(), every.argmax(0, keepdim=True))
