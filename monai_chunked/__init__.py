@@ -1,10 +1,12 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
+from monai_chunked.inference.aggregating import ChunkAggregator
 from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.inverse.inversion import ImageInverse
 from monai_chunked.inference.progress import Observer
+from monai_chunked.inference.sampling import WindowSampler
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 from monai_chunked.inference.splitting import split_postprocessing
 from monai_chunked.inference.vouching import each_voxel
@@ -21,6 +23,7 @@ from monai_chunked.windows.mirrored import Mirrored
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChunkAggregator",
     "ChunkPlan",
     "ChunkedEvaluator",
     "ChunkedSliceInferer",
@@ -38,6 +41,7 @@ __all__ = [
     "Result",
     "ResumableOutput",
     "ResumableWriter",
+    "WindowSampler",
     "ZarrOutput",
     "chunked_sliding_window_inference",
     "each_voxel",

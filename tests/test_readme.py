@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -54,6 +57,27 @@ def test_the_example_out_of_core_labels_a_zarr_array(tmp_path: Path, monkeypatch
     image = torch.from_numpy(voxels.transpose() / np.float32(4095))[None, None]
     inferer = ChunkedSlidingWindowInferer((96, 96, 96), overlap=0.5, mode="gaussian", postprocessing="argmax")
     assert torch.equal(torch.from_numpy(labels[:].transpose(0, 3, 2, 1)), inferer(image, network)[0])
+
+
+def test_the_example_of_a_loop_of_ones_own_saves_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image, network = torch.rand(1, 1, 100, 97, 99), torch.nn.Conv3d(1, 3, 1).requires_grad_(False)
+    nibabel.save(nibabel.Nifti1Image(image[0, 0].numpy(), np.eye(4)), "ct.nii.gz")
+
+    class Session:
+        """In the place of one of ONNX Runtime, which has a test of its own."""
+
+        def __init__(self, path: str, providers: list[str]) -> None:
+            assert path == "network.onnx"
+
+        def run(self, outputs: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [network(torch.from_numpy(inputs["image"])).numpy()]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+    exec(example("import onnxruntime"), {})
+    (saved,) = (tmp_path / "results").rglob("*.nii*")
+    inferer = ChunkedSlidingWindowInferer((96, 96, 96), 4, overlap=0.5, mode="gaussian", postprocessing="argmax")
+    assert np.array_equal(np.asarray(nibabel.load(saved).dataobj), inferer(image, network)[0, 0].numpy())
 
 
 def test_the_example_of_a_split_gives_both_parts() -> None:

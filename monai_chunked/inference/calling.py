@@ -14,6 +14,7 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.labels import mark_labels
+from monai_chunked.inference.progress import Observer, observer_of
 from monai_chunked.inference.results import result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inputs.source import Source
@@ -24,7 +25,7 @@ from monai_chunked.outputs.recovery.recovery import NoRecovery
 from monai_chunked.windows.importance import Importance
 from monai_chunked.windows.predictor import pack
 
-__all__ = ["calling", "packed", "sum_dtype_of"]
+__all__ = ["calling", "packed", "sum_dtype_of", "watched"]
 
 
 def sum_dtype_of(source: Source) -> torch.dtype:
@@ -65,6 +66,19 @@ def calling(
             size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
             output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
         yield replace(call, recovery=recovery, metadata=metadata, skipped=settings.skipped())
+
+
+@contextmanager
+def watched(call: Call) -> Iterator[Observer]:
+    """Who watches the run, and is told that it begins and ends."""
+    observer, images = observer_of(call.settings.progress), call.source.shape[0]
+    observer.start(images * len(call.settings.windows))
+    if call.skipped is not None:
+        observer.skips(call.skipped.count(images))
+    try:
+        yield observer
+    finally:
+        observer.close()
 
 
 def packed(call: Call, results: list[Any]) -> Any:

@@ -11,13 +11,12 @@ import monai
 import torch
 
 from monai_chunked.inference.call import Call
-from monai_chunked.inference.calling import calling, packed, sum_dtype_of
+from monai_chunked.inference.calling import calling, packed, sum_dtype_of, watched
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
 from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
 from monai_chunked.inference.laying_out import lay_out_call
 from monai_chunked.inference.loop import run
-from monai_chunked.inference.progress import observer_of
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.stitching import Stitching
 from monai_chunked.inference.whole import infer_whole
@@ -125,13 +124,9 @@ def _load(call: Call, layout: Layout | None) -> list[Any] | None:
 def _predict(call: Call, network: BoundNetwork, condition: Source | None, recorded: Layout | None) -> list[Any]:
     """The results, from the windows that are still needed."""
     settings, recovery = call.settings, call.recovery
-    windows, images = settings.windows, call.source.shape[0]
+    windows = settings.windows
     with ExitStack() as stack:
-        observer = observer_of(settings.progress)
-        observer.start(images * len(windows))
-        if call.skipped is not None:
-            observer.skips(call.skipped.count(images))
-        stack.callback(observer.close)
+        observer = stack.enter_context(watched(call))
         done = call.done(recorded)
         batches = _batches(call, condition, partial(_needs, recorded, done))
         stack.callback(batches.close)

@@ -97,10 +97,8 @@ class Settings:
         checks.check_overwrite(values["overwrite"])
         output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
         checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
-        border, roi_size = (
-            window_checks.check_border(values["border"], dims),
-            checks.check_roi_size(values["roi_size"], shape),
-        )
+        border = window_checks.check_border(values["border"], dims)
+        roi_size = checks.check_roi_size(values["roi_size"], shape)
         skips = values["skip"] is not None or values["mask"] is not None
         window_checks.check_fixed_size(
             border, values["roi_weight_map"], values["fill_batches"], values["process_fn"] if skips else None
