@@ -170,8 +170,6 @@ def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
     if make is None and isinstance(kind, type) and issubclass(kind, (transforms.Pad, transforms.Crop)):
         transform: InvertibleTransform = kind.__new__(kind)  # what it adds and takes away is in the operation
         return transform
-    if name == "Flip":  # alone among them it does not look at what was recorded
-        return transforms.Flip(operation[TraceKeys.EXTRA_INFO]["axes"])
     if make is None:
         raise ValueError(
             f"inverse= does not know how to undo {name}, which was applied to the input; it knows "
