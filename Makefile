@@ -12,7 +12,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# what takes minutes: a bundle at 0.5 mm, and many more power cuts, which need root
+# what takes minutes: bundles as a user runs them, notebooks, many more random cases, and power cuts, which need root
 test-long: setup
 	$(BIN)/python -m pytest -m long tests
 

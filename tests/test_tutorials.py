@@ -21,6 +21,7 @@ def lines(notebook: Any) -> list[str]:
     return [line for line in "".join(printed).splitlines() if not any(words in line for words in MEASURED)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_tutorial_runs_and_prints_what_it_shows(path: Path) -> None:
     shown = nbformat.read(path, as_version=4)

@@ -78,7 +78,10 @@ def reference(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     return run_with_monai(data, tmp_path_factory.mktemp("monai"))
 
 
-@pytest.mark.parametrize("overrides", [(), ("--inferer#output", "disk"), ("--inferer#chunk_size", 40)])
+OVERRIDES = [("--inferer#output", "disk"), ("--inferer#chunk_size", 40)]
+
+
+@pytest.mark.parametrize("overrides", [(), *[pytest.param(each, marks=pytest.mark.long) for each in OVERRIDES]])
 def test_the_bundle_saves_the_same_file_as_with_monais_inferer(
     overrides: tuple[object, ...], data: dict[str, str], reference: nibabel.Nifti1Image, tmp_path: Path
 ) -> None:
@@ -87,6 +90,7 @@ def test_the_bundle_saves_the_same_file_as_with_monais_inferer(
     assert_same_file(saved(tmp_path), reference)
 
 
+@pytest.mark.long
 def test_parameters_of_monai_are_overridden_from_the_command_line(data: dict[str, str], tmp_path: Path) -> None:
     images = [{"image": data["image"]}]
     arguments = ("--config_file", "configs/inference.yaml", "--data", images, "--inferer#roi_size", [64, 64, 64])
@@ -97,6 +101,7 @@ def test_parameters_of_monai_are_overridden_from_the_command_line(data: dict[str
     assert not np.array_equal(*files)
 
 
+@pytest.mark.long
 def test_the_demo_network_labels_the_template(tmp_path: Path) -> None:
     """At 1 mm, with the data that the bundle writes for itself."""
     files = ["configs/inference.yaml", "configs/evaluate.yaml"]
@@ -105,6 +110,7 @@ def test_the_demo_network_labels_the_template(tmp_path: Path) -> None:
     assert min(float(metrics["grey matter"]), float(metrics["white matter"])) >= 0.85
 
 
+@pytest.mark.long
 def test_training_runs_and_saves_weights_that_inference_loads(data: dict[str, str], tmp_path: Path) -> None:
     run_bundle(
         *("--config_file", "configs/train.yaml", "--dataset_dir", Path(data["image"]).parent, "--resolution", 2),
@@ -177,6 +183,7 @@ def test_an_evaluator_computes_the_same_metrics_and_saves_the_same_files(
     assert_same_file(file, reference_file)
 
 
+@pytest.mark.long
 def test_the_bundle_writes_labels_straight_to_ome_zarr(data: dict[str, str], tmp_path: Path) -> None:
     """The voxels and the affine of what SaveImaged writes behind MONAI's inferer; the template is in RAS already."""
     reference = run_with_monai(data, tmp_path / "monai", "--pixdim", [2, 2, 2])  # as in the file
@@ -194,7 +201,8 @@ def test_the_bundle_writes_labels_straight_to_ome_zarr(data: dict[str, str], tmp
     assert len(multiscale.datasets) == 4
 
 
-@pytest.mark.parametrize("resolution", [1, pytest.param(0.5, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("resolution", [1, 0.5])
 def test_the_bundle_writes_the_file_that_save_imaged_writes(resolution: float, tmp_path: Path) -> None:
     """From a lazy input, with no postprocessing behind the inferer; the other loads, scales and saves the volume."""
     for name, spacing in (("inference", ("--pixdim", [resolution] * 3)), ("inference_nifti", ())):

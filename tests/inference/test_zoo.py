@@ -57,6 +57,7 @@ def test_a_batch_of_images_is_saved_too(tmp_path: Path) -> None:
     assert_same_files(tmp_path / "ours", tmp_path / "monai")
 
 
+@pytest.mark.long
 def test_as_a_user_types_it(tmp_path: Path) -> None:
     """A YAML config with another one that overrides it, IDs, metadata, logging, and values on the command line."""
     printed = {}

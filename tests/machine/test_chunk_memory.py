@@ -61,6 +61,7 @@ def test_memory_that_is_kept_is_used_again() -> None:
     assert len(addresses) == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_chunks_of_many_sizes_take_no_more_memory_than_they_may() -> None:
     code = """

@@ -52,6 +52,7 @@ def grid_sample_axes(
     turns = theta[:, :dims].abs()
     turns.fill_diagonal_(0)
     shifts = [float(turns[dims - 1 - d].sum()) * size[d] / 2 for d in range(dims)]
+    rounding = [1e-9 + 8 * torch.finfo(theta.dtype).eps * n for n in size]
     if max(shifts) > MOST:
         raise Unstreamable("it turns the volume by an angle")
     base = [_normalised(n, align_corners, theta.dtype) for n in made]
@@ -60,12 +61,12 @@ def grid_sample_axes(
     for d, n in enumerate(size):
         row = rows[dims - 1 - d]
         at = source_places(base[d] * row[dims - 1 - d] + row[dims], n, padding_mode, align_corners)
-        slack = shifts[d] + 1e-9 if max(shifts) else 0.0
+        slack = shifts[d] + rounding[d] if max(shifts) else 0.0
         axes.append(_nearest(at, n, slack) if mode == NEAREST else _between(at, n, slack))
     oblique = None
     if max(shifts):
         index = tuple(np.arange(n) for n in size)
-        oblique = Oblique(rows, tuple(base), index, padding_mode, align_corners, max(shifts) + 1e-9)
+        oblique = Oblique(rows, tuple(base), index, padding_mode, align_corners, max(shifts) + max(rounding))
     return axes, "copy" if mode == NEAREST else "product", oblique
 
 

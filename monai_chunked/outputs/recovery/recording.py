@@ -90,5 +90,6 @@ class RecordingWriter(OutputWriter):
 
 def crc_of(chunk: torch.Tensor) -> int:
     """CRC-32 of the values of a chunk."""
-    data = chunk.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    values = chunk.detach().cpu().contiguous()
+    data = values.as_strided((values.numel(),), (1,)).view(torch.uint8).numpy()
     return zlib.crc32(data.reshape(-1).data)
