@@ -101,7 +101,9 @@ class Piece:
             return self._copies(values).argmax(0, keepdim=True).to(torch.int32)
         library, arrays = _arrays(values)
         largest = max(float(arrays.max()), -float(arrays.min()))
-        if not largest < np.inf:  # or it is NaN
+        # of what may be made of nothing, so that all scores are 0, axes say too little where coordinates are not exact
+        doubtful = self.resampling.oblique is not None and self._outside
+        if doubtful or not largest < np.inf:  # or it is NaN
             return self.scores(values).argmax(0, keepdim=True).to(torch.int32)
         classes = candidates(library, arrays, ROUNDING * largest)
         if len(classes) == 1:
@@ -196,7 +198,7 @@ class Piece:
         """The voxels that are made of nothing but zeros that are not there; ``None``: there is no such voxel."""
         if not self._outside:
             return None
-        each = [axis.first < 0 for axis in self._axes]
+        each = [_is_nothing(axis) for axis in self._axes]
         if not any(nothing.any() for nothing in each):
             return None
         found = torch.zeros(self.size, dtype=torch.bool)
@@ -269,6 +271,11 @@ def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int])
     each = zip(resampling.axes, parts, starts)
     sides = [sides_of(axis, part.made, start) for axis, part, start in each]
     return [Piece(resampling, combined) for combined in itertools.product(*sides)]
+
+
+def _is_nothing(axis: Axis) -> np.ndarray:
+    """Which voxels are made of nothing along a dimension."""
+    return np.asarray(((axis.low < 0) | (axis.low_weight == 0)) & ((axis.high < 0) | (axis.high_weight == 0)))
 
 
 def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:

@@ -140,12 +140,14 @@ def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
         return found
 
     low, high = voxels(axis.low), voxels(axis.high)
-    one, other = voxels(axis.first), voxels(axis.last)
     low_weight = np.where(low < 0, 0, axis.low_weight).astype(axis.low_weight.dtype)
     high_weight = np.where(high < 0, 0, axis.high_weight).astype(axis.high_weight.dtype)
-    # where one of both is in what was added at the border, the nearest voxel that is there may still be needed
-    one, other = np.where(one < 0, other, one), np.where(other < 0, one, other)
-    return Axis(low, high, low_weight, high_weight, np.minimum(one, other), np.maximum(one, other), size)
+    # some of the places that may be needed are in what was added at the border, where there is no voxel
+    first, last = np.full_like(axis.first, size), np.full_like(axis.last, -1)
+    for step in range(int((axis.last - axis.first).max(initial=0)) + 1):
+        found = voxels(np.where(axis.first < 0, -1, np.minimum(axis.first + step, axis.last)))
+        first, last = np.where(found < 0, first, np.minimum(first, found)), np.maximum(last, found)
+    return Axis(low, high, low_weight, high_weight, np.where(last < 0, -1, first), last, size)
 
 
 def _unknown(grid: _Grid, step: Step) -> None:
