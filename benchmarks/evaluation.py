@@ -89,7 +89,7 @@ class Stages:
             finally:
                 self.saving_seconds += time.perf_counter() - start
 
-        SaveImage.__call__ = timed  # type: ignore[method-assign]
+        SaveImage.__call__ = timed  # type: ignore[method-assign]  # MONAI's saving, timed in place
 
     def report(self) -> dict[str, Any]:
         seconds = self.ended - self.begun

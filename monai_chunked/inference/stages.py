@@ -180,9 +180,9 @@ def _stage(step: Any, head: Head, size: tuple[int, ...]) -> Stage:
     transform = getattr(step, "transform", None)
     if isinstance(step, Step) and type(transform) is Activationsd and transform.other[0] is None:
         options = transform.converter.kwargs
-        kinds = [kind for kind in ("softmax", "sigmoid") if getattr(transform, kind)[0]]
-        if len(kinds) == 1 and options.get("dim", 0) == 0:
-            return Activation(kinds[0], size)  # type: ignore[arg-type]
+        softmax, sigmoid = transform.softmax[0], transform.sigmoid[0]
+        if bool(softmax) != bool(sigmoid) and options.get("dim", 0) == 0:
+            return Activation("softmax" if softmax else "sigmoid", size)
     return Postprocess(step, head.name)
 
 

@@ -82,7 +82,7 @@ class _Grid:
         if self.wide:
             raise Unstreamable("it interpolates what was not rounded to float32 before")
         check_kind(kind, torch.float32 if axes[0].low_weight.dtype == np.float32 else torch.float64)
-        placed: list[Axis] = [None] * len(axes)  # type: ignore[list-item]
+        placed: dict[int, Axis] = {}
         turned = []
         for d, axis in enumerate(axes):
             made = _read_through(axis, self.index[d], self.sizes[self.dims[d]])
@@ -91,8 +91,8 @@ class _Grid:
         if oblique is not None:
             oblique = self._placed(oblique, turned)
         order = tuple(range(len(axes)))
-        self.done.append(Resampling(tuple(placed), order, tuple(self.dims), kind, oblique))
-        self.sizes = [len(axis) for axis in placed]
+        self.done.append(Resampling(tuple(placed[d] for d in order), order, tuple(self.dims), kind, oblique))
+        self.sizes = [len(placed[d]) for d in order]
         self.index = [np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)]
 
     def _placed(self, oblique: Oblique, turned: Sequence[bool]) -> Oblique:
@@ -112,10 +112,8 @@ class _Grid:
         if not self.done:
             if same and order == tuple(range(len(order))):
                 return ()
-            axes: list[Axis] = [None] * len(order)  # type: ignore[list-item]
-            for d, index in zip(self.dims, self.index):
-                axes[d] = Axis.copy(index, self.sizes[d])
-            return (Resampling(tuple(axes), order, order, "copy"),)
+            copied = {d: Axis.copy(index, self.sizes[d]) for d, index in zip(self.dims, self.index)}
+            return (Resampling(tuple(copied[d] for d in sorted(copied)), order, order, "copy"),)
         last = self.done[-1]
         axes = list(last.axes)
         oblique = last.oblique

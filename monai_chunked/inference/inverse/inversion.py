@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -130,8 +130,7 @@ class Inversion:
         """
         traces = []
         for template in self.source.templates:
-            undo = lambda volume, template=template: self.undo(template, volume)  # noqa: E731
-            traces.append(trace((1, *size), torch.float32, undo))
+            traces.append(trace((1, *size), torch.float32, partial(self.undo, template)))
         sizes = {tuple(each.result.shape[1:]) for each in traces}
         if len(sizes) > 1:
             raise ValueError(
