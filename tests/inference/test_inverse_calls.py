@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from copy import deepcopy
 from typing import Any
 
@@ -31,6 +33,7 @@ from monai.transforms import (
 
 from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.inference.inverse.inversion import MAKE, ImageInverse
+from tests import ROOT
 from tests.inference.inverted import KEY, MAKERS, Case, affine_of, assert_same_images, assert_same_voxels, oriented
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -220,3 +223,15 @@ def test_labels_are_made_on_the_grid_of_the_patient(postprocessing: Any) -> None
     assert labels.dtype == torch.uint8
     assert torch.equal(labels[0].as_tensor().long(), scores.as_tensor().argmax(0, keepdim=True))
     assert np.allclose(labels.affine, AFFINE)
+
+
+def test_undoing_does_not_wait_for_the_compiler_of_pytorch_to_be_imported() -> None:
+    program = (
+        "import sys\n"
+        "from tests.inference.test_inverse_calls import Spacingd, KEY, case_of\n"
+        "before = 'torch._dynamo' in sys.modules\n"
+        "case_of(Spacingd(KEY, pixdim=1.5)).ours()\n"
+        "print(before, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

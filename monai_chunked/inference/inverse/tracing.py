@@ -107,6 +107,11 @@ class _Recorder(TorchDispatchMode):
     def knows(self, tensor: torch.Tensor) -> bool:
         return _place(tensor) in self._volumes
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch need not keep its compiler away from this mode: importing it takes longer than all that is traced."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
