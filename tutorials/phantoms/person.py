@@ -71,6 +71,7 @@ class Person:
         self.fat = rng.uniform(0.9, 1.08)  # how far organs are from each other
         self.cavity = np.zeros(canvas.labels.shape, bool)
         self.lungs = np.zeros(canvas.labels.shape, bool)
+        self.tops: list[Point] = []  # of the kidneys, beside them
 
     def paint(self) -> None:
         self._body()
@@ -80,6 +81,7 @@ class Person:
         self._stomach()
         self._kidneys()
         self._vessels()
+        self._adrenal_glands()
 
     def ellipsoid(self, center: Point, radii: Point, lean: float = 0, jitter: float = 4) -> Ellipsoid:
         """As in everybody, but moved by up to `jitter` mm and up to 12 % larger or smaller."""
@@ -164,9 +166,9 @@ class Person:
 
     def _upper_organs(self) -> None:
         gallbladder = self.ellipsoid((46, 42, -8), (14, 15, 24), 0.3)
-        right = self.ellipsoid((72, 4, 32), (64, 76, 70))
-        left = self.ellipsoid((6, 38, 48), (68, 36, 32))
-        hollow = self.ellipsoid((18, -48, -12), (46, 52, 40))
+        right = self.ellipsoid((74, 4, 30), (72, 80, 76))
+        left = self.ellipsoid((6, 38, 48), (68, 38, 34))
+        hollow = self.ellipsoid((16, -50, -14), (42, 48, 38))
         self.organ("liver", [right, left], [hollow])
         liver = self.canvas.labels == ORGANS.index("liver") + 1
         for _ in range(14):  # vessels inside, which are liver
@@ -175,8 +177,8 @@ class Person:
             branch = Tube((tuple(start.tolist()), tuple(end.tolist())), (4.5, 1.5))
             self.canvas.paint([branch], ENHANCED["liver"] * self.contrast + 45, within=liver)
         self.organ("gallbladder", [gallbladder])
-        hilum = self.ellipsoid((-72, -8, 30), (28, 36, 44))
-        self.organ("spleen", [self.ellipsoid((-98, -32, 38), (31, 44, 52), 0.1)], [hilum])
+        hilum = self.ellipsoid((-64, -2, 30), (24, 30, 40))
+        self.organ("spleen", [self.ellipsoid((-94, -30, 34), (38, 46, 56), 0.1)], [hilum])
         head = self.ellipsoid((36, 12, -28), (17, 16, 24))
         body = self.tube([(36, 12, -20), (8, 26, 2), (-30, 8, 12), (-72, -22, 26)], [14, 10, 10, 9])
         self.organ("pancreas", [head, *body])
@@ -194,15 +196,12 @@ class Person:
 
     def _kidneys(self) -> None:
         for side, name, height in ((1, "right", -32), (-1, "left", -18)):
-            kidney = self.ellipsoid((side * 62, -50, height), (27, 28, 54), -0.15 * side)
+            kidney = self.ellipsoid((side * 60, -46, height), (27, 27, 54), -0.15 * side)
             self.organ(f"{name} kidney", [kidney])
             x, y, z = kidney.center
             sinus = Ellipsoid((x - side * 18, y + 4, z), (17, 12, 24))
             self.canvas.paint([sinus], FAT + 70, within=self.canvas.labels == ORGANS.index(f"{name} kidney") + 1)
-            top = (x - side * 32, y + 12, z + 50)
-            limbs = [(top[0] - 3 * side, top[1] + 10, top[2] + 4), (top[0] + 9, top[1] - 12, top[2] - 8)]
-            limbs.append((top[0] - 9, top[1] - 12, top[2] - 8))
-            self.organ(f"{name} adrenal gland", [Tube((top, limb), (3.8, 2.6)) for limb in limbs])
+            self.tops.append((x - side * 25, y + 12, z + 50))
 
     def _vessels(self) -> None:
         aorta = self.tube([(-10, -38, -150), (-8, -33, 0), (-12, -36, 150)], [9, 11, 12], 2)
@@ -214,3 +213,9 @@ class Person:
         self.organ("esophagus", gullet)
         for name, shapes in (("portal and splenic veins", portal), ("inferior vena cava", cava), ("aorta", aorta)):
             self.organ(name, shapes)
+
+    def _adrenal_glands(self) -> None:
+        """Two limbs each, above the kidneys and beside the great vessels."""
+        for side, name, (x, y, z) in zip((1, -1), ("right", "left"), self.tops, strict=True):
+            limbs = [(x - 3 * side, y + 11, z + 4), (x + 10, y - 13, z - 9), (x - 10, y - 13, z - 9)]
+            self.organ(f"{name} adrenal gland", [Tube(((x, y, z), limb), (4.8, 3.4)) for limb in limbs])
