@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Measured", "MEASURED", "load_ipython_extension"]
+__all__ = ["MEASURED", "Measured", "load_ipython_extension"]
 
 SCRIPT = """
 import sys, time
