@@ -130,7 +130,8 @@ class ChunkPlan:
         except ImportError:
             raise ImportError("drawing a plan needs matplotlib: pip install matplotlib") from None
 
-        unit = 2**30
+        most = int(self.curve.sum(axis=1).max())
+        unit, unit_name = (2**30, "GiB") if most >= 2**30 else (2**20, "MiB")
         figure = Figure(figsize=(9, 4.5), layout="constrained")
         axes = figure.subplots()
         steps = np.linspace(0, len(self.curve) - 1, min(len(self.curve), 4000)).astype(int)
@@ -148,7 +149,7 @@ class ChunkPlan:
                 label = name if stacked == limit else f"device_memory + {name}"
                 axes.axhline(stacked / unit, color=color, linestyle="--", linewidth=2, label=label)
         axes.set_xlabel("windows")
-        axes.set_ylabel("open chunks in GiB")
+        axes.set_ylabel(f"open chunks in {unit_name}")
         axes.set_title(
             f"{' x '.join(map(str, self.image_size))} voxels; MONAI's scores take {format_bytes(self.monai_bytes)}"
         )

@@ -112,6 +112,13 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("size", "unit"), [(100, "MiB"), (1000, "GiB")])
+def test_a_drawing_is_in_the_unit_that_fits(tmp_path: Path, size: int, unit: str) -> None:
+    plan = ChunkedSlidingWindowInferer(96, overlap=0.25).plan((1, 1, size, size, size), 14)
+    plan.plot(tmp_path / "plan.svg")
+    assert f"open chunks in {unit}" in (tmp_path / "plan.svg").read_text()
+
+
 def test_the_command_knows_where_windows_lie_and_how_often_they_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "plan --image-size 90 60 60 --roi-size 40 --overlap 0.5 --classes 2"
     for more, words in (

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tutorials.phantoms import abdomen
+from tutorials.phantoms import abdomen, brain
 from tutorials.phantoms.pictures import Picture
 
-PHANTOMS: tuple[Callable[[str], list[list[Picture]]], ...] = (abdomen.pictures,)
+PHANTOMS: tuple[Callable[[str], list[list[Picture]]], ...] = (brain.pictures, abdomen.pictures)
 """What is on the page, from top to bottom: each writes its files into a folder and returns rows of pictures."""
 
 
