@@ -87,9 +87,23 @@ class WindowGrid:
         inverse = np.argsort(self.order).tolist()
         return (tuple([one[k] for k in inverse]) for one in combined)
 
+    def number(self, position: Sequence[int]) -> int:
+        """How many windows of an image come before the one at a position."""
+        number = 0
+        for d in self.order:
+            number = number * self.shape[d] + position[d]
+        return number
+
+    def position(self, number: int) -> tuple[int, ...]:
+        """Of the window before which so many of the image come."""
+        position = [0] * len(self.order)
+        for d in reversed(self.order):
+            number, position[d] = divmod(number, self.shape[d])
+        return tuple(position)
+
     def batch_count(self, images: int, sw_batch_size: int) -> int:
         """Number of batches."""
-        return int(np.ceil(self._runs(images) / sw_batch_size).sum())
+        return int(np.ceil(self.run_lengths(images) / sw_batch_size).sum())
 
     def batches(self, images: int, sw_batch_size: int) -> Iterator[list[Window]]:
         """Windows as the network gets them, if none is skipped.
@@ -109,9 +123,9 @@ class WindowGrid:
             for image in range(images)
             for position, box in zip(self.positions(), self.in_scan_order(sides))
         )
-        return (itertools.islice(windows, run) for run in self._runs(images).tolist())
+        return (itertools.islice(windows, run) for run in self.run_lengths(images).tolist())
 
-    def _runs(self, images: int) -> np.ndarray:
+    def run_lengths(self, images: int) -> np.ndarray:
         """How many windows follow each other that may be in one batch: of one size, and of one buffer of one image."""
         kind = np.arange(images) if self.steps_per_buffer else np.zeros(images, np.int64)
         for d in self.order:
