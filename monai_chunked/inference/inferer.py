@@ -243,7 +243,11 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         return self._infer(inputs, network, self.roi_size, self.roi_weight_map, args, kwargs)
 
     def plan(
-        self, inputs_or_shape: Any, out_channels: int | Sequence[int], prediction_size: Sequence[int] | None = None
+        self,
+        inputs_or_shape: Any,
+        out_channels: int | Sequence[int],
+        prediction_size: Sequence[int] | None = None,
+        workers: int | None = None,
     ) -> ChunkPlan:
         """What a call would take, without a network, tensors or files.
 
@@ -251,6 +255,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
             out_channels: number of channels that the network returns; one for each of its heads if there are several.
             prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+            workers: how many share the volume, to learn what each part of it takes; ``None``: one process does it.
 
         Raises:
             ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
@@ -259,7 +264,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
             print(inferer.plan((1, 1, 512, 512, 1000), out_channels=105))
         """
-        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size)
+        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size, workers)
 
     def _infer(
         self,
