@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Sequence
-from contextlib import ExitStack, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import monai
 import torch
 
 from monai_chunked.inference.call import Call
-from monai_chunked.inference.calling import calling, packed, sum_dtype_of, watched
+from monai_chunked.inference.calling import calling, packed, sum_dtype_of
 from monai_chunked.inference.fingerprint.fingerprint import fingerprint_of
 from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.inverting import described_chain, inversion_of, why_whole
 from monai_chunked.inference.laying_out import lay_out_call
-from monai_chunked.inference.loop import run
+from monai_chunked.inference.predicting import predict
 from monai_chunked.inference.settings import Settings
-from monai_chunked.inference.stitching import Stitching
 from monai_chunked.inference.whole import infer_whole
-from monai_chunked.inputs.source import Source, source_of
+from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import ResumableOutput
-from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout
-from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.batches import Batch, Batches, LookedAt
-from monai_chunked.windows.predictions import Predictions, Seen
-from monai_chunked.windows.predictor import BoundNetwork, Predictor
-from monai_chunked.windows.read_ahead import ReadAhead
-from monai_chunked.windows.reader import Reading, image_of
+from monai_chunked.windows.predictor import BoundNetwork
 
 __all__ = ["infer"]
 
@@ -73,7 +64,7 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
                 torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
                 interruptible(recovery.journal) if writes_files else nullcontext(),
             ):
-                results = _predict(call, network, condition_source, recorded)
+                results = predict(call, network, condition_source, recorded)
         return packed(call, results)
 
 
@@ -119,53 +110,3 @@ def _load(call: Call, layout: Layout | None) -> list[Any] | None:
     parts = zip(recovery.heads, layout.grids)
     results = [call.result(head, call.ending(grid), *recovery.results[k]) for k, (head, grid) in enumerate(parts)]
     return recovery.load(call.output, results)
-
-
-def _predict(call: Call, network: BoundNetwork, condition: Source | None, recorded: Layout | None) -> list[Any]:
-    """The results, from the windows that are still needed."""
-    settings, recovery = call.settings, call.recovery
-    windows = settings.windows
-    with ExitStack() as stack:
-        observer = stack.enter_context(watched(call))
-        done = call.done(recorded)
-        batches = _batches(call, condition, partial(_needs, recorded, done))
-        stack.callback(batches.close)
-        how = (call.importance, settings.process_fn, call.device, settings.with_coord)
-        predictor = Predictor(settings.seen_by(network), *how)
-        predictions = Predictions(batches, predictor)
-        seen = predictions.seen(windows.roi_size) or Seen(recovery.keys, recovery.heads, predictor.first_weights)
-        stitching = Stitching(call, seen, recorded, done, observer)
-        stack.callback(stitching.close)
-        with torch.set_grad_enabled(stitching.differentiable):
-            results = run(predictions, stitching)
-        recovery.finish()
-    return results
-
-
-def _batches(
-    call: Call, condition: Source | None, needs: Callable[[Sequence[Window]], bool]
-) -> ReadAhead | Generator[Batch, None, None]:
-    """Where batches of windows are read, in a thread where that takes a while."""
-    settings, source, windows = call.settings, call.source, call.settings.windows
-    # what is looked at comes where it was read
-    device = call.device if settings.skip is None else source.device
-    how = (settings.padding_mode, settings.cval, device, settings.sw_batch_size > 1)
-    images = [image_of(source, windows, Reading(*how, settings.preprocessing), settings.scratch_dir)]
-    if condition is not None:
-        how = (settings.padding_mode, settings.cval, call.device, settings.sw_batch_size > 1)
-        images.append(image_of(condition, windows, Reading(*how), settings.scratch_dir))
-    what = (windows.runs(source.shape[0]), settings.sw_batch_size, call.skipped, needs, images)
-    batches = Batches(*what) if settings.skip is None else LookedAt(*what, settings.skip, call.device)
-    if source.is_far(call.device) and not torch.is_grad_enabled():
-        return ReadAhead(iter(batches), call.device)
-    return batches.__iter__()
-
-
-def _needs(recorded: Layout | None, done: Container[ChunkId], batch: Sequence[Window]) -> bool:
-    """Whether any window of a batch touches a chunk that no earlier run has finished."""
-    return recorded is None or not all(
-        ChunkId(window.image, head, position) in done
-        for window in batch
-        for head, grid in enumerate(recorded.grids)
-        for position in grid.touched_by(window.position)
-    )

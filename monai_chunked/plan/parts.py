@@ -69,23 +69,14 @@ class Parts:
     def inherited(self, part: int) -> dict[ChunkId, int]:
         """The chunks that a part adds to, or finishes, after others; from whom it gets their sums.
 
-        In the order in which they are finished, which is the same for all parts.
+        First those that the others have opened, then those that had to wait themselves, each in the order in which they
+        are finished: who takes and gives in this order never waits for somebody who waits for it.
         """
-        found = {}
-        for chunk in self._across(self.ranges[part].start):
-            touching = self.touching(chunk)
-            if part in touching[1:]:
-                found[chunk] = touching[touching.index(part) - 1]
-        return found
+        return self._neighbours(self.ranges[part].start, part, -1)
 
     def handed_on(self, part: int) -> dict[ChunkId, int]:
         """The chunks that others add to after a part; to whom it gives their sums. In the same order."""
-        found = {}
-        for chunk in self._across(self.ranges[part].stop):
-            touching = self.touching(chunk)
-            if part in touching[:-1]:
-                found[chunk] = touching[touching.index(part) + 1]
-        return found
+        return self._neighbours(self.ranges[part].stop, part, 1)
 
     def first_window(self, part: int, done: Container[ChunkId] = ()) -> int:
         """The first window that a part must see to finish its chunks by itself.
@@ -96,7 +87,11 @@ class Parts:
         """
         start = self.ranges[part].start
         own = (chunk for chunk in self._across(start) if self.owner(chunk) == part and chunk not in done)
-        return min([start, *(self._number(chunk, 0) for chunk in own)])
+        return min([start, *(self.first_window_of(chunk) for chunk in own)])
+
+    def first_window_of(self, chunk: ChunkId) -> int:
+        """The number of the first window that touches a chunk."""
+        return self._number(chunk, 0)
 
     def sent_voxels(self, part: int) -> list[int]:
         """Voxels of the chunks of each head that a part hands on."""
@@ -164,6 +159,15 @@ class Parts:
             first += around[0] * stride
             stride *= grid.windows.shape[d]
         return None if following is None else base + following
+
+    def _neighbours(self, number: int, part: int, step: int) -> dict[ChunkId, int]:
+        """The chunks on both sides of a window that a part adds to, and who does before (-1) or after (1) it."""
+        found = []
+        for order, chunk in enumerate(self._across(number)):
+            touching = self.touching(chunk)
+            if part in touching and 0 <= touching.index(part) + step < len(touching):
+                found.append((touching.index(part), order, chunk, touching[touching.index(part) + step]))
+        return {chunk: other for _, _, chunk, other in sorted(found)}
 
     def _across(self, number: int) -> Iterator[ChunkId]:
         """The chunks that windows before a number touch and others from there on, in the order they are finished."""

@@ -75,9 +75,10 @@ class WindowGrid:
     def __len__(self) -> int:
         return prod(self.shape)
 
-    def positions(self) -> Iterator[tuple[int, ...]]:
-        """Positions of all windows of one image in scan order."""
-        return self.in_scan_order([range(size) for size in self.shape])
+    def positions(self, numbers: range | None = None) -> Iterator[tuple[int, ...]]:
+        """Positions of the windows of one image in scan order, of all or of a range of them."""
+        positions = self.in_scan_order([range(size) for size in self.shape])
+        return positions if numbers is None else itertools.islice(positions, numbers.start, numbers.stop)
 
     def in_scan_order(self, each: Sequence[Sequence[Side]]) -> Iterator[tuple[Side, ...]]:
         """All that can be made of one thing for each dimension, as windows are; each of them in order of dimensions."""
@@ -101,6 +102,12 @@ class WindowGrid:
             number, position[d] = divmod(number, self.shape[d])
         return tuple(position)
 
+    def by_image(self, numbers: range) -> Iterator[tuple[int, range]]:
+        """A range of windows over all images as a range of the windows of each image."""
+        for image in range(numbers.start // len(self), -(-numbers.stop // len(self))):
+            first = image * len(self)
+            yield image, range(max(numbers.start - first, 0), min(numbers.stop - first, len(self)))
+
     def batch_count(self, images: int, sw_batch_size: int) -> int:
         """Number of batches."""
         return int(np.ceil(self.run_lengths(images) / sw_batch_size).sum())
@@ -115,15 +122,25 @@ class WindowGrid:
             while batch := list(itertools.islice(run, sw_batch_size)):
                 yield batch
 
-    def runs(self, images: int) -> Iterator[Iterator[Window]]:
-        """All windows in scan order, in the runs that no batch runs across. Take each before the next one."""
+    def runs(self, images: int, numbers: range | None = None) -> Iterator[Iterator[Window]]:
+        """Windows in scan order, in the runs that no batch runs across. Take each before the next one.
+
+        Args:
+            images: number of images in the input batch.
+            numbers: which of them; ``None``: all.
+        """
         sides = [[slice(*span) for span in spans] for spans in self.spans]
         windows = (
             Window(image, position, box)
             for image in range(images)
             for position, box in zip(self.positions(), self.in_scan_order(sides))
         )
-        return (itertools.islice(windows, run) for run in self.run_lengths(images).tolist())
+        lengths = self.run_lengths(images)
+        if numbers is None:
+            return (itertools.islice(windows, run) for run in lengths.tolist())
+        ends = np.append(0, np.cumsum(lengths)).clip(numbers.start, numbers.stop)
+        those = itertools.islice(windows, numbers.start, numbers.stop)
+        return (itertools.islice(those, run) for run in np.diff(ends).tolist() if run)
 
     def run_lengths(self, images: int) -> np.ndarray:
         """How many windows follow each other that may be in one batch: of one size, and of one buffer of one image."""
