@@ -17,12 +17,12 @@ from monai_chunked.inference.laying_out import lay_out_call
 from monai_chunked.inference.predicting import predict
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.whole import infer_whole
-from monai_chunked.inputs.source import source_of
-from monai_chunked.outputs.base import ResumableOutput
+from monai_chunked.inputs.source import Source, source_of
+from monai_chunked.outputs.base import Output, ResumableOutput
 from monai_chunked.plan.layout import Layout
 from monai_chunked.windows.predictor import BoundNetwork
 
-__all__ = ["infer"]
+__all__ = ["described_output", "fingerprint_of_call", "infer", "loaded"]
 
 
 def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any) -> Any:
@@ -44,17 +44,13 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
         return infer_whole(infer, inputs, network, settings, condition, inversion, reason)
 
     def fingerprint(call: Call) -> tuple[dict[str, str], list[str]]:
-        described = _described(call, network)
-        if isinstance(call.output, ResumableOutput):
-            described["output"] = (type(call.output), call.output.settings)
-        ids = (settings.network_id, settings.run_id)
-        return fingerprint_of(source, condition_source, network.network, *ids, described)
+        return fingerprint_of_call(call, network, condition_source, described_output(call.output))
 
     with calling(settings, source, inversion, fingerprint) as call:
         recovery, recorded = call.recovery, None
         if recovery.resumed:
             recorded = lay_out_call(settings, recovery.heads, call.device, call.sum_dtype, recovery.cuts, call.skipped)
-        results = _load(call, recorded)
+        results = loaded(call, recorded)
         writes_files = settings.output_dir is not None or not call.output.in_memory
         if results is None:
             recorded = recorded if recovery.resumed else None
@@ -66,6 +62,29 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
             ):
                 results = predict(call, network, condition_source, recorded)
         return packed(call, results)
+
+
+def described_output(output: Output) -> tuple[Any, Any] | None:
+    """Type and settings of an output, where its runs can be resumed."""
+    return (type(output), output.settings) if isinstance(output, ResumableOutput) else None
+
+
+def fingerprint_of_call(
+    call: Call, network: BoundNetwork, condition: Source | None, output: tuple[Any, Any] | None
+) -> tuple[dict[str, str], list[str]]:
+    """What the result of a call depends on: a text for each part, and what cannot be described.
+
+    Args:
+        call: what is known before the network runs.
+        network: with its further arguments.
+        condition: where windows of the condition are read from.
+        output: what is said of it.
+    """
+    described = _described(call, network)
+    if output is not None:
+        described["output"] = output
+    ids = (call.settings.network_id, call.settings.run_id)
+    return fingerprint_of(call.source, condition, network.network, *ids, described)
 
 
 def _described(call: Call, network: BoundNetwork) -> dict[str, Any]:
@@ -102,7 +121,7 @@ def _described(call: Call, network: BoundNetwork) -> dict[str, Any]:
     }
 
 
-def _load(call: Call, layout: Layout | None) -> list[Any] | None:
+def loaded(call: Call, layout: Layout | None) -> list[Any] | None:
     """The results, if an earlier run finished them and nobody has removed them since."""
     recovery = call.recovery
     if layout is None or not recovery.complete:
