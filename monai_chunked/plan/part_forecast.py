@@ -37,7 +37,7 @@ class PartForecast:
         numbers: of its windows, in scan order over all images.
         windows: how many windows the network gets of it.
         batches: in how many batches.
-        open_bytes: the most that its open chunks take, on all levels.
+        open_bytes: the most that the chunks take that it opens, on all levels.
         kept_bytes: of the products that it keeps for chunks that earlier parts have begun, until their sums are there.
         sent_bytes: of the sums of chunks that it hands on.
         twice: how many of these windows a part before it predicts, too.
@@ -181,8 +181,9 @@ class _Image:
             if inherited.any():
                 added = inside & layers.cut(self.adds[number])
                 kept += int(layers.products(added)[inherited].sum()) * head.voxel_bytes
-            since, until = np.maximum(opens, first)[here], np.minimum(last, stop - 1)[here]
-            spans.append(_Span(number, base + since, base + until, sizes[here]))
+            opened = here & ~inherited  # of the others there are products, until all windows are in
+            until = np.minimum(last, stop - 1)[opened]
+            spans.append(_Span(number, base + opens[opened], base + until, sizes[opened]))
         return _Handed(spans, kept, sent)
 
     def alone(self, base: int, start: int, stop: int) -> _Alone:

@@ -118,15 +118,15 @@ class Counting:
             here, opens = [n for n in touching if n in numbers], self.opens(chunk)
             if not here or opens is None or opens >= numbers.stop:
                 continue
-            if opens < numbers.start:
+            if opens >= numbers.start:
+                spans[chunk] = (opens, min(touching[-1], numbers.stop - 1))
+            else:
                 for number in here:
                     adds = self.case.background_adds or self.steps[number].predicted
                     voxels = dict(pieces(self.case, self.steps[number]))[chunk]
                     kept += adds * voxels * self.voxel_bytes[chunk.head]
             if touching[-1] >= numbers.stop:
                 sent += self.size(chunk)
-            image_end = (chunk.image + 1) * len(self.case.grids[0].windows)
-            spans[chunk] = (max(opens, here[0]), min(touching[-1], min(numbers.stop, image_end) - 1))
         return self.forecast(numbers, {self.steps[n].batch for n in numbers}, spans, kept, sent, 0)
 
     def independent(self, numbers: range, before: set[int]) -> tuple[PartForecast, set[int]]:
