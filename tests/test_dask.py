@@ -19,6 +19,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import list_data_collate
 from monai.transforms import Compose, Flip, Spacing
 
 from monai_chunked import (
@@ -38,8 +40,8 @@ from tests.side_by_side import assert_same, random
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
-CASES = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(CASES, max_examples=150)
+CASES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(CASES, max_examples=100)
 DEADLINE = 120  # seconds, in which a run ends whatever happens to workers
 
 
@@ -77,9 +79,9 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "parts": draw(st.none() | st.integers(1, 7)),
         "inverse": draw(st.booleans()) and kind == "tensor",
         "given": {
-            "roi_size": draw(st.lists(st.integers(2, 6), min_size=3, max_size=3)),
+            "roi_size": draw(st.lists(st.integers(3, 6), min_size=3, max_size=3)),
             "sw_batch_size": draw(st.integers(1, 4)),
-            "overlap": draw(st.sampled_from([0, 0.25, 0.5, 0.7])),
+            "overlap": draw(st.sampled_from([0, 0.25, 0.5])),
             "mode": draw(st.sampled_from(["constant", "gaussian", "crop"])),
             "border": draw(st.sampled_from(["edge", "even", "adaptive", "crop"])),
             "buffer_steps": draw(st.none() | st.integers(1, 2)),
@@ -98,9 +100,6 @@ FORWARD = Compose([Flip(0), Spacing((1.5, 1.0, 0.8), mode="bilinear")])
 def check_same(client: Any, case: dict[str, Any]) -> None:
     image, how = random(*case["shape"]), dict(case["given"])
     if case["inverse"]:
-        from monai.data.meta_tensor import MetaTensor
-        from monai.data.utils import list_data_collate
-
         each = [FORWARD(MetaTensor(one, affine=torch.eye(4))) for one in image]
         image, how = list_data_collate(each), {**how, "inverse": "image", "mask": None}
     one = ChunkedSlidingWindowInferer(**how)

@@ -25,7 +25,7 @@ SHOWN = re.findall(r"    \$ python -m monai_chunked (.*)\n((?:    [^$].*\n)+)", 
 
 
 def test_plans_are_shown() -> None:
-    assert len(SHOWN) == 2
+    assert len(SHOWN) == 3
 
 
 @pytest.mark.parametrize(("command", "shown"), SHOWN)

@@ -166,28 +166,30 @@ class ChunkPlan:
 SHOWN = 8
 """Parts that are shown; of more of them only the first and the last few are, and what any of them takes at most."""
 
+COLUMNS = "{:>10} {:>10} {:>10} {:>10} {:>10} | {:>10} {:>10} {:>10}"
+
 
 def _rows(parts: PartsForecast) -> list[tuple[str, str]]:
     """What is said of parts: how well workers are used, and a line for each part."""
-    handing_on, independent = parts.handing_on, parts.independent
-    ways = [("handed on", handing_on), ("independent", independent)]
+    ways = [("handed on", parts.handing_on), ("independent", parts.independent)]
     used = ", ".join(f"{parts.efficiency(each):.2f} {name}" for name, each in ways)
-    rows = [(f"{parts.workers} workers", f"{len(handing_on)} parts; efficiency {used}")]
-    each = list(zip(handing_on, independent))
+    summary = (f"{parts.workers} workers", f"{len(parts.handing_on)} parts; efficiency {used}")
+    handed = ("windows", "batches", "open", "kept", "sent")
+    header = ("  handed on | alone", COLUMNS.format(*handed, "windows", "twice", "open"))
+    each = [(_numbers(one), _numbers(alone)) for one, alone in zip(parts.handing_on, parts.independent)]
     lines = [(f"  part {k}", _part(*both)) for k, both in enumerate(each)]
     if len(lines) > SHOWN:
-        most = [PartForecast(range(0), *(max(numbers) for numbers in zip(*map(_numbers, way)))) for _, way in ways]
-        lines = [*lines[: SHOWN // 2], ("  ...", ""), *lines[-2:], ("  any part, at most", _part(*most))]
-    return rows + lines
+        most = [tuple(map(max, zip(*(numbers[way] for numbers in each)))) for way in range(2)]
+        lines = [*lines[: SHOWN // 2], ("  ...", ""), *lines[-2:], ("  any, at most", _part(*most))]
+    return [summary, header, *lines]
 
 
 def _numbers(part: PartForecast) -> tuple[int, ...]:
     return part.windows, part.batches, part.open_bytes, part.kept_bytes, part.sent_bytes, part.twice
 
 
-def _part(one: PartForecast, alone: PartForecast) -> str:
+def _part(one: tuple[int, ...], alone: tuple[int, ...]) -> str:
     """A part where chunks are handed on, and the same part where it is independent."""
-    handed = f"{one.windows:,} windows in {one.batches:,} batches, {format_bytes(one.open_bytes)} open"
-    waiting = f"{format_bytes(one.kept_bytes)} kept for sums of others, {format_bytes(one.sent_bytes)} sent"
-    twice = f"{alone.windows:,} windows, {alone.twice:,} of them twice, {format_bytes(alone.open_bytes)} open"
-    return f"{handed}, {waiting}; independent {twice}"
+    windows, batches, *sizes, _ = one
+    handed = [f"{windows:,}", f"{batches:,}", *map(format_bytes, sizes)]
+    return COLUMNS.format(*handed, f"{alone[0]:,}", f"{alone[5]:,}", format_bytes(alone[2]))
