@@ -224,7 +224,7 @@ def main() -> None:
     known, size = machine(), " x ".join(map(str, SIZE))
     text = (
         f"## One volume, several workers\n\n{size} voxels, windows of {ROI}³ at overlap 0.25 in {LAYERS} layers of "
-        f"four, {CLASSES} classes, labels in memory; each worker has one thread on this machine of {known['cores']} cores. "
+        f"four, {CLASSES} classes, labels in memory. Each worker has one thread; there are {known['cores']} cores. "
         f"The sleeping network takes {SLEEP} s for a window.\n\n{table(rows)}\n\n{checks_table(checks(rows))}\n\n"
         f"{', '.join(f'{name} {value}' for name, value in known.items())}.\n"
         f"`python -m benchmarks.workers --rounds {arguments.rounds}`: {seconds / 60:.1f} minutes.\n"

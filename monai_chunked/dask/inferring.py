@@ -99,6 +99,7 @@ def infer(
     check_inputs(inputs)
     given = Settings.given(inferer) | ({} if output is None else {"output": output, "output_dir": None})
     settings = Settings.check(inputs.shape, **given)
+    _check(settings)
     opened = source_of(inputs)
     inversion = inversion_of(settings, opened)
     if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(opened))):
@@ -115,6 +116,17 @@ def infer(
 
         with calling(here, opened, inversion, fingerprint) as call:
             return _infer(call, cluster, parts)
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what workers cannot do each by itself."""
+    if settings.process_fn is not None:
+        raise ValueError(
+            "process_fn may make other weights of each batch, and MONAI divides by those of the first one, which only "
+            "one worker sees; call the inferer itself, or do what it does in the network"
+        )
+    if getattr(settings, "process_group", None) is not None:
+        raise ValueError("process_group is for torchrun, not for workers of Dask; leave it out")
 
 
 def _infer(call: Call, cluster: Cluster, count: int | None) -> Any:

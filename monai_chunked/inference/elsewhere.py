@@ -17,6 +17,7 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.calling import calling
+from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.inverting import inversion_of
 from monai_chunked.inference.part_of_run import Agreed, predict_part
 from monai_chunked.inference.predicting import predict
@@ -80,6 +81,7 @@ class Worker:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._source: Source | None = None
+        self._inversion: Inversion | None = None
         self._network: BoundNetwork | None = None
 
     @property
@@ -88,6 +90,7 @@ class Worker:
         with self._lock:
             if self._source is None:
                 self._source = source_of(self.inputs() if callable(self.inputs) else self.inputs)
+                self._inversion = inversion_of(self.settings, self._source)  # which takes a while to find out
             return self._source
 
     @property
@@ -138,8 +141,8 @@ class Worker:
         return made
 
     def _calling(self, put: Callable[[Result, int, Box, torch.Tensor], None]) -> Any:
-        handed_over = replace(self.settings, output=HandedOver(put))
-        return calling(handed_over, self.source, inversion_of(handed_over, self.source), None)
+        source = self.source
+        return calling(replace(self.settings, output=HandedOver(put)), source, self._inversion, None)
 
 
 class _Shown(Exception):
