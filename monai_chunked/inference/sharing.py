@@ -20,6 +20,10 @@ from monai_chunked.windows.predictions import Seen
 __all__ = ["Given", "HandedOver", "OwnWindows", "Unshared"]
 
 
+Create = Callable[[int, torch.dtype], OutputWriter]
+"""Starts a result, with its channels and dtype."""
+
+
 class Unshared:
     """A run that one process does by itself."""
 
@@ -39,6 +43,20 @@ class Unshared:
     def neighbours(self, call: Any, layout: Layout, done: frozenset[ChunkId]) -> Alone:
         """Who else adds to chunks."""
         return Alone(done)
+
+    def creating(self, head: int, create: Create) -> Create:
+        """Who starts the result of a head: whoever asks first, with its channels and dtype."""
+        return create
+
+    def poll(self) -> None:
+        """Raise if others cannot go on."""
+
+    def finish(self, results: list[Any]) -> list[Any]:
+        """The results of all heads, when this process has made its part of them; ``None``: it had none in it."""
+        return results
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing behind."""
 
 
 class OwnWindows(Unshared):
