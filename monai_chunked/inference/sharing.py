@@ -64,13 +64,18 @@ class OwnWindows(Unshared):
 
     Args:
         numbers: of the windows in scan order over all images.
+        poll: called for each window; raises if others cannot go on.
     """
 
-    def __init__(self, numbers: range) -> None:
+    def __init__(self, numbers: range, poll: Callable[[], None] = lambda: None) -> None:
         self._numbers = numbers
+        self._poll = poll
 
     def numbers(self, windows: int) -> range:
         return self._numbers
+
+    def poll(self) -> None:
+        self._poll()
 
 
 class Given(NoRecovery):

@@ -88,6 +88,10 @@ class Peers:
         (shape, dtype), data = self._take(rank, SUMS)
         return data.view(dtype).view(shape)
 
+    def flush(self) -> None:
+        """Wait until all is sent."""
+        self._wait(lambda: not any(self._outbox.values()))
+
     def send_box(self, rank: int, about: Any, values: torch.Tensor) -> None:
         """Send a box of a result. Returns when it is sent, so that its memory can be used again."""
         message = _Message(BOX, (about, tuple(values.shape), values.dtype), values)
@@ -236,15 +240,18 @@ class Peers:
 
 
 @contextmanager
-def together(process_group: Any) -> Iterator[Peers]:
-    """The processes of a run, while it lasts.
+def together(process_group: Any) -> Iterator[Peers | None]:
+    """The processes of a run, while it lasts; ``None``: there is one.
 
     Args:
-        process_group: ``"world"``, or a ``ProcessGroup`` whose members all call this.
+        process_group: ``"world"``, or a ``ProcessGroup`` whose members all call this; ``None``: there is none.
 
     Raises:
         RuntimeError: when another one has failed or is gone.
     """
+    if process_group is None:
+        yield None
+        return
     ranks = None if process_group == "world" else dist.get_process_group_ranks(process_group)
     group = dist.new_group(ranks, backend="gloo", use_local_synchronization=ranks is not None)
     try:
