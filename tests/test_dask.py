@@ -229,7 +229,7 @@ def test_a_run_that_failed_goes_on_with_what_is_missing(client: Any, tmp_path: P
         ({"source": np.zeros((3, 3))}, ValueError, r"\(B, C, \*spatial\)"),
         ({"parts": 0}, ValueError, "parts=0 must be at least 1"),
         ({"inferer": inferer(overlap=2)}, ValueError, "overlap"),
-        ({"inferer": inferer(process_fn=lambda *each: each)}, ValueError, "process_fn"),
+        ({"inferer": inferer(process_group="world")}, ValueError, "process_group is for torchrun"),
     ],
 )
 def test_what_cannot_run_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -8,7 +8,7 @@ them in the order in which it made them: the additions are those of one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -26,8 +26,8 @@ __all__ = ["Alone", "Exchange", "Neighbours"]
 class Exchange(Protocol):
     """Brings sums from one part to another. Between two parts they arrive in the order in which they were sent."""
 
-    def send(self, part: int, sums: torch.Tensor, sent: Callable[[], None]) -> None:
-        """Send sums, ``(C, *chunk)``. Returns at once; ``sent`` is called when they are not needed any more."""
+    def send(self, part: int, sums: torch.Tensor) -> None:
+        """Send sums, ``(C, *chunk)``, which nobody changes afterwards. Returns at once."""
         ...
 
     def receive(self, part: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -95,7 +95,6 @@ class Neighbours(Alone):
         self.device = device
         self.kept_bytes = self.most_kept_bytes = self.sent_bytes = 0
         self._products: dict[ChunkId, list[tuple[Box, torch.Tensor]]] = {}
-        self._channels: dict[int, int] = {}
 
     def keep(self, chunk: ChunkId, in_chunk: Box, product: torch.Tensor) -> torch.Tensor:
         self._products.setdefault(chunk, []).append((in_chunk, product))
@@ -108,7 +107,7 @@ class Neighbours(Alone):
             if chunk not in self._from:
                 closed = open_chunks.close_chunk(chunk)
                 assert closed is not None  # or nobody would wait for it
-                self._send(part, *closed)
+                self._send(part, closed[0])
         for chunk, part in self._from.items():
             grid = grids[chunk.head]
             sums = self.exchange.receive(part, grid.chunk_size(chunk.position)).to(self.device)
@@ -117,13 +116,13 @@ class Neighbours(Alone):
                     sums[(slice(None), *in_chunk)].add_(product.to(self.device))
                     self.kept_bytes -= product.nbytes
             if chunk in self._to:
-                self._send(self._to[chunk], sums, Memory(sums))
+                self._send(self._to[chunk], sums)
             else:
                 yield Finished(chunk, grid.box(chunk.position), sums, Memory(sums))
 
-    def _send(self, part: int, sums: torch.Tensor, memory: Memory) -> None:
+    def _send(self, part: int, sums: torch.Tensor) -> None:
         self.sent_bytes += sums.nbytes
-        self.exchange.send(part, sums.cpu(), memory.recycle)
+        self.exchange.send(part, sums.cpu())  # its memory is not used again: all windows are in
 
 
 class _Either:

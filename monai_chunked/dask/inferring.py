@@ -19,13 +19,14 @@ from monai_chunked.dask.cluster import Cluster
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.calling import calling, packed, sum_dtype_of, watched
 from monai_chunked.inference.checks import check_inputs
+from monai_chunked.inference.describing import described_output
 from monai_chunked.inference.elsewhere import Worker, put, results_of
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.interruption import interruptible
 from monai_chunked.inference.inverting import inversion_of, why_whole
 from monai_chunked.inference.part_of_run import Agreed, makers
 from monai_chunked.inference.progress import Observer
-from monai_chunked.inference.run import described_output, loaded
+from monai_chunked.inference.run import load
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 from monai_chunked.inputs.source import source_of
@@ -120,12 +121,7 @@ def infer(
 
 def _check(settings: Settings) -> None:
     """Refuse what workers cannot do each by itself."""
-    if settings.process_fn is not None:
-        raise ValueError(
-            "process_fn may make other weights of each batch, and MONAI divides by those of the first one, which only "
-            "one worker sees; call the inferer itself, or do what it does in the network"
-        )
-    if getattr(settings, "process_group", None) is not None:
+    if settings.process_group is not None:
         raise ValueError("process_group is for torchrun, not for workers of Dask; leave it out")
 
 
@@ -137,7 +133,7 @@ def _infer(call: Call, cluster: Cluster, count: int | None) -> Any:
         agreed = cluster.run(Worker.agree, call.skipped)
     sizes = (settings.windows, settings.image_size, agreed.heads, call.sum_dtype.itemsize)
     layout = lay_out(*sizes, cuts=agreed.cuts)  # nothing is open here
-    results = loaded(call, layout if recovery.resumed else None)
+    results = load(call, layout if recovery.resumed else None)
     if results is None:
         recovery.begin(agreed.keys, agreed.heads, agreed.cuts)
         parts = _cut(call, layout, count, cluster.threads())

@@ -130,7 +130,7 @@ class Call:
                 division = Division(layout.grids[k], weights[k], differentiable)
                 uncovered = Uncovered(layout.grids[k], background[k])
                 stages: list[Stage] = [division, uncovered, *stages_of(*part, self.result_dtype, self.recovery.done)]
-                create = partial(self._create, k, heads[k], endings[k])
+                create = self.share.creating(k, partial(self._create, k, heads[k], endings[k]))
                 result = self.recovery.results.get(k, known[k])
                 finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))
         except BaseException:

@@ -17,11 +17,11 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.calling import calling
+from monai_chunked.inference.describing import fingerprint_of_call
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.inverting import inversion_of
 from monai_chunked.inference.part_of_run import Agreed, predict_part
 from monai_chunked.inference.predicting import predict
-from monai_chunked.inference.run import fingerprint_of_call
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.sharing import HandedOver, Unshared
 from monai_chunked.inference.stages import known_of

@@ -11,7 +11,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.utils import BlendMode, PytorchPadMode
 
-from monai_chunked.inference.checks import check_inputs, check_mode
+from monai_chunked.inference.checks import check_inputs, check_mode, check_same_shape
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.planning import plan_inferer
 from monai_chunked.inference.progress import Observer
@@ -104,6 +104,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_axes: spatial axes, from 0, along which windows are mirrored; a prediction is the mean over all subsets.
         mirror_batch: whether all mirrored windows go to the network in one batch.
         fill_batches: fill up short batches with repeated windows, for networks that know one shape.
+        process_group: ``"world"`` or a ``ProcessGroup``: its processes, each called with the same, share the volume.
 
     Raises:
         ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
@@ -152,6 +153,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_axes: Sequence[int] | int | None = None,
         mirror_batch: bool = False,
         fill_batches: bool = False,
+        process_group: Any = None,
     ) -> None:
         known = check_mode(mode) in [each.value for each in BlendMode]  # to MONAI
         super().__init__(
@@ -190,6 +192,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.run_id = run_id
         self.border, self.min_size = border, min_size
         self.mirror_axes, self.mirror_batch, self.fill_batches = mirror_axes, mirror_batch, fill_batches
+        self.process_group = process_group
 
     @overload
     def __call__(
@@ -282,11 +285,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         condition = kwargs.pop("condition", None)
         check_inputs(inputs)
         if condition is not None:
-            check_inputs(condition, "condition")
-            if tuple(condition.shape) != tuple(inputs.shape):
-                raise ValueError(
-                    f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
-                )
+            check_same_shape(condition, inputs)
         if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             device = "cpu"
 

@@ -32,7 +32,7 @@ from monai_chunked.plan.parts import Parts
 from monai_chunked.plan.work import work_of
 from monai_chunked.windows.predictor import BoundNetwork
 
-__all__ = ["Agreed", "infer_part", "makers", "predict_part"]
+__all__ = ["Agreed", "infer_part", "makers", "numbers_of", "predict_part"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,23 @@ def infer_part(
         predict_part(call, network, None if condition is None else source_of(condition), agreed, part)
 
 
-def predict_part(call: Call, network: BoundNetwork, condition: Source | None, agreed: Agreed, part: int) -> list[Any]:
+def predict_part(
+    call: Call,
+    network: BoundNetwork,
+    condition: Source | None,
+    agreed: Agreed,
+    part: int,
+    poll: Callable[[], None] = lambda: None,
+) -> list[Any]:
     """Do one part in a call of which the output takes the boxes that the part makes.
+
+    Args:
+        call: what is known before the network runs.
+        network: with its further arguments.
+        condition: where windows of the condition are read from.
+        agreed: what all workers know.
+        part: which one.
+        poll: called for each window; raises if others cannot go on.
 
     Returns:
         what the output made of them.
@@ -92,8 +107,8 @@ def predict_part(call: Call, network: BoundNetwork, condition: Source | None, ag
     others = {box: 0 for box, maker in makers(call, layout, parts).items() if maker != part}
     given = Given(agreed.keys, agreed.heads, agreed.cuts, agreed.results, {**others, **agreed.written})
     call = replace(call, recovery=given)
-    share = OwnWindows(_numbers(call, layout, parts, part))
-    return predict(replace(call, share=share), network, condition, layout)
+    numbers = numbers_of(call, parts.ranges[part], _first(call, layout, parts, part))
+    return predict(replace(call, share=OwnWindows(numbers, poll)), network, condition, layout)
 
 
 def makers(call: Call, layout: Layout, parts: Parts) -> dict[ChunkId, int]:
@@ -109,24 +124,29 @@ def makers(call: Call, layout: Layout, parts: Parts) -> dict[ChunkId, int]:
     return found
 
 
-def _numbers(call: Call, layout: Layout, parts: Parts, part: int) -> range:
-    """The windows that a part must see, from the begin of a batch to the end of one."""
-    done, images, windows = call.done(layout), parts.images, call.settings.windows
-    if call.inversion is None:
-        first = parts.first_window(part, done)
-    else:  # chunks of others are needed for their faces
-        every = (
-            ChunkId(i, k, at)
-            for i in range(images)
-            for k, grid in enumerate(layout.grids)
-            for at in np.ndindex(*grid.shape)
-        )
-        first = min((parts.first_window_of(chunk) for chunk in every if chunk not in done), default=0)
-    first = min(first, parts.ranges[part].start)
-    if call.settings.skip is None:
-        ends = work_of(windows, images, call.settings.sw_batch_size, call.skipped).ends
+def numbers_of(call: Call, numbers: range, first: int) -> range:
+    """The windows that a part must see, from the begin of a batch to the end of one.
+
+    Args:
+        call: what is known before the network runs.
+        numbers: the windows of the part.
+        first: the first window that it must see.
+    """
+    settings, images = call.settings, len(call.metadata)
+    if settings.skip is None:
+        ends = work_of(settings.windows, images, settings.sw_batch_size, call.skipped).ends
     else:  # nobody knows where batches end before the windows were looked at
-        ends = np.cumsum(windows.run_lengths(images))
+        ends = np.cumsum(settings.windows.run_lengths(images))
     ends = np.append(0, ends)
-    start = ends[np.searchsorted(ends, first, side="right") - 1]
-    return range(int(start), int(ends[np.searchsorted(ends, parts.ranges[part].stop)]))
+    start = ends[np.searchsorted(ends, min(first, numbers.start), side="right") - 1]
+    return range(int(start), int(ends[np.searchsorted(ends, numbers.stop)]))
+
+
+def _first(call: Call, layout: Layout, parts: Parts, part: int) -> int:
+    """The first window that touches a chunk that a part needs."""
+    done = call.done(layout)
+    if call.inversion is None:
+        return parts.first_window(part, done)
+    heads = list(enumerate(layout.grids))  # chunks of others are needed for their faces
+    every = (ChunkId(i, k, at) for i in range(parts.images) for k, grid in heads for at in np.ndindex(*grid.shape))
+    return min((parts.first_window_of(chunk) for chunk in every if chunk not in done), default=0)

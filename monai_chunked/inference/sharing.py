@@ -20,6 +20,10 @@ from monai_chunked.windows.predictions import Seen
 __all__ = ["Given", "HandedOver", "OwnWindows", "Unshared"]
 
 
+Create = Callable[[int, torch.dtype], OutputWriter]
+"""Starts a result, with its channels and dtype."""
+
+
 class Unshared:
     """A run that one process does by itself."""
 
@@ -40,19 +44,38 @@ class Unshared:
         """Who else adds to chunks."""
         return Alone(done)
 
+    def creating(self, head: int, create: Create) -> Create:
+        """Who starts the result of a head: whoever asks first, with its channels and dtype."""
+        return create
+
+    def poll(self) -> None:
+        """Raise if others cannot go on."""
+
+    def finish(self, results: list[Any]) -> list[Any]:
+        """The results of all heads, when this process has made its part of them; ``None``: it had none in it."""
+        return results
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing behind."""
+
 
 class OwnWindows(Unshared):
     """The windows that a worker must see to finish its chunks by itself.
 
     Args:
         numbers: of the windows in scan order over all images.
+        poll: called for each window; raises if others cannot go on.
     """
 
-    def __init__(self, numbers: range) -> None:
+    def __init__(self, numbers: range, poll: Callable[[], None] = lambda: None) -> None:
         self._numbers = numbers
+        self._poll = poll
 
     def numbers(self, windows: int) -> range:
         return self._numbers
+
+    def poll(self) -> None:
+        self._poll()
 
 
 class Given(NoRecovery):

@@ -49,6 +49,7 @@ class Stitching:
         self, call: Call, seen: Seen, recorded: Layout | None, done: frozenset[ChunkId], observer: Observer
     ) -> None:
         self.observer = observer
+        self._share = call.share
         scores = match_background(call.settings.background, seen.keys, seen.heads)
         how = (call.settings, seen.heads, call.device, call.sum_dtype)
         seen, layout = (
@@ -79,6 +80,7 @@ class Stitching:
         for finished in self._stitcher.add(window, prediction):
             self._finisher.put(finished)
         self._finisher.poll()
+        self._share.poll()
         self.observer.window(window, prediction is not None, self._stitcher)
 
     def finish(self) -> list[Any]:
@@ -86,11 +88,12 @@ class Stitching:
         for finished in self._stitcher.rest():
             self._finisher.put(finished)
             self._finisher.poll()
-        return self._finisher.finish()
+        return self._share.finish(self._finisher.finish())
 
     def abandon(self) -> None:
         """The run failed: leave nothing behind."""
         self._finisher.abandon()
+        self._share.abandon()
 
     def close(self) -> None:
         """The run is over, well or not."""
