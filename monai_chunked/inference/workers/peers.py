@@ -55,11 +55,15 @@ class Peers:
         connections: of gloo, for this run alone.
         rank: of this process.
         size: how many there are.
+
+    Attributes:
+        all_know: whether all processes raise the same error, so that nobody needs to be told.
     """
 
     def __init__(self, connections: Any, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        self.all_know = False
         self._connections = connections
         self._changed = threading.Condition()
         self._failure: tuple[int, str] | None = None
@@ -257,7 +261,8 @@ def together(process_group: Any) -> Iterator[Peers | None]:
     try:
         yield peers
     except BaseException as error:
-        peers.fail(error)
+        if not peers.all_know:
+            peers.fail(error)
         raise
     finally:
         peers.close()
