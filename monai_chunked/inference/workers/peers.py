@@ -24,8 +24,12 @@ import torch.distributed as dist
 __all__ = ["Peers", "together"]
 
 
+CONNECTING = timedelta(minutes=30)
+"""How long one process waits for another one to call the inferer, as long as torch.distributed does."""
+
+
 FOREVER = timedelta(days=3650)
-"""The timeout of the process group is for operations; a window may take longer, and who is gone is noticed at once."""
+"""A window may take any time, and who is gone is noticed at once."""
 
 
 SAID, SUMS, BOX, WELL, FAILED = range(5)
@@ -48,15 +52,19 @@ class Peers:
     """The processes of a run, as one of them sees them.
 
     Args:
-        group: of gloo, for this run alone.
+        connections: of gloo, for this run alone.
+        rank: of this process.
+        size: how many there are.
 
     Attributes:
-        rank, size: in the group.
+        all_know: whether all processes raise the same error, so that nobody needs to be told.
     """
 
-    def __init__(self, group: Any) -> None:
-        self.group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, connections: Any, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
+        self.all_know = False
+        self._connections = connections
         self._changed = threading.Condition()
         self._failure: tuple[int, str] | None = None
         self._inbox: dict[tuple[int, int], deque[tuple[Any, torch.Tensor]]] = defaultdict(deque)
@@ -126,6 +134,7 @@ class Peers:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._connections = None
 
     def _put(self, rank: int, message: _Message) -> None:
         with self._changed:
@@ -221,9 +230,7 @@ class Peers:
         header = torch.tensor([message.kind, len(about), len(data)])
         for tensor in (header, about, data):
             if len(tensor):
-                work = dist.isend(tensor, dist.get_global_rank(self.group, rank), group=self.group)
-                assert work is not None
-                work.wait(FOREVER)
+                self._connections.send([tensor], rank, 0).wait(FOREVER)
 
     def _read(self, rank: int) -> tuple[int, Any, torch.Tensor]:
         kind, about_size, size = self._bytes(rank, torch.empty(3, dtype=torch.int64)).tolist()
@@ -233,9 +240,7 @@ class Peers:
 
     def _bytes(self, rank: int, memory: torch.Tensor) -> torch.Tensor:
         if len(memory):
-            work = dist.irecv(memory, dist.get_global_rank(self.group, rank), group=self.group)
-            assert work is not None
-            work.wait(FOREVER)
+            self._connections.recv([memory], rank, 0).wait(FOREVER)
         return memory
 
 
@@ -252,17 +257,24 @@ def together(process_group: Any) -> Iterator[Peers | None]:
     if process_group is None:
         yield None
         return
-    ranks = None if process_group == "world" else dist.get_process_group_ranks(process_group)
-    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=ranks is not None)
+    peers = Peers(*_connected(None if process_group == "world" else process_group))
     try:
-        peers = Peers(group)
-        try:
-            yield peers
-        except BaseException as error:
+        yield peers
+    except BaseException as error:
+        if not peers.all_know:
             peers.fail(error)
-            raise
-        finally:
-            peers.close()
-        peers.check()
+        raise
     finally:
-        dist.destroy_process_group(group)
+        peers.close()
+    peers.check()
+
+
+def _connected(process_group: Any) -> tuple[Any, int, int]:
+    """Connections for one run alone, whatever else is said in the process group; the rank, and how many there are."""
+    rank, size = dist.get_rank(process_group), dist.get_world_size(process_group)
+    if rank < 0:
+        raise ValueError("process_group: this process is no member of it; only its members call the inferer with it")
+    name = "monai_chunked " + " ".join(map(str, dist.get_process_group_ranks(process_group or dist.group.WORLD)))
+    store = dist.distributed_c10d._get_default_store()
+    run = (store.add(name, 1) - 1) // size  # all of them add one
+    return dist.ProcessGroupGloo(dist.PrefixStore(f"{name} {run}", store), rank, size, CONNECTING), rank, size

@@ -113,6 +113,12 @@ class _Worker:
             self._texts = fingerprint_of_call(call, self.network, self.condition)
         return self._texts
 
+    def judge(self, verdict: str) -> None:
+        """Raise, in all processes alike, if they were called with different things."""
+        if verdict:
+            self.peers.all_know = True
+            raise ValueError(verdict)
+
 
 class _Leader(_Worker):
     """The first of them, which has the output and its journal."""
@@ -140,8 +146,7 @@ class _Leader(_Worker):
         texts = {name: text for name, text in self.fingerprint(call)[0].items() if name != "output"}
         verdict = differing(texts, {rank: self.peers.hear(rank) for rank in self.peers.others})
         self._tell(verdict)
-        if verdict:
-            raise ValueError(verdict)
+        self.judge(verdict)
 
     def _predict(self, call: Call, recorded: Layout | None) -> tuple[LeaderShare, list[Any]]:
         settings, recovery, images = self.settings, call.recovery, len(call.metadata)
@@ -178,8 +183,7 @@ class _Follower(_Worker):
         own = replace(self.settings, output=HandedOver(self._put), output_dir=None, overwrite=False, progress=progress)
         with calling(own, self.source, self.inversion, None) as call:
             self.peers.say(0, self.fingerprint(call)[0])
-            if verdict := self.peers.hear(0):
-                raise ValueError(verdict)
+            self.judge(self.peers.hear(0))
             start: Start = self.peers.hear(0)
             if start.ranges:
                 self._predict(call, start)
