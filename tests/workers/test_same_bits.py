@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 from monai_chunked import chunked_sliding_window_inference
@@ -48,6 +49,25 @@ def test_each_process_has_the_labels_of_monai(ranks: Ranks) -> None:
             assert torch.equal(answer[0], scores.argmax(1, keepdim=True).to(torch.uint8))
         for answer in ranks.call(workers, infer, case):
             assert torch.equal(answer[0], scores)
+
+
+def has_nothing_bright(window: torch.Tensor) -> bool:
+    return bool(window.mean() < 0)
+
+
+WAYS = (
+    {"skip": has_nothing_bright},
+    {"cpu_memory": "1GiB"},
+    {"output": "disk"},
+    {"skip": 0.5, "postprocessing": "argmax"},
+)
+"""In which parts are independent, or the result is not in memory."""
+
+
+@CASES
+@given(cases(), st.sampled_from(WAYS))
+def test_independent_parts_and_results_on_disk_too(ranks: Ranks, case: dict[str, Any], way: dict[str, Any]) -> None:
+    check(ranks, {**case, "workers": min(case["workers"], 3), "given": {**case["given"], **way}})
 
 
 @CASES

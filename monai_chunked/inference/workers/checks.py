@@ -54,8 +54,8 @@ def differing(own: Mapping[str, str], others: Mapping[int, Mapping[str, str]]) -
         own: a text for each part that the result depends on, of the first process.
         others: of the others.
 
-    >>> differing({"overlap": "0.25"}, {1: {"overlap": "0.25"}, 2: {"overlap": "0.5"}})[:75]
-    "process_group: every process must be called with the same, but rank 2 diffe"
+    >>> differing({"overlap": "0.25"}, {1: {"overlap": "0.25"}, 2: {"overlap": "0.5"}}).split("but ")[1]
+    'rank 2 differs from rank 0 in overlap (0.25 on rank 0, 0.5 on rank 2)'
     """
     found = []
     for rank, texts in others.items():
