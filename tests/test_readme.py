@@ -25,7 +25,7 @@ SHOWN = re.findall(r"    \$ python -m monai_chunked (.*)\n((?:    [^$].*\n)+)", 
 
 
 def test_plans_are_shown() -> None:
-    assert len(SHOWN) == 2
+    assert len(SHOWN) == 3
 
 
 @pytest.mark.parametrize(("command", "shown"), SHOWN)
@@ -98,3 +98,20 @@ def test_the_example_of_an_output_counts_voxels() -> None:
     labels = ChunkedSlidingWindowInferer(96, mode="gaussian", postprocessing="argmax")(image, network)
     expected = [torch.bincount(each.flatten(), minlength=256) for each in labels]
     assert torch.equal(names["voxels_of_each_label"], torch.stack(expected))
+
+
+@pytest.mark.long
+def test_the_example_of_many_workers_labels_a_nifti(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = torch.rand(1, 1, 100, 97, 99)
+    nibabel.save(nibabel.Nifti1Image(image[0, 0].numpy(), np.eye(4)), "ct.nii")
+    names: dict[str, object] = {"load_network": network_of_workers}
+    exec(example("from monai_chunked.dask import infer"), names)
+    inferer = ChunkedSlidingWindowInferer((96, 96, 96), overlap=0.5, mode="gaussian", postprocessing="argmax")
+    (saved,) = (tmp_path / "results").rglob("*.nii*")
+    assert np.array_equal(np.asarray(nibabel.load(saved).dataobj), inferer(image, network_of_workers())[0, 0].numpy())
+
+
+def network_of_workers() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Conv3d(1, 3, 1).requires_grad_(False)

@@ -29,12 +29,15 @@ class Background:
         grid: where chunks are and which windows touch them.
         weights: to blend them with: from the size of a window to ``(1, *size)``, of the dtype of the sums. They are
             asked for when something is added.
+
+    Attributes:
+        values: one for each channel, ``(C, 1, ...)``.
     """
 
     def __init__(self, values: torch.Tensor, grid: ChunkGrid, weights: Weights) -> None:
         self.grid = grid
         self.weights = weights
-        self._values = values.reshape(-1, *[1] * len(grid.size))
+        self.values = values.reshape(-1, *[1] * len(grid.size))
         distinct, self._number = torch.unique(values, return_inverse=True)
         self._distinct = distinct.reshape(-1, *[1] * len(grid.size))
 
@@ -42,12 +45,12 @@ class Background:
     def adds(self) -> bool:
         """Whether it makes any difference to add it: sums begin with zero, and zero more leaves them as they are."""
         # who sets weights that are not finite sets those of all windows, which are of one size then
-        return bool(self._values.any()) or not bool(self.weights(self.grid.windows.roi_size).isfinite().all())
+        return bool(self.values.any()) or not bool(self.weights(self.grid.windows.roi_size).isfinite().all())
 
     def of_window(self, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """What stands for the prediction of a window, ``(C, *size)``, every voxel the same memory, and its weights."""
         weights = self.weights(size)
-        return self._values.expand(-1, *weights.shape[1:]), weights
+        return self.values.expand(-1, *weights.shape[1:]), weights
 
     def sums(
         self, chunk: tuple[int, ...], pieces: Iterable[tuple[Piece, tuple[int, ...]]] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from monai_chunked.chunks.background import Background
+from monai_chunked.chunks.neighbours import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.machine.memory import addresses_limited
-from monai_chunked.plan.boxes import Region, sizes
+from monai_chunked.plan.boxes import Box, Region, sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.window_grid import Window
 
@@ -70,7 +71,7 @@ class Blending:
         head: which one.
         grid: where chunks are and which windows touch them.
         background: stands for the predictions of skipped windows.
-        done: the chunks that an earlier run has finished; nothing is added to them.
+        neighbours: who know of the chunks that others have finished, or have opened.
         open_chunks: the sums.
         workers: threads for CPU memory.
         differentiable: keep what autograd needs.
@@ -81,7 +82,7 @@ class Blending:
         head: int,
         grid: ChunkGrid,
         background: Background,
-        done: Container[ChunkId],
+        neighbours: Alone,
         open_chunks: OpenChunks,
         workers: ThreadPoolExecutor,
         differentiable: bool,
@@ -89,7 +90,7 @@ class Blending:
         self.head = head
         self.grid = grid
         self.background = background
-        self.done = done
+        self.neighbours = neighbours
         self.open_chunks = open_chunks
         self.workers = workers
         self.differentiable = differentiable
@@ -110,20 +111,20 @@ class Blending:
             prediction: ``(C, *size)``.
             weights: ``(1, *size)``, of the dtype of the sums.
         """
-        self._add(self._targets(window), prediction, weights)
+        # the product has the dtype of the prediction, as in MONAI, but is never rounded to half precision
+        if prediction.dtype not in (torch.float32, torch.float64):
+            prediction = prediction.to(torch.result_type(prediction, weights))
+        self._add(self._targets(window, prediction), prediction, weights)
 
     def add_background(self, window: Window) -> None:
         """Add one window that was skipped, to what is open. What opens later begins with it."""
-        targets = self._targets(window, opens=False)
+        targets = self._targets(window, None)
         if targets and self.background.adds:
             self._add(targets, *self.background.of_window(sizes(window.box)))
 
     def _add(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         if not targets:
             return
-        # the product has the dtype of the prediction, as in MONAI, but is never rounded to half precision
-        if prediction.dtype not in (torch.float32, torch.float64):
-            prediction = prediction.to(torch.result_type(prediction, weights))
         if self._on_cpu and prediction.nbytes <= SMALL_BYTES:
             self._add_small(targets, prediction, weights)
         elif self._on_cpu:
@@ -135,15 +136,23 @@ class Blending:
         else:
             self._add_on_accelerator(targets, prediction, weights)
 
-    def _targets(self, window: Window, opens: bool = True) -> list[Target]:
-        """What a window is added to; if it is the result, one piece of it, whatever chunks there are."""
+    def _targets(self, window: Window, prediction: torch.Tensor | None) -> list[Target]:
+        """What a window is added to; if it is the result, one piece of it, whatever chunks there are.
+
+        Args:
+            window: which one.
+            prediction: of it, ``(C, *size)``; ``None``: it was skipped, so that no chunk opens with it.
+        """
         if self._result is not None:
             ((_, in_window, in_result),) = self.grid.uncut.pieces(window.position)
             return [Target(self._result, (window.image, slice(None), *in_result), (slice(None), *in_window), False)]
-        targets = []
+        targets: list[Target] = []
         for position, in_window, in_chunk in self.grid.pieces(window.position):
             chunk = ChunkId(window.image, self.head, position)
-            if chunk in self.done or not (opens or self.open_chunks.is_open(chunk)):
+            if chunk in self.neighbours.inherited:
+                targets += self._kept(chunk, in_window, in_chunk, prediction)
+                continue
+            if chunk in self.neighbours.done or (prediction is None and not self.open_chunks.is_open(chunk)):
                 continue
             sums = self.open_chunks.array(chunk) if self._on_cpu else self.open_chunks.sums(chunk)
             first = self.open_chunks.is_new(chunk)
@@ -157,6 +166,19 @@ class Blending:
                 first = False
             targets.append(Target(sums, (slice(None), *in_chunk), (slice(None), *in_window), first))
         return targets
+
+    def _kept(self, chunk: ChunkId, in_window: Box, in_chunk: Box, prediction: torch.Tensor | None) -> Iterator[Target]:
+        """Where the product goes that is to be added to a chunk which somebody else has opened."""
+        if prediction is None and not self.background.adds:
+            return
+        values = self.background.values if prediction is None else prediction
+        memory = torch.empty((len(values), *sizes(in_chunk)), dtype=values.dtype)
+        product = self.neighbours.keep(chunk, in_chunk, memory)
+        if not self._on_cpu:
+            product.zero_()
+        whole = (slice(None), *(slice(0, size) for size in product.shape[1:]))
+        kept = product.numpy() if self._on_cpu else product
+        yield Target(kept, whole, (slice(None), *in_window), self._on_cpu)
 
     def _add_small(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """All at once, in this thread: for so little PyTorch is faster than NumPy, which finds places faster."""

@@ -155,12 +155,11 @@ class HeadFinisher:
             self._writer.poll()
 
     def finish(self) -> Any:
-        """The result, ``(B, C', *spatial)``, when all chunks are in."""
+        """The result, ``(B, C', *spatial)``, when all chunks are in; ``None``: all of it is made by others."""
         for number, stage in enumerate(self.stages):
             for finished in stage.finish():
                 self._pass(finished, number + 1)
-        assert self._writer is not None
-        return self._writer.finish()
+        return None if self._writer is None else self._writer.finish()
 
     def abandon(self) -> None:
         """Leave nothing behind."""

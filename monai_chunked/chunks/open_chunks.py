@@ -39,8 +39,8 @@ class OpenChunks:
 
     Args:
         layout: the chunks, and what the run will hold and move.
-        images: number of images in the input batch.
-        done: the chunks that an earlier run has finished; they have no place here.
+        numbers: the windows that come, by their number in scan order over all images.
+        done: the chunks that an earlier run has finished, or somebody else does; they have no place here.
         levels: where chunks are.
         results: ``(B, C, *spatial)`` of the heads whose chunks are added up in the result, where they stay.
         opened: told at each step what is open on each level, in bytes.
@@ -49,7 +49,7 @@ class OpenChunks:
     def __init__(
         self,
         layout: Layout,
-        images: int,
+        numbers: range,
         done: Container[ChunkId],
         levels: Levels,
         results: Mapping[int, torch.Tensor],
@@ -60,7 +60,8 @@ class OpenChunks:
         self.levels = levels
         self._opened = opened
         self._schedule = schedule = layout.schedule()
-        self._steps = (moves for image in range(images) for moves in schedule.steps(image, done))
+        by_image = layout.grids[0].windows.by_image(numbers)
+        self._steps = (moves for image, those in by_image for moves in schedule.steps(image, done, those))
         self._chunks: dict[ChunkId, Memory] = {}
         self._arrays: dict[ChunkId, np.ndarray] = {}  # over the same memory
         self._level: dict[ChunkId, int] = {}

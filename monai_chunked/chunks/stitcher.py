@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.blending import Blending
 from monai_chunked.chunks.levels import Memory
+from monai_chunked.chunks.neighbours import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import FreedMemory
@@ -29,7 +30,7 @@ class Stitcher:
     Args:
         layout: the chunks of each head.
         images: number of images in the input batch.
-        done: the chunks that an earlier run has finished; they never come out.
+        neighbours: know which chunks others have finished, or finish; these never come out.
         open_chunks: where the sums are.
         backgrounds: of each head.
         freed: is told of predictions that have been added.
@@ -44,21 +45,21 @@ class Stitcher:
         self,
         layout: Layout,
         images: int,
-        done: Container[ChunkId],
+        neighbours: Alone,
         open_chunks: OpenChunks,
         backgrounds: Sequence[Background],
         freed: FreedMemory,
         differentiable: bool,
     ) -> None:
         self.grids = layout.grids
-        self.done = done
+        self.neighbours = neighbours
         self.open_chunks = open_chunks
         self.freed = freed
         self.finished = 0
         self.total = images * sum(map(len, layout.grids))
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._backgrounds = backgrounds
-        how = (done, open_chunks, self._workers, differentiable)
+        how = (neighbours, open_chunks, self._workers, differentiable)
         self._blending = [Blending(k, grid, backgrounds[k], *how) for k, grid in enumerate(layout.grids)]
 
     def add(self, window: Window, prediction: Sequence[tuple[torch.Tensor, torch.Tensor]] | None) -> Iterator[Finished]:
@@ -84,8 +85,12 @@ class Stitcher:
                 for position in grid.finished_by(window.position):
                     chunk = ChunkId(window.image, head, position)
                     self.finished += 1
-                    if chunk not in self.done:
+                    if chunk not in self.neighbours.elsewhere:
                         yield self._close(chunk)
+
+    def rest(self) -> Iterator[Finished]:
+        """When all windows are in, the chunks that wait for what others have added; others get what they wait for."""
+        return self.neighbours.settle(self.grids, self.open_chunks)
 
     def _close(self, chunk: ChunkId) -> Finished:
         box = self.grids[chunk.head].box(chunk.position)

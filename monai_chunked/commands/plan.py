@@ -41,6 +41,7 @@ def add_plan(commands: Any) -> None:
         "--classes", type=int, nargs="+", help="channels of the network's output(s) (default: of the config's network)"
     )
     plan.add_argument("--images", type=int, default=1, help="number of images in the input batch (default: 1)")
+    plan.add_argument("--workers", type=int, help="how many share the volume, to learn what each part of it takes")
     plan.add_argument("--config-file", help="a bundle's config, to plan for its inferer")
     plan.add_argument("--inferer-id", default="inferer", help="of the inferer in the config (default: inferer)")
     plan.add_argument("--plot", metavar="FILE", help="draw open chunks over the run, for instance plan.png")
@@ -65,7 +66,8 @@ def add_plan(commands: Any) -> None:
 def _plan(options: argparse.Namespace) -> int:
     config = None if options.config_file is None else _config(options.config_file)
     inferer = _inferer(options, config)
-    plan = plan_inferer(inferer, (options.images, 1, *options.image_size), options.classes or _classes(config))
+    shape = (options.images, 1, *options.image_size)
+    plan = plan_inferer(inferer, shape, options.classes or _classes(config), workers=options.workers)
     print(plan)
     if options.plot:
         plan.plot(options.plot)

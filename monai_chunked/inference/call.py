@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.sharing import Unshared
 from monai_chunked.inference.stages import Ending, ending_of, known_of, stages_of
 from monai_chunked.inputs.source import Source
 from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
@@ -46,6 +47,7 @@ class Call:
         metadata: of each image, with a name where the result must have one.
         inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
         skipped: the windows that are known to be skipped.
+        share: what this process does of the run.
     """
 
     settings: Settings
@@ -59,6 +61,12 @@ class Call:
     metadata: tuple[Metadata, ...]
     inversion: Inversion | None
     skipped: Skipped | None
+    share: Unshared = field(default_factory=Unshared)
+
+    @property
+    def numbers(self) -> range:
+        """The windows that come, by their number in scan order over all images."""
+        return self.share.numbers(len(self.metadata) * len(self.settings.windows))
 
     def ending(self, grid: ChunkGrid) -> Ending:
         """The grid on which the chunks of a head end."""
@@ -122,7 +130,7 @@ class Call:
                 division = Division(layout.grids[k], weights[k], differentiable)
                 uncovered = Uncovered(layout.grids[k], background[k])
                 stages: list[Stage] = [division, uncovered, *stages_of(*part, self.result_dtype, self.recovery.done)]
-                create = partial(self._create, k, heads[k], endings[k])
+                create = self.share.creating(k, partial(self._create, k, heads[k], endings[k]))
                 result = self.recovery.results.get(k, known[k])
                 finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))
         except BaseException:

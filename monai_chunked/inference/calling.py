@@ -72,7 +72,7 @@ def calling(
 def watched(call: Call) -> Iterator[Observer]:
     """Who watches the run, and is told that it begins and ends."""
     observer, images = observer_of(call.settings.progress), call.source.shape[0]
-    observer.start(images * len(call.settings.windows))
+    observer.start(len(call.numbers))
     if call.skipped is not None:
         observer.skips(call.skipped.count(images))
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
@@ -33,7 +34,9 @@ __all__ = [
     "check_padding_mode",
     "check_postprocessing",
     "check_preprocessing",
+    "check_process_group",
     "check_roi_size",
+    "check_same_shape",
     "check_sigma_scale",
     "check_sw_batch_size",
 ]
@@ -171,6 +174,15 @@ def check_condition(condition: Any, inputs: Any) -> None:
         )
 
 
+def check_same_shape(condition: Any, inputs: Any) -> None:
+    """As MONAI's inferer asks for it."""
+    check_inputs(condition, "condition")
+    if tuple(condition.shape) != tuple(inputs.shape):
+        raise ValueError(
+            f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
+        )
+
+
 def check_preprocessing(preprocessing: Any) -> None:
     if not (preprocessing is None or callable(preprocessing)):
         raise TypeError(
@@ -218,6 +230,33 @@ def check_inverse(inverse: Any, postprocessing: Any) -> Any:
             "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
         )
     return inverse
+
+
+def check_process_group(process_group: Any) -> Any:
+    """``None``, ``"world"``, or a ``ProcessGroup``.
+
+    Raises:
+        ValueError, RuntimeError: when it is something else, or there is none.
+    """
+    if process_group is None:
+        return None
+    named = isinstance(process_group, str)
+    if named and process_group != "world":
+        raise ValueError(
+            f"process_group={process_group!r} must be 'world', a ProcessGroup of torch.distributed, or None"
+        )
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError(
+            f"process_group={process_group!r} needs processes that know of each other: start the program with "
+            f"torchrun --nproc_per_node=N, and call torch.distributed.init_process_group('gloo') in it, or 'nccl' on "
+            f"GPUs, before the inferer"
+        )
+    if not named and not isinstance(process_group, dist.ProcessGroup):
+        raise TypeError(
+            f"process_group={process_group!r} must be 'world', a ProcessGroup of torch.distributed that this process "
+            f"belongs to, or None"
+        )
+    return process_group
 
 
 def check_choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:

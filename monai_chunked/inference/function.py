@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from monai.utils import BlendMode, PytorchPadMode
 
-from monai_chunked.inference.checks import check_condition, check_inputs
+from monai_chunked.inference.checks import check_condition, check_inputs, check_process_group
 from monai_chunked.inference.progress import Observer
 from monai_chunked.inference.run import infer
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.workers.peers import together
+from monai_chunked.inference.workers.run import infer_together
 from monai_chunked.outputs.base import Output
 from monai_chunked.windows.predictor import BoundNetwork
 
@@ -58,6 +60,7 @@ def chunked_sliding_window_inference(
     mirror_axes: Sequence[int] | int | None = None,
     mirror_batch: bool = False,
     fill_batches: bool = False,
+    process_group: Any = None,
     **kwargs: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
     """
@@ -140,6 +143,11 @@ def chunked_sliding_window_inference(
         mirror_batch: run these passes as one batch.
         fill_batches: fill up batches that are shorter than ``sw_batch_size`` with their last window, for networks that
             know one shape; what the network says of these windows is dropped.
+        process_group: ``"world"`` or a ``ProcessGroup`` of ``torch.distributed``: its processes share the volume. All
+            must be called with the same; each predicts a part of the windows, each window is predicted by one of
+            them (of those next to a part of another process by both, with ``inverse``, ``skip`` as a callable, or a
+            limit of memory), and all get the same result, with the bits of one process. Rank 0 writes it; results in
+            memory are sent to all, results on disk are opened by all. Without gradients, and without ``process_fn``.
 
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
@@ -148,6 +156,8 @@ def chunked_sliding_window_inference(
         TypeError: when a parameter is of a wrong type, such as a dictionary transform, or the output cannot hold the
             dtype of the result; when ``skip`` returns something else than a bool.
         FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known.
+        RuntimeError: when ``process_group`` is given and ``torch.distributed`` is not initialised, or when another of
+            its processes could not go on; the message says which, and why.
         BlockingIOError: when another run is writing the same result.
         OSError: when ``output_dir`` or ``scratch_dir`` cannot be written to, or has too little space.
 
@@ -160,45 +170,49 @@ def chunked_sliding_window_inference(
         labels = chunked_sliding_window_inference(image, 96, 1, network, mode="gaussian", postprocessing="argmax")
     """
     condition = kwargs.pop("condition", None)
-    check_inputs(inputs)
-    check_condition(condition, inputs)
-    settings = Settings.check(
-        inputs.shape,
-        roi_size=roi_size,
-        sw_batch_size=sw_batch_size,
-        overlap=overlap,
-        mode=mode,
-        sigma_scale=sigma_scale,
-        padding_mode=padding_mode,
-        cval=cval,
-        sw_device=sw_device,
-        device=device,
-        progress=progress,
-        roi_weight_map=roi_weight_map,
-        process_fn=process_fn,
-        buffer_steps=buffer_steps,
-        buffer_dim=buffer_dim,
-        with_coord=with_coord,
-        chunk_size=chunk_size,
-        preprocessing=preprocessing,
-        postprocessing=postprocessing,
-        inverse=inverse,
-        skip=skip,
-        mask=mask,
-        background=background,
-        output=output,
-        output_dir=output_dir,
-        device_memory=device_memory,
-        cpu_memory=cpu_memory,
-        scratch_dir=scratch_dir,
-        overwrite=overwrite,
-        network_id=network_id,
-        run_id=run_id,
-        border=border,
-        min_size=min_size,
-        mirror_axes=mirror_axes,
-        mirror_batch=mirror_batch,
-        fill_batches=fill_batches,
-    )
-    bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, args, kwargs)
-    return infer(inputs, bound, settings, condition)
+    with together(check_process_group(process_group)) as peers:
+        check_inputs(inputs)
+        check_condition(condition, inputs)
+        settings = Settings.check(
+            inputs.shape,
+            roi_size=roi_size,
+            sw_batch_size=sw_batch_size,
+            overlap=overlap,
+            mode=mode,
+            sigma_scale=sigma_scale,
+            padding_mode=padding_mode,
+            cval=cval,
+            sw_device=sw_device,
+            device=device,
+            progress=progress,
+            roi_weight_map=roi_weight_map,
+            process_fn=process_fn,
+            buffer_steps=buffer_steps,
+            buffer_dim=buffer_dim,
+            with_coord=with_coord,
+            chunk_size=chunk_size,
+            preprocessing=preprocessing,
+            postprocessing=postprocessing,
+            inverse=inverse,
+            skip=skip,
+            mask=mask,
+            background=background,
+            output=output,
+            output_dir=output_dir,
+            device_memory=device_memory,
+            cpu_memory=cpu_memory,
+            scratch_dir=scratch_dir,
+            overwrite=overwrite,
+            network_id=network_id,
+            run_id=run_id,
+            border=border,
+            min_size=min_size,
+            mirror_axes=mirror_axes,
+            mirror_batch=mirror_batch,
+            fill_batches=fill_batches,
+            process_group=process_group,
+        )
+        bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, args, kwargs)
+        if peers is None:
+            return infer(inputs, bound, settings, condition)
+        return infer_together(peers, inputs, bound, settings, condition)

@@ -11,7 +11,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.utils import BlendMode, PytorchPadMode
 
-from monai_chunked.inference.checks import check_inputs, check_mode
+from monai_chunked.inference.checks import check_inputs, check_mode, check_same_shape
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.planning import plan_inferer
 from monai_chunked.inference.progress import Observer
@@ -104,6 +104,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_axes: spatial axes, from 0, along which windows are mirrored; a prediction is the mean over all subsets.
         mirror_batch: whether all mirrored windows go to the network in one batch.
         fill_batches: fill up short batches with repeated windows, for networks that know one shape.
+        process_group: ``"world"`` or a ``ProcessGroup``: its processes, each called with the same, share the volume.
 
     Raises:
         ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
@@ -152,6 +153,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_axes: Sequence[int] | int | None = None,
         mirror_batch: bool = False,
         fill_batches: bool = False,
+        process_group: Any = None,
     ) -> None:
         known = check_mode(mode) in [each.value for each in BlendMode]  # to MONAI
         super().__init__(
@@ -190,6 +192,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.run_id = run_id
         self.border, self.min_size = border, min_size
         self.mirror_axes, self.mirror_batch, self.fill_batches = mirror_axes, mirror_batch, fill_batches
+        self.process_group = process_group
 
     @overload
     def __call__(
@@ -243,7 +246,11 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         return self._infer(inputs, network, self.roi_size, self.roi_weight_map, args, kwargs)
 
     def plan(
-        self, inputs_or_shape: Any, out_channels: int | Sequence[int], prediction_size: Sequence[int] | None = None
+        self,
+        inputs_or_shape: Any,
+        out_channels: int | Sequence[int],
+        prediction_size: Sequence[int] | None = None,
+        workers: int | None = None,
     ) -> ChunkPlan:
         """What a call would take, without a network, tensors or files.
 
@@ -251,6 +258,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
             out_channels: number of channels that the network returns; one for each of its heads if there are several.
             prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+            workers: how many share the volume, to learn what each part of it takes; ``None``: one process does it.
 
         Raises:
             ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
@@ -259,7 +267,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
             print(inferer.plan((1, 1, 512, 512, 1000), out_channels=105))
         """
-        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size)
+        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size, workers)
 
     def _infer(
         self,
@@ -277,11 +285,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         condition = kwargs.pop("condition", None)
         check_inputs(inputs)
         if condition is not None:
-            check_inputs(condition, "condition")
-            if tuple(condition.shape) != tuple(inputs.shape):
-                raise ValueError(
-                    f"condition of shape {tuple(condition.shape)} must have the shape of inputs, {tuple(inputs.shape)}"
-                )
+            check_same_shape(condition, inputs)
         if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             device = "cpu"
 

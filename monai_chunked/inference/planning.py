@@ -28,9 +28,12 @@ from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.plan.faces import finishing_order, largest_box, most_kept
 from monai_chunked.plan.heads import Head, head_names
 from monai_chunked.plan.layout import lay_out, least_peak
+from monai_chunked.plan.part_forecast import PartsForecast, forecast_parts
+from monai_chunked.plan.parts import Parts
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import check_positive, format_bytes
 from monai_chunked.plan.skipped import batches_without
+from monai_chunked.plan.work import cut, work_of
 
 __all__ = ["plan_inferer"]
 
@@ -44,6 +47,7 @@ def plan_inferer(
     inputs_or_shape: Any,
     out_channels: int | Sequence[int],
     prediction_size: Sequence[int] | None = None,
+    workers: int | None = None,
 ) -> ChunkPlan:
     """The plan of :py:class:`ChunkedSlidingWindowInferer`, or of what would take the place of one of MONAI's.
 
@@ -52,10 +56,12 @@ def plan_inferer(
         inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
         out_channels: number of channels that the network returns; one for each of its heads if there are several.
         prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+        workers: how many share the volume; ``None``: it is for one process.
 
     Raises:
         ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
     """
+    workers = None if workers is None else check_positive("workers", workers)
     shape = tuple(int(n) for n in getattr(inputs_or_shape, "shape", inputs_or_shape))
     if len(shape) < 3 or min(shape) < 1:
         raise ValueError(f"inputs must have shape (B, C, *spatial), got {shape}")
@@ -64,7 +70,9 @@ def plan_inferer(
     channels = [check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
     size = tuple(prediction_size or settings.windows.roi_size)
     heads = [Head(name, c, size) for name, c in zip(head_names(None, len(channels)), channels)]
-    return _Planned(settings, shape, source, heads).plan()
+    planned = _Planned(settings, shape, source, heads)
+    plan = planned.plan()
+    return plan if workers is None else replace(plan, parts=planned.parts(workers))
 
 
 class _Planned:
@@ -89,8 +97,9 @@ class _Planned:
         self.windows = settings.windows
         sizes = (self.windows, settings.image_size, heads, self.itemsize, settings.chunk_size)
         labels_on_cpu = settings.labels_on_cpu(self.device)
+        self._background = [isinstance(settings.background, dict)] * len(heads)
         if not isinstance(settings.background, dict):  # the names of heads are not known here
-            match_background(settings.background, None, heads)
+            self._background = [bool(each.any()) for each in match_background(settings.background, None, heads)]
         self.skipped = settings.skipped()
         self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
         inversion = inversion_of(settings, source) if source else None
@@ -137,6 +146,12 @@ class _Planned:
             cpu_bytes=cpu_bytes,
             skipped=self.skipped.count(self.images) if self.skipped else 0,
         )
+
+    def parts(self, workers: int) -> PartsForecast:
+        """What each part takes where so many workers share the volume."""
+        work = work_of(self.windows, self.images, self.settings.sw_batch_size, self.skipped)
+        parts = Parts(self.layout.grids, self.images, cut(work, workers), self.skipped)
+        return forecast_parts(parts, work, self.layout.voxel_bytes, workers, self._background)
 
     def _batches(self) -> int:
         """How often the network is called."""

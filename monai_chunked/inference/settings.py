@@ -74,6 +74,7 @@ class Settings:
     mirror_axes: tuple[int, ...] | None = None
     mirror_batch: bool = False
     fill_batches: bool = False
+    process_group: Any = None
 
     @classmethod
     def check(cls, shape: Sequence[int], **given: Any) -> Settings:

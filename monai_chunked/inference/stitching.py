@@ -46,11 +46,17 @@ class Stitching:
     """
 
     def __init__(
-        self, call: Call, seen: Seen, recorded: Layout | None, done: Container[ChunkId], observer: Observer
+        self, call: Call, seen: Seen, recorded: Layout | None, done: frozenset[ChunkId], observer: Observer
     ) -> None:
         self.observer = observer
+        self._share = call.share
         scores = match_background(call.settings.background, seen.keys, seen.heads)
-        layout = recorded or lay_out_call(call.settings, seen.heads, call.device, call.sum_dtype, skipped=call.skipped)
+        how = (call.settings, seen.heads, call.device, call.sum_dtype)
+        seen, layout = (
+            (seen, recorded)
+            if recorded
+            else call.share.agree(seen, lambda cuts: lay_out_call(*how, cuts, call.skipped))
+        )
         call.recovery.begin(seen.keys, seen.heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
         weights = [partial(seen.weights, number) for number in range(len(seen.heads))]
@@ -58,10 +64,11 @@ class Stitching:
         try:
             of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
             backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, weights)]
-            open_chunks = _open_chunks(call, layout, self._finisher, done, differentiable, observer)
+            neighbours = call.share.neighbours(call, layout, done)
+            open_chunks = _open_chunks(call, layout, self._finisher, neighbours.elsewhere, differentiable, observer)
             held = sum(layout.forecast.peak[: CPU + 1]) + self._finisher.known_bytes
             freed = FreedMemory(int(GROWTH * held))
-            of_all = (layout, len(call.metadata), done, open_chunks, backgrounds, freed, differentiable)
+            of_all = (layout, len(call.metadata), neighbours, open_chunks, backgrounds, freed, differentiable)
             self._stitcher = Stitcher(*of_all)
         except BaseException:
             self._finisher.abandon()
@@ -73,15 +80,20 @@ class Stitching:
         for finished in self._stitcher.add(window, prediction):
             self._finisher.put(finished)
         self._finisher.poll()
+        self._share.poll()
         self.observer.window(window, prediction is not None, self._stitcher)
 
     def finish(self) -> list[Any]:
         """The results of all heads, when all windows are in."""
-        return self._finisher.finish()
+        for finished in self._stitcher.rest():
+            self._finisher.put(finished)
+            self._finisher.poll()
+        return self._share.finish(self._finisher.finish())
 
     def abandon(self) -> None:
         """The run failed: leave nothing behind."""
         self._finisher.abandon()
+        self._share.abandon()
 
     def close(self) -> None:
         """The run is over, well or not."""
@@ -107,4 +119,4 @@ def _open_chunks(
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
     kind = OpenChunks if call.settings.skip is None else LateChunks
-    return kind(layout, len(call.metadata), done, levels, results, observer.opened)
+    return kind(layout, call.numbers, done, levels, results, observer.opened)

@@ -127,6 +127,11 @@ class ChunkGrid:
         """For each dimension and chunk index, the window indices that touch the chunk."""
         return [touching(windows, chunks) for windows, chunks in zip(self._touched, self.shape)]
 
+    @property
+    def around(self) -> list[list[range]]:
+        """For each dimension and chunk index, the indices of the windows that touch the chunk."""
+        return self._touching
+
     @cached_property
     def _finished(self) -> list[list[list[int]]]:
         """For each dimension and window index, the chunk indices that no later window touches."""
@@ -160,6 +165,10 @@ class ChunkGrid:
     def touched_by(self, window: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """The chunks that a window touches."""
         return itertools.product(*(t[w] for t, w in zip(self._touched, window)))
+
+    def touched_along(self, dim: int, window: int) -> range:
+        """Along one dimension, the indices of the chunks that a window of an index touches."""
+        return self._touched[dim][window]
 
     def pieces(self, window: tuple[int, ...]) -> Iterator[Piece]:
         """What a window shares with each chunk that it touches."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from monai_chunked.plan.part_forecast import PartForecast, PartsForecast
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import format_bytes
 
@@ -49,6 +50,7 @@ class ChunkPlan:
         skipped: how many of the windows have no voxel of the mask. What a ``skip`` will say is not known: all sizes are
             those of a run in which it skips none, which takes more.
         passes: how often the network sees each window, more than once if it is mirrored.
+        parts: what each part takes, if several workers share the volume; ``None``: one process does it.
     """
 
     image_size: tuple[int, ...]
@@ -80,6 +82,7 @@ class ChunkPlan:
     cpu_bytes: int = 0
     skipped: int = 0
     passes: int = 1
+    parts: PartsForecast | None = None
 
     def __str__(self) -> str:
         def size(voxels: Sequence[int]) -> str:
@@ -117,6 +120,8 @@ class ChunkPlan:
             rows.append(("input rows kept", f"{format_bytes(self.input_bytes)} {place}, each voxel read once"))
         if self.advice:
             rows.append(("to save memory", self.advice))
+        if self.parts is not None:
+            rows += _rows(self.parts)
         return "\n".join(f"{name:<20} {value}" for name, value in rows)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -157,3 +162,35 @@ class ChunkPlan:
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
         figure.savefig(path, dpi=120)
+
+
+SHOWN = 8
+"""Parts that are shown; of more of them only the first and the last few are, and what any of them takes at most."""
+
+COLUMNS = "{:>10} {:>10} {:>10} {:>10} {:>10} | {:>10} {:>10} {:>10}"
+
+
+def _rows(parts: PartsForecast) -> list[tuple[str, str]]:
+    """What is said of parts: how well workers are used, and a line for each part."""
+    ways = [("handed on", parts.handing_on), ("independent", parts.independent)]
+    used = ", ".join(f"{parts.efficiency(each):.2f} {name}" for name, each in ways)
+    summary = (f"{parts.workers} workers", f"{len(parts.handing_on)} parts; efficiency {used}")
+    handed = ("windows", "batches", "open", "kept", "sent")
+    header = ("  handed on | alone", COLUMNS.format(*handed, "windows", "twice", "open"))
+    each = [(_numbers(one), _numbers(alone)) for one, alone in zip(parts.handing_on, parts.independent)]
+    lines = [(f"  part {k}", _part(*both)) for k, both in enumerate(each)]
+    if len(lines) > SHOWN:
+        most = [tuple(map(max, zip(*(numbers[way] for numbers in each)))) for way in range(2)]
+        lines = [*lines[: SHOWN // 2], ("  ...", ""), *lines[-2:], ("  any, at most", _part(*most))]
+    return [summary, header, *lines]
+
+
+def _numbers(part: PartForecast) -> tuple[int, ...]:
+    return part.windows, part.batches, part.open_bytes, part.kept_bytes, part.sent_bytes, part.twice
+
+
+def _part(one: tuple[int, ...], alone: tuple[int, ...]) -> str:
+    """A part where chunks are handed on, and the same part where it is independent."""
+    windows, batches, *sizes, _ = one
+    handed = [f"{windows:,}", f"{batches:,}", *map(format_bytes, sizes)]
+    return COLUMNS.format(*handed, f"{alone[0]:,}", f"{alone[5]:,}", format_bytes(alone[2]))

@@ -118,22 +118,26 @@ class Schedule:
         """Bytes of an open chunk."""
         return self._size[chunk]
 
-    def steps(self, image: int = 0, done: Container[ChunkId] = ()) -> Iterator[list[Move]]:
+    def steps(
+        self, image: int = 0, done: Container[ChunkId] = (), numbers: range | None = None
+    ) -> Iterator[list[Move]]:
         """For each window in scan order and each head, what must move before the window can be added.
 
         Whoever asks for the next step has added the window, and finished what it finishes.
 
         Args:
             image: index in the input batch.
-            done: chunks that are finished already, and need no place.
+            done: chunks that are finished already, or somebody else's, and need no place.
+            numbers: the windows that come, from one that no other chunk is open at; ``None``: all of the image.
 
         Raises:
             LimitError: when the limits cannot hold the chunks that a window touches.
         """
         if self.limits == [0, inf] and self.skipped is None:
-            yield from self._steps_without_limits(image, done)
+            yield from self._steps_without_limits(image, done, numbers)
             return
-        for number, position in enumerate(self.grids[0].windows.positions()):
+        first = 0 if numbers is None else numbers.start
+        for number, position in enumerate(self.grids[0].windows.positions(numbers), first):
             skipped = self.skipped is not None and self.skipped.window(image, position)
             for head, grid in enumerate(self.grids):
                 chunks = (ChunkId(image, head, chunk) for chunk in grid.touched_by(position))
@@ -146,9 +150,11 @@ class Schedule:
                 for chunk in touched:
                     self._added(chunk, grid.next_window(chunk.position, position))
 
-    def _steps_without_limits(self, image: int, done: Container[ChunkId]) -> Iterator[list[Move]]:
+    def _steps_without_limits(
+        self, image: int, done: Container[ChunkId], numbers: range | None
+    ) -> Iterator[list[Move]]:
         """The same where everything is in CPU memory and nothing ever moves: far less to find out for each window."""
-        for position in self.grids[0].windows.positions():
+        for position in self.grids[0].windows.positions(numbers):
             for head, grid in enumerate(self.grids):
                 moves = []
                 for opened in grid.opened_by(position):

@@ -75,9 +75,10 @@ class WindowGrid:
     def __len__(self) -> int:
         return prod(self.shape)
 
-    def positions(self) -> Iterator[tuple[int, ...]]:
-        """Positions of all windows of one image in scan order."""
-        return self.in_scan_order([range(size) for size in self.shape])
+    def positions(self, numbers: range | None = None) -> Iterator[tuple[int, ...]]:
+        """Positions of the windows of one image in scan order, of all or of a range of them."""
+        positions = self.in_scan_order([range(size) for size in self.shape])
+        return positions if numbers is None else itertools.islice(positions, numbers.start, numbers.stop)
 
     def in_scan_order(self, each: Sequence[Sequence[Side]]) -> Iterator[tuple[Side, ...]]:
         """All that can be made of one thing for each dimension, as windows are; each of them in order of dimensions."""
@@ -87,9 +88,29 @@ class WindowGrid:
         inverse = np.argsort(self.order).tolist()
         return (tuple([one[k] for k in inverse]) for one in combined)
 
+    def number(self, position: Sequence[int]) -> int:
+        """How many windows of an image come before the one at a position."""
+        number = 0
+        for d in self.order:
+            number = number * self.shape[d] + position[d]
+        return number
+
+    def position(self, number: int) -> tuple[int, ...]:
+        """Of the window before which so many of the image come."""
+        position = [0] * len(self.order)
+        for d in reversed(self.order):
+            number, position[d] = divmod(number, self.shape[d])
+        return tuple(position)
+
+    def by_image(self, numbers: range) -> Iterator[tuple[int, range]]:
+        """A range of windows over all images as a range of the windows of each image."""
+        for image in range(numbers.start // len(self), -(-numbers.stop // len(self))):
+            first = image * len(self)
+            yield image, range(max(numbers.start - first, 0), min(numbers.stop - first, len(self)))
+
     def batch_count(self, images: int, sw_batch_size: int) -> int:
         """Number of batches."""
-        return int(np.ceil(self._runs(images) / sw_batch_size).sum())
+        return int(np.ceil(self.run_lengths(images) / sw_batch_size).sum())
 
     def batches(self, images: int, sw_batch_size: int) -> Iterator[list[Window]]:
         """Windows as the network gets them, if none is skipped.
@@ -101,17 +122,27 @@ class WindowGrid:
             while batch := list(itertools.islice(run, sw_batch_size)):
                 yield batch
 
-    def runs(self, images: int) -> Iterator[Iterator[Window]]:
-        """All windows in scan order, in the runs that no batch runs across. Take each before the next one."""
+    def runs(self, images: int, numbers: range | None = None) -> Iterator[Iterator[Window]]:
+        """Windows in scan order, in the runs that no batch runs across. Take each before the next one.
+
+        Args:
+            images: number of images in the input batch.
+            numbers: which of them; ``None``: all.
+        """
         sides = [[slice(*span) for span in spans] for spans in self.spans]
         windows = (
             Window(image, position, box)
             for image in range(images)
             for position, box in zip(self.positions(), self.in_scan_order(sides))
         )
-        return (itertools.islice(windows, run) for run in self._runs(images).tolist())
+        lengths = self.run_lengths(images)
+        if numbers is None:
+            return (itertools.islice(windows, run) for run in lengths.tolist())
+        ends = np.append(0, np.cumsum(lengths)).clip(numbers.start, numbers.stop)
+        those = itertools.islice(windows, numbers.start, numbers.stop)
+        return (itertools.islice(those, run) for run in np.diff(ends).tolist() if run)
 
-    def _runs(self, images: int) -> np.ndarray:
+    def run_lengths(self, images: int) -> np.ndarray:
         """How many windows follow each other that may be in one batch: of one size, and of one buffer of one image."""
         kind = np.arange(images) if self.steps_per_buffer else np.zeros(images, np.int64)
         for d in self.order:

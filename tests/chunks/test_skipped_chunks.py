@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
+from monai_chunked.chunks.neighbours import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
@@ -80,11 +81,11 @@ def test_sums_are_the_same_wherever_chunks_are(
     levels.refuses = tuple(refuses)
     seen: list[tuple[int, ...]] = []
     kind = OpenChunks if known else LateChunks
-    open_chunks = kind(layout, 1, {}, levels, {}, seen.append)
+    open_chunks = kind(layout, range(len(windows)), {}, levels, {}, seen.append)
     weights = torch.rand(1, *windows.roi_size, generator=torch.Generator().manual_seed(0))
     (chunks,) = layout.grids
     backgrounds = [Background(torch.full((2,), background), chunks, lambda size: weights)]
-    stitcher = Stitcher(layout, 1, {}, open_chunks, backgrounds, FreedMemory(2**20), False)
+    stitcher = Stitcher(layout, 1, Alone(()), open_chunks, backgrounds, FreedMemory(2**20), False)
     expected, found = torch.zeros(2, *windows.image_size), torch.full((2, *chunks.size), torch.nan)
     generator = torch.Generator().manual_seed(1)
     for window in every:

@@ -1,0 +1,285 @@
+"""One volume on the workers of a Dask cluster: the bits of one process, whatever happens to workers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import list_data_collate
+from monai.transforms import Compose, Flip, Spacing
+
+from monai_chunked import (
+    ChunkedSliceInferer,
+    ChunkedSlidingWindowInferer,
+    MemoryOutput,
+    NiftiOutput,
+    NumpyOutput,
+    Observer,
+    ZarrOutput,
+    open_image,
+)
+from monai_chunked.dask import infer
+from tests.inference.test_exactness import Network
+from tests.side_by_side import assert_same, random
+
+distributed = pytest.importorskip("distributed")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+
+CASES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(CASES, max_examples=100)
+DEADLINE = 120  # seconds, in which a run ends whatever happens to workers
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """Two workers, each a process with one thread."""
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def network(heads: int = 1, kind: str = "tensor") -> Network:
+    return Network(1, 3, ((1, 1, 1),) * heads, kind)
+
+
+def inferer(**more: Any) -> ChunkedSlidingWindowInferer:
+    return ChunkedSlidingWindowInferer(6, **{"overlap": 0.5, "mode": "gaussian", **more})
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    sizes = st.lists(st.integers(3, 12), min_size=3, max_size=3)
+    kind = draw(st.sampled_from(["tensor", "tuple", "dict"]))
+    mask = None
+    size = draw(sizes)
+    if draw(st.booleans()):
+        mask = torch.zeros(size)
+        for _ in range(draw(st.integers(0, 2))):
+            mask[tuple(draw(st.integers(0, n - 1)) for n in size)] = 1
+    return {
+        "shape": (draw(st.integers(1, 2)), 1, *size),
+        "network": (1 if kind == "tensor" else 2, kind),
+        "parts": draw(st.none() | st.integers(1, 7)),
+        "inverse": draw(st.booleans()) and kind == "tensor",
+        "given": {
+            "roi_size": draw(st.lists(st.integers(3, 6), min_size=3, max_size=3)),
+            "sw_batch_size": draw(st.integers(1, 4)),
+            "overlap": draw(st.sampled_from([0, 0.25, 0.5])),
+            "mode": draw(st.sampled_from(["constant", "gaussian", "crop"])),
+            "border": draw(st.sampled_from(["edge", "even", "adaptive", "crop"])),
+            "buffer_steps": draw(st.none() | st.integers(1, 2)),
+            "chunk_size": draw(st.none() | sizes),
+            "postprocessing": draw(st.sampled_from([None, "argmax", torch.nn.Identity()])),
+            "mask": mask,
+            "skip": draw(st.sampled_from([None, None, 0.5])),
+            "background": draw(st.sampled_from([0, 0.5])),
+        },
+    }
+
+
+FORWARD = Compose([Flip(0), Spacing((1.5, 1.0, 0.8), mode="bilinear")])
+
+
+def check_same(client: Any, case: dict[str, Any]) -> None:
+    image, how = random(*case["shape"]), dict(case["given"])
+    if case["inverse"]:
+        each = [FORWARD(MetaTensor(one, affine=torch.eye(4))) for one in image]
+        image, how = list_data_collate(each), {**how, "inverse": "image", "mask": None}
+    one = ChunkedSlidingWindowInferer(**how)
+    expected = one(image, network(*case["network"]))
+    result = infer(one, image, functools.partial(network, *case["network"]), client, parts=case["parts"])
+    assert_same(result, expected)
+
+
+@CASES
+@given(cases())
+def test_workers_give_the_bits_of_one_process(client: Any, case: dict[str, Any]) -> None:
+    check_same(client, case)
+
+
+@pytest.mark.long
+@MANY
+@given(cases())
+def test_workers_give_the_bits_of_one_process_in_many_more_cases(client: Any, case: dict[str, Any]) -> None:
+    check_same(client, case)
+
+
+OUTPUTS = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": ZarrOutput}
+
+
+@pytest.mark.parametrize("output", list(OUTPUTS))
+def test_results_on_disk_are_those_of_one_process(client: Any, output: str, tmp_path: Path) -> None:
+    image, one = random(1, 1, 12, 11, 10), inferer(postprocessing="argmax")
+    expected = one(image, network())
+    result = infer(one, image, network, client, OUTPUTS[output](tmp_path), parts=3)
+    assert torch.equal(
+        torch.as_tensor(np.asarray(result[0] if output != "zarr" else result[:])).reshape(12, 11, 10), expected[0, 0]
+    )
+
+
+def test_an_input_is_opened_by_each_worker(client: Any, tmp_path: Path) -> None:
+    volume = random(14, 11, 10)
+    nibabel.save(nibabel.Nifti1Image(volume.numpy(), np.diag([2.0, 1, 1, 1])), tmp_path / "image.nii")
+    one = inferer(postprocessing="argmax")
+    source = functools.partial(open_image, tmp_path / "image.nii")
+    assert_same(infer(one, source, network, client), one(source(), network()))
+
+
+class Seen(Observer):
+    """What an observer is told."""
+
+    def __init__(self) -> None:
+        self.windows = self.predicted = self.total = 0
+
+    def start(self, windows: int) -> None:
+        self.total = windows
+
+    def window(self, window: Any, predicted: bool, stitcher: Any) -> None:
+        self.windows, self.predicted = self.windows + 1, self.predicted + predicted
+        assert stitcher.finished <= stitcher.total
+
+
+def test_an_observer_sees_every_window(client: Any) -> None:
+    seen = Seen()
+    infer(inferer(progress=seen), random(2, 1, 12, 11, 10), network, client, parts=5)
+    assert seen.total == seen.windows == seen.predicted > 0
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+class Failing(Network):
+    """Fails at a window that begins in a voxel of some value, so many times, as files count them."""
+
+    def __init__(self, folder: Path, times: int, ends_process: bool = False) -> None:
+        super().__init__(1, 3, ((1, 1, 1),), "tensor")
+        self.folder, self.times, self.ends_process = folder, times, ends_process
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if (x == 7).any() and len(list(self.folder.iterdir())) < self.times:
+            (self.folder / f"{time.monotonic_ns()}").touch()
+            if self.ends_process:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("no such luck")
+        return super().forward(x)
+
+
+def image_with_seven() -> torch.Tensor:
+    image = random(1, 1, 18, 11, 10)
+    image[0, 0, -1, -1, -1] = 7
+    return image
+
+
+def test_a_part_that_fails_twice_is_tried_again(client: Any, tmp_path: Path) -> None:
+    image, one = image_with_seven(), inferer()
+    result = infer(one, image, functools.partial(Failing, tmp_path, 2), client, parts=4)
+    assert torch.equal(result, one(image, network()))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_part_that_fails_again_and_again_is_named(client: Any, tmp_path: Path) -> None:
+    message = (
+        r"no such luck \(while predicting window image 0 .*\) \(in part 3 of 4, windows \d+ to \d+, tried 3 times\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        infer(inferer(), image_with_seven(), functools.partial(Failing, tmp_path, 99), client, parts=4)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_part_whose_worker_is_lost_is_done_by_another(client: Any, tmp_path: Path) -> None:
+    image, one = image_with_seven(), inferer()
+    result = infer(one, image, functools.partial(Failing, tmp_path, 1, True), client, parts=4)
+    assert torch.equal(result, one(image, network()))
+
+
+def test_a_run_that_failed_goes_on_with_what_is_missing(client: Any, tmp_path: Path) -> None:
+    image, one = image_with_seven(), inferer(network_id="one", run_id="one")
+    counted, results = tmp_path / "counted", NumpyOutput(tmp_path / "results")
+    counted.mkdir()
+    with pytest.raises(ValueError, match="no such luck"):
+        infer(one, image, functools.partial(Failing, counted, 3), client, results, parts=6)
+    seen = Seen()
+    one.progress = seen
+    result = infer(one, image, functools.partial(Failing, counted, 3), client, results, parts=3)
+    assert torch.equal(result, inferer()(image, network()))
+    assert 0 < seen.predicted < seen.windows == seen.total
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"inferer": ChunkedSliceInferer(2, roi_size=(8, 8))}, TypeError, "ChunkedSliceInferer"),
+        ({"source": np.zeros((3, 3))}, ValueError, r"\(B, C, \*spatial\)"),
+        ({"parts": 0}, ValueError, "parts=0 must be at least 1"),
+        ({"inferer": inferer(overlap=2)}, ValueError, "overlap"),
+        ({"inferer": inferer(process_group="world")}, ValueError, "process_group is for torchrun"),
+    ],
+)
+def test_what_cannot_run_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
+    how = {"inferer": inferer(), "source": random(1, 1, 9, 9, 9), "network_factory": network, "client": None, **given}
+    with pytest.raises(error, match=words):
+        infer(**how)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match="pip install distributed"):
+        infer(inferer(), random(1, 1, 9, 9, 9), network, None)
+
+
+class Slow(Network):
+    def forward(self, x: torch.Tensor) -> Any:
+        time.sleep(0.02)
+        return super().forward(x)
+
+
+def slow() -> Slow:
+    return Slow(1, 3, ((1, 1, 1),), "tensor")
+
+
+def killed_once(image: torch.Tensor, after: float, parts: int) -> tuple[torch.Tensor, set[int]]:
+    """The result of a run in which the worker that is busy is killed, and the processes that there were."""
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        children = psutil.Process().children(recursive=True)
+        # that of Python's multiprocessing lives as long as this process
+        processes = {child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())}
+        victim = next(iter(client.run(os.getpid).values()))
+        timer = threading.Timer(after, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        try:
+            result = infer(inferer(), image, slow, client, MemoryOutput(), parts=parts)
+        finally:
+            timer.join()
+    return result, processes
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(10))
+def test_a_worker_that_is_killed_at_any_moment_changes_nothing(number: int) -> None:
+    image = random(1, 1, 24, 11, 10)
+    expected = inferer()(image, slow())
+    started = time.monotonic()
+    result, processes = killed_once(image, 0.4 * number, parts=2 + number % 5)
+    assert time.monotonic() - started < DEADLINE
+    assert torch.equal(result, expected)
+    assert not [pid for pid in processes if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]

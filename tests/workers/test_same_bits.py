@@ -1,0 +1,76 @@
+"""Several processes that share a volume get what one process gets, to the last bit, and so does MONAI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
+
+from monai_chunked import chunked_sliding_window_inference
+from tests.inference.test_exactness import Network
+from tests.inference.test_parts_of_a_run import cases
+from tests.side_by_side import random
+from tests.workers.ranks import Raised, Ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+
+CASES = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def infer(group: Any, case: dict[str, Any]) -> Any:
+    """What each process does; also called here, with no group."""
+    image = random(*case["size"]).to(case["dtype"])
+    zooms = ((1,) * (len(case["size"]) - 2),) * case["heads"]
+    network = Network(1, 3, zooms, "tuple" if case["heads"] > 1 else "tensor")
+    result = chunked_sliding_window_inference(image, predictor=network, process_group=group, **case["given"])
+    return result if isinstance(result, tuple) else (result,)
+
+
+def check(ranks: Ranks, case: dict[str, Any]) -> None:
+    expected = infer(None, case)
+    for answer in ranks.call(case["workers"], infer, case):
+        assert not isinstance(answer, Raised), answer
+        assert all(torch.equal(each, one) and each.dtype == one.dtype for each, one in zip(answer, expected))
+        assert len(answer) == len(expected)
+
+
+def test_each_process_has_the_labels_of_monai(ranks: Ranks) -> None:
+    how = {"roi_size": (6, 5, 7), "sw_batch_size": 3, "overlap": 0.5, "mode": "gaussian"}
+    case = {"size": (2, 1, 17, 14, 15), "heads": 1, "dtype": torch.float32, "given": how}
+    scores = sliding_window_inference(random(*case["size"]), predictor=Network(1, 3, ((1,) * 3,), "tensor"), **how)
+    labels = {**case, "given": {**how, "postprocessing": "argmax"}}
+    for workers in (1, 2, 3):
+        for answer in ranks.call(workers, infer, labels):
+            assert not isinstance(answer, Raised), answer
+            assert torch.equal(answer[0], scores.argmax(1, keepdim=True).to(torch.uint8))
+        for answer in ranks.call(workers, infer, case):
+            assert torch.equal(answer[0], scores)
+
+
+def has_nothing_bright(window: torch.Tensor) -> bool:
+    return bool(window.mean() < 0)
+
+
+WAYS = (
+    {"skip": has_nothing_bright},
+    {"cpu_memory": "1GiB"},
+    {"output": "disk"},
+    {"skip": 0.5, "postprocessing": "argmax"},
+)
+"""In which parts are independent, or the result is not in memory."""
+
+
+@CASES
+@given(cases(), st.sampled_from(WAYS))
+def test_independent_parts_and_results_on_disk_too(ranks: Ranks, case: dict[str, Any], way: dict[str, Any]) -> None:
+    check(ranks, {**case, "workers": min(case["workers"], 3), "given": {**case["given"], **way}})
+
+
+@CASES
+@given(cases())
+def test_every_process_has_the_bits_of_one(ranks: Ranks, case: dict[str, Any]) -> None:
+    check(ranks, {**case, "workers": min(case["workers"], 3)})
