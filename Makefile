@@ -4,17 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-long bench bench-pipeline bench-disk bench-gpu lint setup oldest clean
+.PHONY: demo test test-long tutorials bench bench-pipeline bench-disk bench-gpu lint setup oldest clean
 
 demo: setup
 	$(BIN)/python -m tutorials.demo
 
+# a file at a time, in as many processes as there are cores, but not more than four
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # what takes minutes: bundles as a user runs them, notebooks, many more random cases, and power cuts, which need root
 test-long: setup
 	$(BIN)/python -m pytest -m long tests
+
+# the notebooks from top to bottom; they must print what they show
+tutorials: setup
+	$(BIN)/python -m pytest -m long tests/test_tutorials.py
 
 # every peer in a process of its own, in turn; results go to benchmarks/results
 bench: setup
@@ -23,6 +28,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.planned_memory
 	$(BIN)/python -m benchmarks.small_windows
 	$(BIN)/python -m benchmarks.background
+	$(BIN)/python -m benchmarks.workers
 
 # whole bundles beside MONAI's, from file to file; needs 20 GiB of memory
 bench-pipeline: setup
