@@ -141,7 +141,5 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError:
-        raise ImportError(
-            "monai_chunked.dask needs distributed: pip install distributed, or the extra dask of monai-chunked"
-        ) from None
+        raise ImportError("monai_chunked.dask needs distributed: pip install distributed") from None
     return distributed
