@@ -41,7 +41,7 @@ distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 CASES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(CASES, max_examples=100)
+MANY = settings(CASES, max_examples=40)
 DEADLINE = 120  # seconds, in which a run ends whatever happens to workers
 
 
@@ -256,11 +256,12 @@ def slow() -> Slow:
 
 def killed_once(image: torch.Tensor, after: float, parts: int) -> tuple[torch.Tensor, set[int]]:
     """The result of a run in which the worker that is busy is killed, and the processes that there were."""
+    before = set(psutil.Process().children(recursive=True))  # the workers of other tests
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        children = psutil.Process().children(recursive=True)
+        children = set(psutil.Process().children(recursive=True)) - before
         # that of Python's multiprocessing lives as long as this process
         processes = {child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())}
         victim = next(iter(client.run(os.getpid).values()))
@@ -274,7 +275,7 @@ def killed_once(image: torch.Tensor, after: float, parts: int) -> tuple[torch.Te
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(0, 10, 2))
 def test_a_worker_that_is_killed_at_any_moment_changes_nothing(number: int) -> None:
     image = random(1, 1, 24, 11, 10)
     expected = inferer()(image, slow())

@@ -108,7 +108,7 @@ def test_the_example_of_many_workers_labels_a_nifti(tmp_path: Path, monkeypatch:
     names: dict[str, object] = {"load_network": network_of_workers}
     exec(example("from monai_chunked.dask import infer"), names)
     inferer = ChunkedSlidingWindowInferer((96, 96, 96), overlap=0.5, mode="gaussian", postprocessing="argmax")
-    (saved,) = (tmp_path / "results").rglob("*.nii*")
+    (saved,) = (tmp_path / "results").rglob("*.nii")
     assert np.array_equal(np.asarray(nibabel.load(saved).dataobj), inferer(image, network_of_workers())[0, 0].numpy())
 
 

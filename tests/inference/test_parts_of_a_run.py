@@ -33,7 +33,7 @@ from tests.side_by_side import random
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(CASES, max_examples=1500)
+MANY = settings(CASES, max_examples=400)
 
 
 @st.composite

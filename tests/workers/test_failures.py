@@ -103,7 +103,7 @@ def test_when_one_is_killed_the_others_end_and_fewer_go_on(tmp_path: Path, victi
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_killed_at_a_random_moment(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     workers, others = draw.sample([2, 3, 4], 2)
