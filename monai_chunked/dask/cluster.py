@@ -11,6 +11,7 @@ from typing import Any
 from monai_chunked.inference.elsewhere import Made, Worker
 from monai_chunked.inference.part_of_run import Agreed
 from monai_chunked.plan.skipped import Skipped
+from monai_chunked.windows.errors import add_note
 
 __all__ = ["Cluster"]
 
@@ -128,12 +129,8 @@ def _naming(part: int, agreed: Agreed) -> Iterator[None]:
     name = f"part {part} of {len(agreed.ranges)}, windows {numbers.start} to {numbers.stop - 1}"
     try:
         yield
-    except Exception as error:
-        note = f"(in {name}, tried {RETRIES + 1} times)"
-        if len(error.args) == 1 and error.args[0] == str(error):
-            error.args = (f"{error} {note}",)
-        elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message
-            error.add_note(note)
+    except Exception as error:  # whatever a network raises
+        add_note(error, f"(in {name}, tried {RETRIES + 1} times)")
         raise
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from monai_chunked.plan.boxes import box_text
 from monai_chunked.plan.window_grid import Window
 
-__all__ = ["name_windows", "windows_text"]
+__all__ = ["add_note", "name_windows", "windows_text"]
 
 
 @contextmanager
@@ -17,12 +17,16 @@ def name_windows(windows: Sequence[Window], doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        note = f"(while {doing} {windows_text(windows)})"
-        if len(error.args) == 1 and error.args[0] == str(error):
-            error.args = (f"{error} {note}",)
-        elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message
-            error.add_note(note)
+        add_note(error, f"(while {doing} {windows_text(windows)})")
         raise
+
+
+def add_note(error: Exception, note: str) -> None:
+    """Say more at the end of an error's message, and leave its type as it is."""
+    if len(error.args) == 1 and error.args[0] == str(error):
+        error.args = (f"{error} {note}",)
+    elif hasattr(error, "add_note"):  # Python >= 3.11; the arguments are something else than a message
+        error.add_note(note)
 
 
 def windows_text(windows: Sequence[Window]) -> str:
