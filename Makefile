@@ -3,19 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+# a file at a time, in as many processes as there are cores, but not more than four
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-long tutorials bench bench-pipeline bench-disk bench-gpu lint setup oldest clean
 
 demo: setup
 	$(BIN)/python -m tutorials.demo
 
-# a file at a time, in as many processes as there are cores, but not more than four
+# threads that wait leave the processor to the processes beside them
+test test-long: export OMP_WAIT_POLICY ?= passive
+
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # what takes minutes: bundles as a user runs them, notebooks, many more random cases, and power cuts, which need root
 test-long: setup
-	$(BIN)/python -m pytest -m long tests
+	$(BIN)/python -m pytest -m long tests $(SIDE_BY_SIDE)
 
 # the notebooks from top to bottom; they must print what they show
 tutorials: setup
