@@ -20,7 +20,11 @@ from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.parts import Parts
 
-__all__ = ["Alone", "Exchange", "Neighbours"]
+__all__ = ["Alone", "Exchange", "Heir", "Neighbours", "Opener", "Products"]
+
+
+Products = dict[ChunkId, list[tuple[Box, torch.Tensor]]]
+"""For each chunk that others have opened what is to be added to it, ``(C, *size)``, and where, in that order."""
 
 
 class Exchange(Protocol):
@@ -78,8 +82,8 @@ class Neighbours(Alone):
         device: where sums are added up.
 
     Attributes:
-        kept_bytes: of products that are kept.
-        most_kept_bytes: at any time so far.
+        products: that are kept.
+        kept_bytes: of all that was kept.
         sent_bytes: of sums that were handed on.
     """
 
@@ -93,28 +97,34 @@ class Neighbours(Alone):
         self.elsewhere = _Either(done, self._from)
         self.exchange = exchange
         self.device = device
-        self.kept_bytes = self.most_kept_bytes = self.sent_bytes = 0
-        self._products: dict[ChunkId, list[tuple[Box, torch.Tensor]]] = {}
+        self.kept_bytes = self.sent_bytes = 0
+        self.products: Products = {}
 
     def keep(self, chunk: ChunkId, in_chunk: Box, product: torch.Tensor) -> torch.Tensor:
-        self._products.setdefault(chunk, []).append((in_chunk, product))
+        self.products.setdefault(chunk, []).append((in_chunk, product))
         self.kept_bytes += product.nbytes
-        self.most_kept_bytes = max(self.most_kept_bytes, self.kept_bytes)
         return product
 
     def settle(self, grids: Sequence[ChunkGrid], open_chunks: OpenChunks) -> Iterator[Finished]:
+        self.hand_on(open_chunks)
+        yield from self.take_over(grids)
+
+    def hand_on(self, open_chunks: OpenChunks) -> None:
+        """Send the sums of the chunks that were opened here and that others go on with."""
         for chunk, part in self._to.items():
             if chunk not in self._from:
                 closed = open_chunks.close_chunk(chunk)
                 assert closed is not None  # or nobody would wait for it
                 self._send(part, closed[0])
+
+    def take_over(self, grids: Sequence[ChunkGrid]) -> Iterator[Finished]:
+        """Add what was kept to the sums of the chunks that others have opened: they are finished, or handed on."""
         for chunk, part in self._from.items():
             grid = grids[chunk.head]
             sums = self.exchange.receive(part, grid.chunk_size(chunk.position)).to(self.device)
             with torch.no_grad():
-                for in_chunk, product in self._products.pop(chunk, ()):
+                for in_chunk, product in self.products.pop(chunk, ()):
                     sums[(slice(None), *in_chunk)].add_(product.to(self.device))
-                    self.kept_bytes -= product.nbytes
             if chunk in self._to:
                 self._send(self._to[chunk], sums)
             else:
@@ -123,6 +133,21 @@ class Neighbours(Alone):
     def _send(self, part: int, sums: torch.Tensor) -> None:
         self.sent_bytes += sums.nbytes
         self.exchange.send(part, sums.cpu())  # its memory is not used again: all windows are in
+
+
+class Opener(Neighbours):
+    """The first half of a part: all that can be done before the sums of others are there."""
+
+    def settle(self, grids: Sequence[ChunkGrid], open_chunks: OpenChunks) -> Iterator[Finished]:
+        self.hand_on(open_chunks)
+        return iter(())
+
+
+class Heir(Neighbours):
+    """The second half of a part, with what its first half has kept, which may have been in another process."""
+
+    def settle(self, grids: Sequence[ChunkGrid], open_chunks: OpenChunks) -> Iterator[Finished]:
+        return self.take_over(grids)
 
 
 class _Either:

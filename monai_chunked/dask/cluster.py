@@ -5,15 +5,11 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from monai_chunked.inference.elsewhere import Made, Worker
-from monai_chunked.inference.part_of_run import Agreed
-from monai_chunked.plan.skipped import Skipped
-from monai_chunked.windows.errors import add_note
 
-__all__ = ["Cluster"]
+__all__ = ["RETRIES", "Cluster"]
 
 
 RETRIES = 2
@@ -30,6 +26,9 @@ class Cluster:
         client: of ``distributed``.
         worker: what each worker has of the run.
         resources: that a task needs.
+
+    Attributes:
+        worker: as tasks get it.
     """
 
     def __init__(self, client: Any, worker: Worker, resources: Mapping[str, float] | None) -> None:
@@ -37,13 +36,13 @@ class Cluster:
         self.client = client
         self.resources = None if resources is None else dict(resources)
         self._run = uuid.uuid4().hex
-        self._worker = worker
+        self.worker = worker
         self._shared: list[Any] = []
         self._flying: dict[Any, int] = {}
 
     def __enter__(self) -> Cluster:
         # a task of its own: if a worker is lost, others get it from those that have it, or make it once more
-        self._worker = self._share("worker", self._worker)
+        self.worker = self.share("worker", self.worker)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,54 +56,38 @@ class Cluster:
 
     def run(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """What a worker says."""
-        future = self._submit(method.__name__, method, self._worker, *arguments)
+        future = self.submit(method.__name__, method, self.worker, *arguments)
         self._shared.append(future)
         return future.result()
 
-    def parts(
-        self, numbers: Sequence[int], agreed: Agreed, skipped: Skipped | None
-    ) -> Iterator[tuple[int, list[Made]]]:
-        """The boxes that parts make, as they come; so few are in flight that results take little memory."""
-        known = self._share("known", (agreed, skipped))
+    def parts(self, numbers: Sequence[int], start: Callable[[int], Any]) -> Iterator[tuple[int, list[Made]]]:
+        """The boxes that parts make, as they come; so few are in flight that results take little memory.
+
+        Args:
+            numbers: which parts.
+            start: starts one, and returns the future of its boxes.
+        """
         waiting = iter(numbers)
         completed = self.distributed.as_completed()
-        self._start(itertools.islice(waiting, IN_FLIGHT * self.threads()), known, completed)
+        self._start(itertools.islice(waiting, IN_FLIGHT * self.threads()), start, completed)
         for future in completed:
             part = self._flying[future]
-            with _naming(part, agreed):
-                boxes = self._result(future, part)
+            boxes = self._result(future)
             del self._flying[future]
             future.release()
             del future  # or its result would stay in the cluster
             yield part, boxes
             del boxes
             free = IN_FLIGHT * self.threads() - len(self._flying)
-            self._start(itertools.islice(waiting, max(free, 0 if self._flying else 1)), known, completed)
+            self._start(itertools.islice(waiting, max(free, 0 if self._flying else 1)), start, completed)
 
-    def _start(self, parts: Iterator[int], known: Any, completed: Any) -> None:
-        for part in parts:
-            # what comes in order is written in order
-            future = self._submit(f"part-{part}", _make, self._worker, known, part, priority=-part)
-            self._flying[future] = part
-            completed.add(future)
-
-    def _result(self, future: Any, part: int) -> list[Made]:
-        try:
-            boxes: list[Made] = future.result()
-            return boxes
-        except self.distributed.scheduler.KilledWorker as error:
-            raise RuntimeError(
-                f"{error.allowed_failures + 1} workers were lost while they did the same part: too little memory, or a "
-                f"network that ends the process? (distributed.scheduler.allowed-failures: {error.allowed_failures})"
-            ) from error
-
-    def _share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any) -> Any:
         """Something that tasks need and that is sent once. A task makes it, so that it is not lost with a worker."""
-        future = self._submit(name, _same, value)
+        future = self.submit(name, _same, value)
         self._shared.append(future)
         return future
 
-    def _submit(self, name: str, function: Callable[..., Any], *arguments: Any, priority: int = 0) -> Any:
+    def submit(self, name: str, function: Callable[..., Any], *arguments: Any, priority: int = 0) -> Any:
         """Start a task of a name that no other run has."""
         from dask import config  # the other one
 
@@ -112,26 +95,26 @@ class Cluster:
         with config.set({"distributed.admin.large-graph-warning-threshold": 2**62}):  # the input may be large
             return self.client.submit(function, *arguments, key=f"{name}-{self._run}", **how)
 
+    def _start(self, parts: Iterator[int], start: Callable[[int], Any], completed: Any) -> None:
+        for part in parts:
+            future = start(part)
+            self._flying[future] = part
+            completed.add(future)
+
+    def _result(self, future: Any) -> list[Made]:
+        try:
+            boxes: list[Made] = future.result()
+            return boxes
+        except self.distributed.scheduler.KilledWorker as error:
+            part = str(error.task).split("-")[1]
+            raise RuntimeError(
+                f"{error.allowed_failures + 1} workers were lost while they did part {part}: too little memory, or a "
+                f"network that ends the process? (distributed.scheduler.allowed-failures: {error.allowed_failures})"
+            ) from error
+
 
 def _same(value: Any) -> Any:
     return value
-
-
-def _make(worker: Worker, known: tuple[Agreed, Skipped | None], part: int) -> list[Made]:
-    """The task."""
-    return worker.make(part, *known)
-
-
-@contextmanager
-def _naming(part: int, agreed: Agreed) -> Iterator[None]:
-    """Adds to an error which part it is of, and leaves its type as it is."""
-    numbers = agreed.ranges[part]
-    name = f"part {part} of {len(agreed.ranges)}, windows {numbers.start} to {numbers.stop - 1}"
-    try:
-        yield
-    except Exception as error:  # whatever a network raises
-        add_note(error, f"(in {name}, tried {RETRIES + 1} times)")
-        raise
 
 
 def _distributed() -> Any:

@@ -1,9 +1,9 @@
 """
 One volume on many workers, by Dask: ``monai_chunked.dask.infer``.
 
-The windows are cut into parts, each of which is a task that makes its chunks of the result by itself, from the windows
-to the last stage, and gives them back. The process that calls writes them, as it would write its own: to any output,
-with the same journal, so that a run goes on where it stopped with any number of workers, and in one process, too.
+The windows are cut into parts, which are tasks that make chunks of the result, from the windows to the last stage, and
+give them back. The process that calls writes them, as it would write its own: to any output, with the same journal, so
+that a run goes on where it stopped with any number of workers, and in one process, too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ import itertools
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from monai_chunked.dask.cluster import Cluster
+from monai_chunked.dask.tasks import HandingOn, Independent
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.calling import calling, packed, sum_dtype_of, watched
 from monai_chunked.inference.checks import check_inputs
@@ -59,9 +63,10 @@ def infer(
 ) -> Any:
     """The result of ``inferer(source, network_factory())``, made by the workers of a Dask cluster.
 
-    The bits are those of one process. Windows that touch the chunks of two parts are predicted for both, which
-    ``inferer.plan(source, classes, workers=parts)`` says beforehand. The network is built once in each worker, and runs
-    without gradients and outside of any ``torch.autocast`` of the caller.
+    The bits are those of one process. What a part has added to a chunk that a later one finishes is handed on to it.
+    With an ``inverse``, a ``skip`` or a memory limit parts are independent, and windows that touch the chunks of two
+    parts are predicted for both. ``inferer.plan(source, classes, workers=parts)`` says both beforehand. The network is
+    built once in each worker, and runs without gradients and outside of any ``torch.autocast`` of the caller.
 
     Args:
         inferer: says what is to be done; its memory limits, ``sw_device`` and ``scratch_dir`` are those of each worker.
@@ -71,7 +76,7 @@ def infer(
             goes to the workers by pickle.
         client: a ``distributed.Client``.
         output: where the result goes, which this process writes; by default that of the inferer.
-        parts: number of tasks; by default up to four for each thread of the workers, as many as are worth while. The
+        parts: how many; by default up to four for each thread of the workers, as many as are worth while. The
             finished chunks of two parts for each thread may be in memory at a time.
         resources: of Dask, that a part needs: ``{"GPU": 1}`` has one part at a time on each GPU of a worker that was
             started with ``--resources "GPU=1"``.
@@ -136,32 +141,37 @@ def _infer(call: Call, cluster: Cluster, count: int | None) -> Any:
     results = load(call, layout if recovery.resumed else None)
     if results is None:
         recovery.begin(agreed.keys, agreed.heads, agreed.cuts)
-        parts = _cut(call, layout, count, cluster.threads())
+        needed = needed_windows(layout.grids, len(call.metadata), done) if (done := call.done(layout)) else None
+        parts = _cut(call, layout, needed, count, cluster.threads())
         agreed = replace(agreed, ranges=parts.ranges)
         writes_files = settings.output_dir is not None or not call.output.in_memory
         with interruptible(recovery.journal) if writes_files else nullcontext(), watched(call) as observer:
-            results = _gather(call, cluster, agreed, layout, parts, observer)
+            tell = partial(_tell, call, observer, needed)
+            results = _gather(call, cluster, agreed, layout, parts, tell)
         recovery.finish()
     return packed(call, results)
 
 
 def _gather(
-    call: Call, cluster: Cluster, agreed: Agreed, layout: Layout, parts: Parts, observer: Observer
+    call: Call, cluster: Cluster, agreed: Agreed, layout: Layout, parts: Parts, tell: Callable[[range, _Counts], None]
 ) -> list[Any]:
     """The results, when every part has come and is written."""
     every = makers(call, layout, parts)
     counts = _Counts(len(every), len(call.recovery.done))
-    missing = sorted({part for box, part in every.items() if box not in call.recovery.done})
+    missing = {part for box, part in every.items() if box not in call.recovery.done}
+    if call.hands_on:
+        missing = set(range(len(parts)))  # others may wait for what they hand on
     results = results_of(call, agreed, layout)
     try:
-        for part in sorted(set(range(len(parts))) - set(missing)):
-            _tell(call, observer, parts.ranges[part], counts, False)
-        for part, boxes in cluster.parts(missing, agreed, call.skipped):
+        for part in sorted(set(range(len(parts))) - missing):
+            tell(parts.ranges[part], counts)
+        tasks = (HandingOn if call.hands_on else Independent)(cluster, parts, agreed)
+        for part, boxes in cluster.parts(sorted(missing), tasks.start):
             for made in boxes:
                 put(results, made)
                 results.poll()
             counts.finished += len(boxes)
-            _tell(call, observer, parts.ranges[part], counts, True)
+            tell(parts.ranges[part], counts)
         return results.finish()
     except BaseException:
         results.abandon()
@@ -177,32 +187,32 @@ class _Counts:
     open_bytes: int = 0
 
 
-def _tell(call: Call, observer: Observer, numbers: range, counts: Any, predicted: bool) -> None:
+def _tell(call: Call, observer: Observer, needed: np.ndarray | None, numbers: range, counts: Any) -> None:
     """All windows of a part are done."""
     every = itertools.chain.from_iterable(call.settings.windows.runs(len(call.metadata), numbers))
-    for window in every:
+    for number, window in zip(numbers, every):
         skipped = call.skipped is not None and call.skipped.window(window.image, window.position)
-        observer.window(window, predicted and not skipped, counts)
+        observer.window(window, not skipped and (needed is None or bool(needed[number])), counts)
 
 
-def _cut(call: Call, layout: Layout, count: int | None, threads: int) -> Parts:
+def _cut(call: Call, layout: Layout, needed: np.ndarray | None, count: int | None, threads: int) -> Parts:
     """The parts: as many as are asked for, or as many as are worth while."""
     settings, images = call.settings, len(call.metadata)
-    done = call.done(layout)
-    needed = needed_windows(layout.grids, images, done) if done else None
     work = work_of(settings.windows, images, settings.sw_batch_size, call.skipped, needed)
     if not work.predicted.any():  # all that is left is of skipped windows
         return Parts(layout.grids, images, [range(images * len(settings.windows))], call.skipped)
     ways = [count] if count is not None else [threads * times for times in range(1, MOST_PARTS + 1)]
     parts = [Parts(layout.grids, images, cut(work, each), call.skipped) for each in ways]
-    seconds = [_slowest(each, work, layout, threads) for each in parts] if len(ways) > 1 else [0]
+    how = (call.hands_on, work, layout, threads)
+    seconds = [_slowest(each, *how) for each in parts] if len(ways) > 1 else [0]
     return [each for each, time in zip(parts, seconds) if time <= NEARLY_AS_FAST * min(seconds)][-1]
 
 
-def _slowest(parts: Parts, work: Work, layout: Layout, threads: int) -> int:
+def _slowest(parts: Parts, hands_on: bool, work: Work, layout: Layout, threads: int) -> int:
     """How many windows the network of a worker gets, if each takes the next part as soon as it is ready."""
     no_background = [False] * len(parts.grids)
+    forecast = forecast_parts(parts, work, layout.voxel_bytes, threads, no_background)
     busy = [0] * threads
-    for part in forecast_parts(parts, work, layout.voxel_bytes, threads, no_background).independent:
+    for part in forecast.handing_on if hands_on else forecast.independent:
         heapq.heappush(busy, heapq.heappop(busy) + part.windows)
     return max(busy)

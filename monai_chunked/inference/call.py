@@ -68,6 +68,11 @@ class Call:
         """The windows that come, by their number in scan order over all images."""
         return self.share.numbers(len(self.metadata) * len(self.settings.windows))
 
+    @property
+    def hands_on(self) -> bool:
+        """Whether chunks go from part to part, where several workers share the run; else parts are independent."""
+        return self.inversion is None and self.settings.skip is None and not self.settings.limited
+
     def ending(self, grid: ChunkGrid) -> Ending:
         """The grid on which the chunks of a head end."""
         return ending_of(grid, self.inversion)

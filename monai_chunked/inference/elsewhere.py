@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -13,11 +14,13 @@ import torch
 
 from monai_chunked.chunks.finishing import Finisher, HeadFinisher
 from monai_chunked.chunks.levels import Memory
+from monai_chunked.chunks.neighbours import Products
 from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.calling import calling
 from monai_chunked.inference.describing import fingerprint_of_call
+from monai_chunked.inference.halves import Sums, first_half, second_half
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.inverting import inversion_of
 from monai_chunked.inference.part_of_run import Agreed, predict_part
@@ -35,7 +38,7 @@ from monai_chunked.plan.skipped import Skipped
 from monai_chunked.windows.predictions import Seen
 from monai_chunked.windows.predictor import BoundNetwork
 
-__all__ = ["Made", "Worker", "put", "results_of"]
+__all__ = ["Begun", "Ended", "Made", "Worker", "put", "results_of"]
 
 
 class Made(NamedTuple):
@@ -52,6 +55,32 @@ class Made(NamedTuple):
     image: int
     box: Box
     values: torch.Tensor
+
+
+class Begun(NamedTuple):
+    """The first half of a part.
+
+    Attributes:
+        boxes: that are finished.
+        sums: that it hands on, for each part that gets some.
+        products: that are to be added to what others hand on.
+    """
+
+    boxes: list[Made]
+    sums: Sums
+    products: Products
+
+
+class Ended(NamedTuple):
+    """A part, when its second half is done.
+
+    Attributes:
+        boxes: all that it makes.
+        sums: that it hands on after it has got them itself, for each part that gets some.
+    """
+
+    boxes: list[Made]
+    sums: Sums
 
 
 class Worker:
@@ -130,6 +159,31 @@ class Worker:
             skipped: the windows that are known to be skipped.
         """
         made: list[Made] = []
+        with self._making(made, agreed, skipped) as call:
+            predict_part(call, self.network, None, agreed, part)
+        return made
+
+    def begin(self, part: int, agreed: Agreed, skipped: Skipped | None) -> Begun:
+        """The first half of a part, where parts hand on."""
+        made: list[Made] = []
+        with self._making(made, agreed, skipped) as call:
+            return Begun(made, *first_half(call, self.network, None, agreed, part))
+
+    def end(self, part: int, agreed: Agreed, skipped: Skipped | None, begun: Begun, given: Mapping[int, Any]) -> Ended:
+        """The second half of a part.
+
+        Args:
+            part, agreed, skipped: as above.
+            begun: the first half.
+            given: for each part, the sums that it has handed on to this one, in that order.
+        """
+        made = list(begun.boxes)
+        with self._making(made, agreed, skipped) as call:
+            return Ended(made, second_half(call, self.network, agreed, part, begun.products, given))
+
+    @contextmanager
+    def _making(self, made: list[Made], agreed: Agreed, skipped: Skipped | None) -> Iterator[Call]:
+        """A call whose boxes are added to a list."""
         numbers = {head.name: number for number, head in enumerate(agreed.heads)}
 
         def put(result: Result, image: int, box: Box, chunk: torch.Tensor) -> None:
@@ -137,8 +191,7 @@ class Worker:
             made.append(Made(numbers[result.name], image, box, values))
 
         with self._calling(put) as call, torch.no_grad():
-            predict_part(replace(call, skipped=skipped), self.network, None, agreed, part)
-        return made
+            yield replace(call, skipped=skipped)
 
     def _calling(self, put: Callable[[Result, int, Box, torch.Tensor], None]) -> Any:
         source = self.source

@@ -45,7 +45,10 @@ def predict(call: Call, network: BoundNetwork, condition: Source | None, recorde
         how = (call.importance, settings.process_fn, call.device, settings.with_coord)
         predictor = Predictor(settings.seen_by(network), *how)
         predictions = Predictions(batches, predictor)
-        seen = predictions.seen(windows.roi_size) or Seen(recovery.keys, recovery.heads, predictor.first_weights)
+        seen = predictions.seen(windows.roi_size)
+        if seen is None:
+            predictor.expect(recovery.keys, recovery.heads, windows.roi_size)
+            seen = Seen(recovery.keys, recovery.heads, predictor.first_weights)
         stitching = Stitching(call, seen, recorded, done, observer)
         stack.callback(stitching.close)
         with torch.set_grad_enabled(stitching.differentiable):

@@ -10,6 +10,7 @@ import torch
 from monai.utils import ensure_tuple
 
 from monai_chunked.plan.boxes import sizes
+from monai_chunked.plan.heads import Head
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.errors import name_windows, windows_text
@@ -129,6 +130,17 @@ class Predictor:
             self._weights[size] = at_sizes(weights, size, [tuple(t.shape[2:]) for t in tensors])
             self._first_weights.setdefault(size, self._weights[size])
         return Prediction(keys, [t.to(self.device) for t in tensors], self._weights[size])
+
+    def expect(self, keys: list[Hashable] | None, heads: Sequence[Head], roi_size: tuple[int, ...]) -> None:
+        """What others have seen of the network, where no window is predicted here.
+
+        Args:
+            keys: of the heads where the network returns a dict.
+            heads: of the network.
+            roi_size: of a window.
+        """
+        self._expected = (keys, *((head.channels, *head.size) for head in heads))
+        self._first_size = roi_size
 
     def first_weights(self, head: int, size: tuple[int, ...]) -> torch.Tensor:
         """The weights of a head, ``(1, *size)``, that came with the first batch of windows of a size.

@@ -158,13 +158,13 @@ class _Leader(_Worker):
                 f"process_group has {self.peers.size} processes, but there are {len(ranges)} batches of windows to "
                 f"predict, so only {len(ranges)} of them have something to do"
             )
-        hands_on = call.inversion is None and settings.skip is None and not settings.limited
         agreed = None
         if recorded is not None:
             agreed = Agreed(recovery.keys, recovery.heads, recovery.cuts, ranges, recovery.results, recovery.done)
-        self._tell(Start(ranges, hands_on, agreed))
+        self._tell(Start(ranges, call.hands_on, agreed))
         numbers = numbers_of(call, ranges[0], 0)
-        share = LeaderShare(self.peers, numbers, ranges if hands_on else None, recovery.keys, recovery.heads, recorded)
+        passed = ranges if call.hands_on else None
+        share = LeaderShare(self.peers, numbers, passed, recovery.keys, recovery.heads, recorded)
         writes_files = settings.output_dir is not None or not call.output.in_memory
         with interruptible(recovery.journal) if writes_files else nullcontext():
             results = predict(replace(call, share=share), self.network, self.condition, recorded)

@@ -1,0 +1,117 @@
+"""What the tasks of a part are. They run on workers; an error says which part it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from monai_chunked.dask.cluster import RETRIES, Cluster
+from monai_chunked.inference.elsewhere import Begun, Ended, Made, Worker
+from monai_chunked.inference.part_of_run import Agreed
+from monai_chunked.plan.parts import Parts
+from monai_chunked.plan.skipped import Skipped
+from monai_chunked.windows.errors import add_note
+
+__all__ = ["HandingOn", "Independent"]
+
+
+class Known(NamedTuple):
+    """What all tasks know of a run."""
+
+    agreed: Agreed
+    skipped: Skipped | None
+
+
+class Independent:
+    """Each part is one task.
+
+    Args:
+        cluster: the workers.
+        parts: the parts.
+        agreed: what all workers know.
+    """
+
+    def __init__(self, cluster: Cluster, parts: Parts, agreed: Agreed) -> None:
+        self.cluster = cluster
+        self._known = cluster.share("known", Known(agreed, parts.skipped))
+
+    def start(self, part: int) -> Any:
+        """Start a part.
+
+        Returns:
+            the future of its boxes.
+        """
+        # what comes in order is written in order
+        return self.cluster.submit(f"part-{part}", _make, self.cluster.worker, self._known, part, priority=-part)
+
+
+class HandingOn:
+    """Each part is two tasks: its windows, which needs nothing of other parts, and what others have handed on.
+
+    Tasks between them pick what one part gets from another, so that this alone is sent from worker to worker. If a
+    worker is lost, Dask does what it had once more.
+
+    Args:
+        cluster, parts, agreed: as above.
+    """
+
+    def __init__(self, cluster: Cluster, parts: Parts, agreed: Agreed) -> None:
+        self.cluster = cluster
+        self.parts = parts
+        self._known = cluster.share("known", Known(agreed, parts.skipped))
+        self._sums: dict[tuple[int, int], list[Any]] = {}
+
+    def start(self, part: int) -> Any:
+        """Start a part, when those before it were started.
+
+        Returns:
+            the future of its boxes.
+        """
+        known = (self.cluster.worker, self._known, part)
+        begun = self.cluster.submit(f"part-{part}-begin", _begin, *known, priority=-part)
+        givers = sorted(set(self.parts.inherited(part).values()))
+        sums = [future for giver in givers for future in self._sums.pop((giver, part))]
+        ended = self.cluster.submit(f"part-{part}-end", _end, *known, begun, givers, *sums, priority=1)
+        for taker in set(self.parts.handed_on(part).values()):
+            self._sums[part, taker] = [
+                self.cluster.submit(f"part-{part}-{name}-{taker}", _sums_for, task, taker, priority=1)
+                for name, task in (("opened", begun), ("passed", ended))
+            ]
+        return self.cluster.submit(f"part-{part}-boxes", _boxes, ended, priority=1)
+
+
+def _make(worker: Worker, known: Known, part: int) -> list[Made]:
+    with _naming(part, known.agreed):
+        return worker.make(part, *known)
+
+
+def _begin(worker: Worker, known: Known, part: int) -> Begun:
+    with _naming(part, known.agreed):
+        return worker.begin(part, *known)
+
+
+def _end(worker: Worker, known: Known, part: int, begun: Begun, givers: list[int], *sums: list[Any]) -> Ended:
+    given = {giver: sums[2 * k] + sums[2 * k + 1] for k, giver in enumerate(givers)}
+    with _naming(part, known.agreed):
+        return worker.end(part, *known, begun, given)
+
+
+def _sums_for(task: Begun | Ended, part: int) -> list[Any]:
+    return task.sums.get(part, [])
+
+
+def _boxes(ended: Ended) -> list[Made]:
+    return ended.boxes
+
+
+@contextmanager
+def _naming(part: int, agreed: Agreed) -> Iterator[None]:
+    """Adds to an error which part it is of, and leaves its type as it is."""
+    numbers = agreed.ranges[part]
+    name = f"part {part} of {len(agreed.ranges)}, windows {numbers.start} to {numbers.stop - 1}"
+    try:
+        yield
+    except Exception as error:  # whatever a network raises
+        add_note(error, f"(in {name}, tried {RETRIES + 1} times)")
+        raise
