@@ -45,7 +45,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run_bundle(*arguments: object) -> str:
     """``python -m monai.bundle run`` as a user types it; returns what it prints."""
-    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments)]
+    return run_module("monai.bundle", "run", *arguments)
+
+
+def run_module(*arguments: object) -> str:
+    """``python -m`` with these arguments; returns what it prints."""
+    command = [sys.executable, "-m", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -87,6 +92,22 @@ def test_the_bundle_saves_the_same_file_as_with_monais_inferer(
 ) -> None:
     images = [{"image": data["image"]}]
     run_bundle("--config_file", "configs/inference.yaml", "--data", images, "--output_dir", tmp_path, *overrides)
+    assert_same_file(saved(tmp_path), reference)
+
+
+@pytest.mark.long
+def test_two_processes_of_torchrun_save_the_same_file(
+    data: dict[str, str], reference: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
+    torchrun = ("torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "monai.bundle", "run")
+    settings = ("--data", [{"image": data["image"]}], "--output_dir", tmp_path)
+    run_module(*torchrun, "--config_file", "configs/inference_workers.yaml", *settings)
+    assert_same_file(saved(tmp_path), reference)
+
+
+@pytest.mark.long
+def test_two_workers_of_dask_save_the_same_file(reference: nibabel.Nifti1Image, tmp_path: Path) -> None:
+    run_module("tutorials.demo_dask", "--output-dir", tmp_path, "--resolution", 2)
     assert_same_file(saved(tmp_path), reference)
 
 
