@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from monai_chunked.inference.elsewhere import Made, Worker
+from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.part_of_run import Agreed
 from monai_chunked.plan.skipped import Skipped
 from monai_chunked.windows.errors import add_note
@@ -62,10 +63,10 @@ class Cluster:
         return future.result()
 
     def parts(
-        self, numbers: Sequence[int], agreed: Agreed, skipped: Skipped | None
+        self, numbers: Sequence[int], agreed: Agreed, skipped: Skipped | None, inversion: Inversion | None
     ) -> Iterator[tuple[int, list[Made]]]:
         """The boxes that parts make, as they come; so few are in flight that results take little memory."""
-        known = self._share("known", (agreed, skipped))
+        known = self._share("known", (agreed, skipped, inversion))
         waiting = iter(numbers)
         completed = self.distributed.as_completed()
         self._start(itertools.islice(waiting, IN_FLIGHT * self.threads()), known, completed)
@@ -117,7 +118,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _make(worker: Worker, known: tuple[Agreed, Skipped | None], part: int) -> list[Made]:
+def _make(worker: Worker, known: tuple[Agreed, Skipped | None, Inversion | None], part: int) -> list[Made]:
     """The task."""
     return worker.make(part, *known)
 

@@ -113,7 +113,7 @@ def infer(
     with Cluster(client, Worker(of_workers, source, network_factory), resources) as cluster:
 
         def fingerprint(call: Call) -> tuple[dict[str, str], list[str]]:
-            return cluster.run(Worker.fingerprint, settings.mask, described_output(call.output))
+            return cluster.run(Worker.fingerprint, settings.mask, described_output(call.output), inversion)
 
         with calling(here, opened, inversion, fingerprint) as call:
             return _infer(call, cluster, parts)
@@ -156,7 +156,7 @@ def _gather(
     try:
         for part in sorted(set(range(len(parts))) - set(missing)):
             _tell(call, observer, parts.ranges[part], counts, False)
-        for part, boxes in cluster.parts(missing, agreed, call.skipped):
+        for part, boxes in cluster.parts(missing, agreed, call.skipped, call.inversion):
             for made in boxes:
                 put(results, made)
                 results.poll()
