@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import nibabel
@@ -17,11 +20,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import list_data_collate
-from monai.transforms import Compose, Flip, Spacing
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, Flip, Rotated, Spacing
 
 from monai_chunked import (
     ChunkedSliceInferer,
@@ -30,19 +34,22 @@ from monai_chunked import (
     NiftiOutput,
     NumpyOutput,
     Observer,
-    ZarrOutput,
     open_image,
 )
 from monai_chunked.dask import infer
+from tests.inference import inverted
 from tests.inference.test_exactness import Network
+from tests.killed_run import OUTPUTS
 from tests.side_by_side import assert_same, random
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 CASES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(CASES, max_examples=2)
 MANY = settings(CASES, max_examples=40)
 DEADLINE = 120  # seconds, in which a run ends whatever happens to workers
+KILLS, RUN_SECONDS = 10, 1.5  # the latter is about what a run takes
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +128,33 @@ def test_workers_give_the_bits_of_one_process_in_many_more_cases(client: Any, ca
     check_same(client, case)
 
 
-OUTPUTS = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": ZarrOutput}
+def check_inverse(client: Any, case: inverted.Case, parts: int | None) -> None:
+    note(f"{case.transforms}, {case.parameters}")
+    one = ChunkedSlidingWindowInferer(postprocessing=case.chain, **case.sliding, **case.parameters)
+    make = functools.partial(inverted.Network, case.kind, case.classes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore")
+        reference = case.monai()
+        inverted.assert_same_images(case.ours(), reference)
+        try:
+            result = infer(one, case.batch[inverted.KEY], make, client, parts=parts)
+        except ValueError as error:
+            assert case.may_be_whole and "cannot be done a chunk at a time" in str(error)  # noqa: PT017, PT018
+            return
+    inverted.assert_same_images(result, reference)
+
+
+@FEW
+@given(inverted.cases(), st.none() | st.integers(1, 5))
+def test_workers_undo_any_preprocessing_as_monai_does(client: Any, case: inverted.Case, parts: int | None) -> None:
+    check_inverse(client, case, parts)
+
+
+@pytest.mark.long
+@MANY
+@given(inverted.cases(), st.none() | st.integers(1, 5))
+def test_workers_undo_many_more_preprocessings(client: Any, case: inverted.Case, parts: int | None) -> None:
+    check_inverse(client, case, parts)
 
 
 @pytest.mark.parametrize("output", list(OUTPUTS))
@@ -222,10 +255,45 @@ def test_a_run_that_failed_goes_on_with_what_is_missing(client: Any, tmp_path: P
     assert 0 < seen.predicted < seen.windows == seen.total
 
 
+@pytest.mark.parametrize(("first", "then"), [(True, False), (False, True)], ids=["by workers first", "here first"])
+def test_a_run_goes_on_by_workers_or_here_whoever_began_it(
+    client: Any, tmp_path: Path, first: bool, then: bool
+) -> None:
+    image, counted, seen = image_with_seven(), tmp_path / "counted", Seen()
+    counted.mkdir()
+
+    def run(by_workers: bool, times: int, **more: Any) -> Any:
+        one = inferer(network_id="one", run_id="one", **more)
+        make, results = functools.partial(Failing, counted, times), NiftiOutput(tmp_path / "results")
+        if by_workers:
+            return infer(one, image, make, client, results, parts=6)
+        one.output = results
+        return one(image, make())
+
+    with pytest.raises(ValueError, match="no such luck"):
+        run(first, 99)
+    (result,) = run(then, 0, progress=seen)
+    assert np.array_equal(np.asarray(result[:]).reshape(3, 18, 11, 10), inferer()(image, network())[0].numpy())
+    assert 0 < seen.predicted < seen.windows == seen.total
+
+
+def rotated() -> inverted.Case:
+    turn = Rotated(inverted.KEY, angle=(0.1, 0.0, 0.0))
+    return inverted.Case([turn], (15, 18, 16), inverted.affine_of("plain", (1.1, 0.9, 1.7)))
+
+
+def test_an_inverse_of_the_whole_prediction_is_refused() -> None:
+    case = rotated()
+    message = "cannot be done a chunk at a time, so not by several workers: .*Rotate.*leave it out and undo the result"
+    with pytest.raises(ValueError, match=message):
+        infer(inferer(postprocessing=case.chain), case.batch[inverted.KEY], network, None)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
         ({"inferer": ChunkedSliceInferer(2, roi_size=(8, 8))}, TypeError, "ChunkedSliceInferer"),
+        ({"inferer": SlidingWindowInferer(8)}, TypeError, "must be a ChunkedSlidingWindowInferer, got SlidingWindow"),
         ({"source": np.zeros((3, 3))}, ValueError, r"\(B, C, \*spatial\)"),
         ({"parts": 0}, ValueError, "parts=0 must be at least 1"),
         ({"inferer": inferer(overlap=2)}, ValueError, "overlap"),
@@ -254,33 +322,46 @@ def slow() -> Slow:
     return Slow(1, 3, ((1, 1, 1),), "tensor")
 
 
-def killed_once(image: torch.Tensor, after: float, parts: int) -> tuple[torch.Tensor, set[int]]:
-    """The result of a run in which the worker that is busy is killed, and the processes that there were."""
-    before = set(psutil.Process().children(recursive=True))  # the workers of other tests
+def children() -> set[psutil.Process]:
+    """All processes that this one has started, but for that of Python's multiprocessing, which lives as long."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                found.add(child)
+    return found
+
+
+def is_left(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def kill(worker: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_workers_that_are_killed_at_random_moments_change_nothing() -> None:
+    image, draw = random(1, 1, 24, 11, 10), Random(0)
+    expected = inferer()(image, slow())
+    before, seen = children(), set()  # the workers of other tests, and of this one
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        children = set(psutil.Process().children(recursive=True)) - before
-        # that of Python's multiprocessing lives as long as this process
-        processes = {child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())}
-        victim = next(iter(client.run(os.getpid).values()))
-        timer = threading.Timer(after, os.kill, (victim, signal.SIGKILL))
-        timer.start()
-        try:
-            result = infer(inferer(), image, slow, client, MemoryOutput(), parts=parts)
-        finally:
+        for _ in range(KILLS):
+            client.wait_for_workers(1, DEADLINE)
+            workers = client.run(os.getpid, on_error="ignore")  # one that was killed comes back by itself
+            timer = threading.Timer(draw.uniform(0, RUN_SECONDS), kill, [draw.choice(sorted(workers.values()))])
+            timer.start()
+            started = time.monotonic()
+            result = infer(inferer(), image, slow, client, MemoryOutput(), parts=draw.randint(2, 6))
             timer.join()
-    return result, processes
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("number", range(0, 10, 2))
-def test_a_worker_that_is_killed_at_any_moment_changes_nothing(number: int) -> None:
-    image = random(1, 1, 24, 11, 10)
-    expected = inferer()(image, slow())
-    started = time.monotonic()
-    result, processes = killed_once(image, 0.4 * number, parts=2 + number % 5)
-    assert time.monotonic() - started < DEADLINE
-    assert torch.equal(result, expected)
-    assert not [pid for pid in processes if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+            seen |= children() - before
+            assert time.monotonic() - started < DEADLINE
+            assert torch.equal(result, expected)
+    assert len(seen) >= KILLS // 2
+    assert not [process for process in seen if is_left(process)]

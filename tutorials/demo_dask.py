@@ -49,7 +49,8 @@ def label_template(output_dir: str, resolution: float, workers: int) -> None:
     how = partial(LocalCluster, n_workers=workers, threads_per_worker=1, dashboard_address=None)
     with how() as cluster, Client(cluster) as client:
         data["pred"] = infer(inferer, data["image"][None], load_network, client)[0]
-    behind(data)
+    if behind is not None:  # saves them
+        behind(data)
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ def infer(
     with Cluster(client, Worker(of_workers, source, network_factory), resources) as cluster:
 
         def fingerprint(call: Call) -> tuple[dict[str, str], list[str]]:
-            return cluster.run(Worker.fingerprint, settings.mask, described_output(call.output))
+            return cluster.run(Worker.fingerprint, settings.mask, described_output(call.output), inversion)
 
         with calling(here, opened, inversion, fingerprint) as call:
             return _infer(call, cluster, parts)
@@ -165,7 +165,9 @@ def _gather(
     try:
         for part in sorted(set(range(len(parts))) - missing):
             tell(parts.ranges[part], counts)
-        tasks = (HandingOn if call.hands_on else Independent)(cluster, parts, agreed)
+        tasks = (
+            HandingOn(cluster, parts, agreed) if call.hands_on else Independent(cluster, parts, agreed, call.inversion)
+        )
         for part, boxes in cluster.parts(sorted(missing), tasks.start):
             for made in boxes:
                 put(results, made)

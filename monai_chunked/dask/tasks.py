@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from monai_chunked.dask.cluster import RETRIES, Cluster
 from monai_chunked.inference.elsewhere import Begun, Ended, Made, Worker
+from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.part_of_run import Agreed
 from monai_chunked.plan.parts import Parts
 from monai_chunked.plan.skipped import Skipped
@@ -30,11 +31,13 @@ class Independent:
         cluster: the workers.
         parts: the parts.
         agreed: what all workers know.
+        inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
     """
 
-    def __init__(self, cluster: Cluster, parts: Parts, agreed: Agreed) -> None:
+    def __init__(self, cluster: Cluster, parts: Parts, agreed: Agreed, inversion: Inversion | None) -> None:
         self.cluster = cluster
         self._known = cluster.share("known", Known(agreed, parts.skipped))
+        self._inversion = cluster.share("inversion", inversion)
 
     def start(self, part: int) -> Any:
         """Start a part.
@@ -43,7 +46,8 @@ class Independent:
             the future of its boxes.
         """
         # what comes in order is written in order
-        return self.cluster.submit(f"part-{part}", _make, self.cluster.worker, self._known, part, priority=-part)
+        known = (self.cluster.worker, self._known, self._inversion, part)
+        return self.cluster.submit(f"part-{part}", _make, *known, priority=-part)
 
 
 class HandingOn:
@@ -81,9 +85,9 @@ class HandingOn:
         return self.cluster.submit(f"part-{part}-boxes", _boxes, ended, priority=1)
 
 
-def _make(worker: Worker, known: Known, part: int) -> list[Made]:
+def _make(worker: Worker, known: Known, inversion: Inversion | None, part: int) -> list[Made]:
     with _naming(part, known.agreed):
-        return worker.make(part, *known)
+        return worker.make(part, *known, inversion)
 
 
 def _begin(worker: Worker, known: Known, part: int) -> Begun:

@@ -251,6 +251,8 @@ def check_process_group(process_group: Any) -> Any:
             f"torchrun --nproc_per_node=N, and call torch.distributed.init_process_group('gloo') in it, or 'nccl' on "
             f"GPUs, before the inferer"
         )
+    if isinstance(process_group, int) and process_group == dist.GroupMember.NON_GROUP_MEMBER:  # of new_group
+        raise ValueError("process_group: this process is no member of it; only its members call the inferer with it")
     if not named and not isinstance(process_group, dist.ProcessGroup):
         raise TypeError(
             f"process_group={process_group!r} must be 'world', a ProcessGroup of torch.distributed that this process "

@@ -22,7 +22,6 @@ from monai_chunked.inference.calling import calling
 from monai_chunked.inference.describing import fingerprint_of_call
 from monai_chunked.inference.halves import Sums, first_half, second_half
 from monai_chunked.inference.inverse.inversion import Inversion
-from monai_chunked.inference.inverting import inversion_of
 from monai_chunked.inference.part_of_run import Agreed, predict_part
 from monai_chunked.inference.predicting import predict
 from monai_chunked.inference.settings import Settings
@@ -110,7 +109,6 @@ class Worker:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._source: Source | None = None
-        self._inversion: Inversion | None = None
         self._network: BoundNetwork | None = None
 
     @property
@@ -119,7 +117,6 @@ class Worker:
         with self._lock:
             if self._source is None:
                 self._source = source_of(self.inputs() if callable(self.inputs) else self.inputs)
-                self._inversion = inversion_of(self.settings, self._source)  # which takes a while to find out
             return self._source
 
     @property
@@ -130,41 +127,45 @@ class Worker:
                 self._network = BoundNetwork(self.network_factory(), (), {})
             return self._network
 
-    def fingerprint(self, mask: Any, output: tuple[Any, Any]) -> tuple[dict[str, str], list[str]]:
+    def fingerprint(
+        self, mask: Any, output: tuple[Any, Any], inversion: Inversion | None
+    ) -> tuple[dict[str, str], list[str]]:
         """What the result depends on, as a run in one process says it.
 
         Args:
             mask: of the run.
             output: type and settings of the output.
+            inversion: how predictions are brought to the patients' grids.
         """
-        with self._calling(lambda *_: None) as call:
+        with self._calling(lambda *_: None, inversion) as call:
             call = replace(call, settings=replace(call.settings, mask=mask))
             return fingerprint_of_call(call, self.network, None, output)
 
     def agree(self, skipped: Skipped | None) -> Agreed:
         """What the first batch shows of the network, and how chunks are cut. There are no parts yet."""
-        with self._calling(lambda *_: None) as call, torch.no_grad():
+        with self._calling(lambda *_: None, None) as call, torch.no_grad():
             try:
                 predict(replace(call, skipped=skipped, share=_First()), self.network, None, None)
             except _Shown as shown:
                 return Agreed(shown.seen.keys, shown.seen.heads, [grid.cuts for grid in shown.layout.grids], ())
         raise AssertionError("a first batch was not predicted")
 
-    def make(self, part: int, agreed: Agreed, skipped: Skipped | None) -> list[Made]:
+    def make(self, part: int, agreed: Agreed, skipped: Skipped | None, inversion: Inversion | None) -> list[Made]:
         """The boxes that a part makes, but for those that are written already.
 
         Args:
             part: which one.
             agreed: what all workers know.
             skipped: the windows that are known to be skipped.
+            inversion: how predictions are brought to the patients' grids, which is known for all heads.
         """
         made: list[Made] = []
-        with self._making(made, agreed, skipped) as call:
+        with self._making(made, agreed, skipped, inversion) as call:
             predict_part(call, self.network, None, agreed, part)
         return made
 
     def begin(self, part: int, agreed: Agreed, skipped: Skipped | None) -> Begun:
-        """The first half of a part, where parts hand on."""
+        """The first half of a part, where parts hand on, which needs no inverse."""
         made: list[Made] = []
         with self._making(made, agreed, skipped) as call:
             return Begun(made, *first_half(call, self.network, None, agreed, part))
@@ -182,7 +183,9 @@ class Worker:
             return Ended(made, second_half(call, self.network, agreed, part, begun.products, given))
 
     @contextmanager
-    def _making(self, made: list[Made], agreed: Agreed, skipped: Skipped | None) -> Iterator[Call]:
+    def _making(
+        self, made: list[Made], agreed: Agreed, skipped: Skipped | None, inversion: Inversion | None = None
+    ) -> Iterator[Call]:
         """A call whose boxes are added to a list."""
         numbers = {head.name: number for number, head in enumerate(agreed.heads)}
 
@@ -190,12 +193,11 @@ class Worker:
             values = torch.empty(chunk.shape, dtype=chunk.dtype).copy_(chunk)
             made.append(Made(numbers[result.name], image, box, values))
 
-        with self._calling(put) as call, torch.no_grad():
+        with self._calling(put, inversion) as call, torch.no_grad():
             yield replace(call, skipped=skipped)
 
-    def _calling(self, put: Callable[[Result, int, Box, torch.Tensor], None]) -> Any:
-        source = self.source
-        return calling(replace(self.settings, output=HandedOver(put)), source, self._inversion, None)
+    def _calling(self, put: Callable[[Result, int, Box, torch.Tensor], None], inversion: Inversion | None) -> Any:
+        return calling(replace(self.settings, output=HandedOver(put)), self.source, inversion, None)
 
 
 class _Shown(Exception):

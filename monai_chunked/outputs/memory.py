@@ -23,7 +23,8 @@ class MemoryOutput(Output):
         self.device = torch.device(device)
 
     def create(self, result: Result) -> OutputWriter:
-        return _MemoryWriter(torch.zeros(result.shape, dtype=result.dtype, device=self.device))
+        with torch.inference_mode(False):  # other threads may write to it
+            return _MemoryWriter(torch.zeros(result.shape, dtype=result.dtype, device=self.device))
 
 
 class _MemoryWriter(OutputWriter):

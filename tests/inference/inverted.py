@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,10 @@ class Case:
         self.batch = list_data_collate(items)
         self.network = Network(self.kind, self.classes)
 
+    def __reduce__(self) -> Any:
+        """Another process does its own preprocessing, as MONAI's inverse wants it."""
+        return Case, tuple(getattr(self, each.name) for each in fields(self))
+
     @property
     def invert(self) -> Invertd:
         return Invertd("pred", self.preprocessing, orig_keys=KEY, nearest_interp=self.nearest)
@@ -204,6 +208,10 @@ def _resized(draw: st.DrawFn) -> Any:
     return Resized(KEY, _sizes(draw, 8, 26), mode=mode, align_corners=align)
 
 
+def bright(voxels: Any) -> Any:
+    return voxels > 0.9
+
+
 def _zoomed(draw: st.DrawFn) -> Any:
     zoom = draw(st.sampled_from([0.7, 1.2, 1.4]))
     return Zoomd(KEY, zoom=zoom, mode=draw(st.sampled_from(["trilinear", "nearest"])), keep_size=draw(st.booleans()))
@@ -230,7 +238,7 @@ MAKERS: dict[str, Callable[[st.DrawFn], Any]] = {
     "divisible": lambda draw: DivisiblePadd(KEY, 8),
     "crop": _crop,
     "center": lambda draw: CenterSpatialCropd(KEY, _sizes(draw, 8, 24)),
-    "foreground": lambda draw: CropForegroundd(KEY, KEY, select_fn=lambda x: x > 0.9, margin=draw(st.integers(0, 2))),
+    "foreground": lambda draw: CropForegroundd(KEY, KEY, select_fn=bright, margin=draw(st.integers(0, 2))),
     "size": lambda draw: ResizeWithPadOrCropd(KEY, _sizes(draw, 8, 26)),
 }
 

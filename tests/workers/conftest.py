@@ -7,9 +7,9 @@ import pytest
 from tests.workers.ranks import Ranks
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ranks() -> Iterator[Ranks]:
-    """Three processes."""
-    started = Ranks(3)
+    """Five processes, of which a test calls as many as it likes, and kills none."""
+    started = Ranks(5)
     yield started
     started.close()

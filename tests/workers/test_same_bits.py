@@ -19,6 +19,7 @@ from tests.workers.ranks import Raised, Ranks
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 CASES = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(CASES, max_examples=150)
 
 
 def infer(group: Any, case: dict[str, Any]) -> Any:
@@ -43,7 +44,7 @@ def test_each_process_has_the_labels_of_monai(ranks: Ranks) -> None:
     case = {"size": (2, 1, 17, 14, 15), "heads": 1, "dtype": torch.float32, "given": how}
     scores = sliding_window_inference(random(*case["size"]), predictor=Network(1, 3, ((1,) * 3,), "tensor"), **how)
     labels = {**case, "given": {**how, "postprocessing": "argmax"}}
-    for workers in (1, 2, 3):
+    for workers in (1, 2, 3, 5):
         for answer in ranks.call(workers, infer, labels):
             assert not isinstance(answer, Raised), answer
             assert torch.equal(answer[0], scores.argmax(1, keepdim=True).to(torch.uint8))
@@ -67,10 +68,17 @@ WAYS = (
 @CASES
 @given(cases(), st.sampled_from(WAYS))
 def test_independent_parts_and_results_on_disk_too(ranks: Ranks, case: dict[str, Any], way: dict[str, Any]) -> None:
-    check(ranks, {**case, "workers": min(case["workers"], 3), "given": {**case["given"], **way}})
+    check(ranks, {**case, "given": {**case["given"], **way}})
 
 
 @CASES
 @given(cases())
 def test_every_process_has_the_bits_of_one(ranks: Ranks, case: dict[str, Any]) -> None:
-    check(ranks, {**case, "workers": min(case["workers"], 3)})
+    check(ranks, case)
+
+
+@pytest.mark.long
+@MANY
+@given(cases(), st.sampled_from([2, 3, 5]), st.sampled_from([{}, *WAYS]))
+def test_many_more_cases(ranks: Ranks, case: dict[str, Any], workers: int, way: dict[str, Any]) -> None:
+    check(ranks, {**case, "workers": workers, "given": {**case["given"], **way}})

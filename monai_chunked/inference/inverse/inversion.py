@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +98,9 @@ class Undone:
 class Inversion:
     """How the predictions of a batch are brought to the patients' grids.
 
+    What is pickled of it is what it has found out, because ``Invertd`` undoes what its own transforms have done, and in
+    another process they are other objects.
+
     Args:
         source: the images.
         undo: what is done to each.
@@ -119,15 +122,23 @@ class Inversion:
             )
         self.source = source
         self.undo = undo
-        self.over = cache(self._over)
+        self._known: dict[tuple[int, ...], Undone] = {}
 
-    def _over(self, size: tuple[int, ...]) -> Undone:
-        """What is done to predictions of this spatial size.
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_known": self._known}
+
+    def over(self, size: tuple[int, ...]) -> Undone:
+        """What is done to predictions of this spatial size, found out once.
 
         Raises:
             Unstreamable: when it cannot be done a chunk at a time.
             ValueError: when the images of a batch end on different grids.
         """
+        if size not in self._known:
+            self._known[size] = self._over(size)
+        return self._known[size]
+
+    def _over(self, size: tuple[int, ...]) -> Undone:
         traces = []
         for template in self.source.templates:
             traces.append(trace((1, *size), torch.float32, partial(self.undo, template)))

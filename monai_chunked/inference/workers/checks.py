@@ -37,8 +37,8 @@ def check_shared(settings: Settings, inversion: Any, device: torch.device) -> No
     kept = settings.postprocessing is None and inversion is None and output.in_memory and not settings.limited
     if torch.is_grad_enabled() and kept:
         raise ValueError(
-            "process_group gives scores without gradients; call the inferer within torch.no_grad(), as in "
-            "torch.inference_mode, or leave process_group out"
+            "process_group gives scores without gradients; call the inferer within torch.no_grad() or "
+            "torch.inference_mode(), or leave process_group out"
         )
     if not isinstance(output, (MemoryOutput, AutoOutput, ResumableOutput)):
         raise TypeError(

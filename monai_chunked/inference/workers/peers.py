@@ -272,8 +272,6 @@ def together(process_group: Any) -> Iterator[Peers | None]:
 def _connected(process_group: Any) -> tuple[Any, int, int]:
     """Connections for one run alone, whatever else is said in the process group; the rank, and how many there are."""
     rank, size = dist.get_rank(process_group), dist.get_world_size(process_group)
-    if rank < 0:
-        raise ValueError("process_group: this process is no member of it; only its members call the inferer with it")
     name = "monai_chunked " + " ".join(map(str, dist.get_process_group_ranks(process_group or dist.group.WORLD)))
     store = dist.distributed_c10d._get_default_store()
     run = (store.add(name, 1) - 1) // size  # all of them add one

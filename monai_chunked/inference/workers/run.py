@@ -71,7 +71,7 @@ def infer_together(peers: Peers, inputs: Any, network: BoundNetwork, settings: S
     if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source))):
         raise ValueError(
             f"process_group: the prediction can only be brought to the patient's grid as a whole, because {reason}; "
-            f"leave the inverse out, and do it behind the inferer"
+            f"leave out the inverse and do it to what the inferer returns, or process_group"
         )
     check_shared(settings, inversion, source.device)
     kind = _Leader if peers.rank == 0 else _Follower
@@ -155,8 +155,8 @@ class _Leader(_Worker):
         ranges = cut(work, self.peers.size)
         if len(ranges) < self.peers.size:
             warn_caller(
-                f"process_group has {self.peers.size} processes, but there are {len(ranges)} batches of windows to "
-                f"predict, so only {len(ranges)} of them have something to do"
+                f"process_group has more processes ({self.peers.size}) than there are batches of windows to predict "
+                f"({len(ranges)}), so some have nothing to do; fewer are as fast"
             )
         agreed = None
         if recorded is not None:

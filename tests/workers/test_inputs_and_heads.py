@@ -1,0 +1,79 @@
+"""Inputs that are read piece by piece, each part by its process, conditions, and networks that return structures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import SlidingWindowInferer
+
+from monai_chunked import ChunkedSlidingWindowInferer
+from tests.inputs.lazy_cases import SETTINGS, Recording, network, tensor, volume
+from tests.side_by_side import STRUCTURES, assert_same, random
+from tests.workers.ranks import Raised, Ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+
+SHAPE = (2, 1, 25, 11, 15)
+
+
+def conditioned(windows: torch.Tensor, coordinates: Any, condition: torch.Tensor) -> torch.Tensor:
+    return network(windows) * condition[:, :1].sigmoid()
+
+
+class Noting:
+    """A network that writes down which rows of which image it has seen."""
+
+    def __init__(self) -> None:
+        self.rows = np.zeros((SHAPE[0], SHAPE[2]), bool)
+
+    def __call__(self, windows: torch.Tensor, coordinates: Any, condition: torch.Tensor) -> torch.Tensor:
+        for window in coordinates:
+            self.rows[window[0].start, window[2]] = True
+        return conditioned(windows, coordinates, condition)
+
+
+def condition_of(array: np.ndarray) -> np.ndarray:
+    return array[::-1].copy()
+
+
+def infer(group: Any, how: dict[str, Any]) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
+    """The result, how often each voxel of input and condition was read, and the rows that the network has seen."""
+    inputs, condition, noting = Recording(volume(*SHAPE)), Recording(condition_of(volume(*SHAPE))), Noting()
+    inferer = ChunkedSlidingWindowInferer(**SETTINGS, with_coord=True, process_group=group, **how)
+    return inferer(inputs, noting, condition=condition), inputs.reads, condition.reads, noting.rows
+
+
+@pytest.mark.parametrize("how", [{"sw_batch_size": 2}, {"cpu_memory": "1GiB"}], ids=["handed on", "independent"])
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_each_process_reads_the_part_that_it_predicts(ranks: Ranks, workers: int, how: dict[str, Any]) -> None:
+    array = volume(*SHAPE)
+    theirs = SlidingWindowInferer(**SETTINGS, with_coord=True, sw_batch_size=how.get("sw_batch_size", 1))
+    reference = theirs(tensor(array), conditioned, condition=tensor(condition_of(array)))
+    answers = ranks.call(workers, infer, how)
+    total = 0
+    for answer in answers:
+        assert not isinstance(answer, Raised), answer
+        result, reads, of_condition, rows = answer
+        assert torch.equal(result, reference)
+        assert reads.max() == of_condition.max() == 1
+        assert (reads.any((1, 3, 4)) == rows).all()
+        assert (of_condition.any((1, 3, 4)) == rows).all()
+        assert 0 < reads.sum() < reads.size * (0.75 if workers == 2 else 0.6)
+        total = total + reads
+    assert total.all()
+
+
+def structure(group: Any, name: str) -> Any:
+    inferer = ChunkedSlidingWindowInferer((6, 6, 6), 2, 0.5, "gaussian", process_group=group)
+    return inferer(random(1, 1, 12, 10, 8), STRUCTURES[name])
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_all_structures_that_a_network_may_return_come_back(ranks: Ranks, workers: int) -> None:
+    for name in STRUCTURES:
+        for answer in ranks.call(workers, structure, name):
+            assert not isinstance(answer, Raised), (name, answer)
+            assert_same(answer, structure(None, name))
