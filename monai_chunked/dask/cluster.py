@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ class Cluster:
         self._run = uuid.uuid4().hex
         self.worker = worker
         self._shared: list[Any] = []
+        self._submitted: weakref.WeakSet[Any] = weakref.WeakSet()
         self._flying: dict[Any, int] = {}
 
     def __enter__(self) -> Cluster:
@@ -46,7 +48,9 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.client.cancel([*self._flying, *self._shared])
+        # to be released is to be cancelled here: Client.cancel fails over tasks between those that it is given
+        for future in list(self._submitted):
+            future.release()
         self._flying.clear()
         self._shared.clear()
 
@@ -93,7 +97,9 @@ class Cluster:
 
         how = {"pure": False, "retries": RETRIES, "resources": self.resources, "priority": priority}
         with config.set({"distributed.admin.large-graph-warning-threshold": 2**62}):  # the input may be large
-            return self.client.submit(function, *arguments, key=f"{name}-{self._run}", **how)
+            future = self.client.submit(function, *arguments, key=f"{name}-{self._run}", **how)
+        self._submitted.add(future)
+        return future
 
     def _start(self, parts: Iterator[int], start: Callable[[int], Any], completed: Any) -> None:
         for part in parts:
