@@ -98,12 +98,15 @@ def one_rank(name: str) -> None:
 
 def dask(name: str, workers: int) -> dict[str, Any]:
     """Run by a cluster of so many processes of one thread."""
+    from dask import config
     from distributed import Client, LocalCluster
 
     from monai_chunked.dask import infer
 
     torch.set_num_threads(1)
     image, noting = volume(), _Counting()
+    environment = config.get("distributed.nanny.pre-spawn-environ")
+    environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # else what is freed is not used again, which costs a network much
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
