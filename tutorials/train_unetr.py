@@ -19,7 +19,7 @@ NOTEBOOK = Path(__file__).with_name("multi_organ_unetr.ipynb")
 PARAMETERS: dict[str, Any] = {
     "weights": None,
     "train_seeds": range(1, 25),
-    "max_iterations": 500,
+    "max_iterations": 1200,
     "max_lr": [1e-3, 8e-3],  # of the transformer, of all others
 }
 """In the place of what the cell that is tagged "parameters" sets."""
