@@ -6,8 +6,10 @@ import itertools
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from monai_chunked.dask.parcels import Parcel, opened
 from monai_chunked.inference.elsewhere import Made, Worker
 
 __all__ = ["RETRIES", "Cluster"]
@@ -16,8 +18,8 @@ __all__ = ["RETRIES", "Cluster"]
 RETRIES = 2
 """How often a part that fails is tried again."""
 
-IN_FLIGHT = 2
-"""Parts that a worker has or that wait to be written, for each thread of it."""
+IN_FLIGHT = 4
+"""Parts that a worker has or that wait to be written, for each thread of it: so many that none waits for the next."""
 
 
 class Cluster:
@@ -45,6 +47,8 @@ class Cluster:
     def __enter__(self) -> Cluster:
         # a task of its own: if a worker is lost, others get it from those that have it, or make it once more
         self.worker = self.share("worker", self.worker)
+        for address in self.client.nthreads():  # who waits for the first batch gets input and network meanwhile
+            self._shared.append(self.submit(f"ready-{address}", _ready, self.worker, workers=[address]))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +66,7 @@ class Cluster:
         """What a worker says."""
         future = self.submit(method.__name__, method, self.worker, *arguments)
         self._shared.append(future)
-        return future.result()
+        return opened(future.result())
 
     def parts(self, numbers: Sequence[int], start: Callable[[int], Any]) -> Iterator[tuple[int, list[Made]]]:
         """The boxes that parts make, as they come; so few are in flight that results take little memory.
@@ -87,17 +91,17 @@ class Cluster:
 
     def share(self, name: str, value: Any) -> Any:
         """Something that tasks need and that is sent once. A task makes it, so that it is not lost with a worker."""
-        future = self.submit(name, _same, value)
+        future = self.submit(name, _same, Parcel(value))
         self._shared.append(future)
         return future
 
-    def submit(self, name: str, function: Callable[..., Any], *arguments: Any, priority: int = 0) -> Any:
-        """Start a task of a name that no other run has."""
+    def submit(self, name: str, function: Callable[..., Any], *arguments: Any, priority: int = 0, **more: Any) -> Any:
+        """Start a task of a name that no other run has. What it returns comes in a :py:class:`Parcel`."""
         from dask import config  # the other one
 
-        how = {"pure": False, "retries": RETRIES, "resources": self.resources, "priority": priority}
+        how = {"pure": False, "retries": RETRIES, "resources": self.resources, "priority": priority, **more}
         with config.set({"distributed.admin.large-graph-warning-threshold": 2**62}):  # the input may be large
-            future = self.client.submit(function, *arguments, key=f"{name}-{self._run}", **how)
+            future = self.client.submit(_packed, function, *arguments, key=f"{name}-{self._run}", **how)
         self._submitted.add(future)
         return future
 
@@ -109,7 +113,7 @@ class Cluster:
 
     def _result(self, future: Any) -> list[Made]:
         try:
-            boxes: list[Made] = future.result()
+            boxes: list[Made] = opened(future.result())
             return boxes
         except self.distributed.scheduler.KilledWorker as error:
             part = str(error.task).split("-")[1]
@@ -119,8 +123,19 @@ class Cluster:
             ) from error
 
 
+def _packed(function: Callable[..., Any], *arguments: Any) -> Parcel:
+    """A task: what it is given and what it returns come in parcels."""
+    return Parcel(function(*map(opened, arguments)))
+
+
 def _same(value: Any) -> Any:
     return value
+
+
+def _ready(worker: Worker) -> None:
+    """Open the input and build the network. If that fails, it fails again in a part, whose error is told."""
+    with suppress(Exception):
+        _ = worker.source, worker.network
 
 
 def _distributed() -> Any:

@@ -77,7 +77,7 @@ def infer(
         client: a ``distributed.Client``.
         output: where the result goes, which this process writes; by default that of the inferer.
         parts: how many; by default up to four for each thread of the workers, as many as are worth while. The
-            finished chunks of two parts for each thread may be in memory at a time.
+            finished chunks of four parts for each thread may be in memory at a time.
         resources: of Dask, that a part needs: ``{"GPU": 1}`` has one part at a time on each GPU of a worker that was
             started with ``--resources "GPU=1"``.
 
@@ -207,7 +207,10 @@ def _cut(call: Call, layout: Layout, needed: np.ndarray | None, count: int | Non
     parts = [Parts(layout.grids, images, cut(work, each), call.skipped) for each in ways]
     how = (call.hands_on, work, layout, threads)
     seconds = [_slowest(each, *how) for each in parts] if len(ways) > 1 else [0]
-    return [each for each, time in zip(parts, seconds) if time <= NEARLY_AS_FAST * min(seconds)][-1]
+    fast = [each for each, time in zip(parts, seconds) if time <= NEARLY_AS_FAST * min(seconds)]
+    # sums that go through a part have to wait for it, and those of the next part for them
+    direct = [each for each in fast if not any(map(each.passes_on, range(len(each))))] if call.hands_on else []
+    return (direct or fast)[-1]
 
 
 def _slowest(parts: Parts, hands_on: bool, work: Work, layout: Layout, threads: int) -> int:

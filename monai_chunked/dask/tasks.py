@@ -75,12 +75,18 @@ class HandingOn:
         known = (self.cluster.worker, self._known, part)
         begun = self.cluster.submit(f"part-{part}-begin", _begin, *known, priority=-part)
         givers = sorted(set(self.parts.inherited(part).values()))
-        sums = [future for giver in givers for future in self._sums.pop((giver, part))]
-        ended = self.cluster.submit(f"part-{part}-end", _end, *known, begun, givers, *sums, priority=1)
-        for taker in set(self.parts.handed_on(part).values()):
+        given = [(giver, future) for giver in givers for future in self._sums.pop((giver, part))]
+        sums = [future for _, future in given]
+        ended = self.cluster.submit(
+            f"part-{part}-end", _end, *known, begun, [giver for giver, _ in given], *sums, priority=1
+        )
+        inherited, takers = self.parts.inherited(part), self.parts.handed_on(part)
+        passed = {taker for chunk, taker in takers.items() if chunk in inherited}
+        for taker in set(takers.values()):
+            halves = [("opened", begun), ("passed", ended)] if taker in passed else [("opened", begun)]
             self._sums[part, taker] = [
-                self.cluster.submit(f"part-{part}-{name}-{taker}", _sums_for, task, taker, priority=1)
-                for name, task in (("opened", begun), ("passed", ended))
+                self.cluster.submit(f"part-{part}-{name}-{taker}", _sums_for, half, taker, priority=1)
+                for name, half in halves
             ]
         return self.cluster.submit(f"part-{part}-boxes", _boxes, ended, priority=1)
 
@@ -96,7 +102,9 @@ def _begin(worker: Worker, known: Known, part: int) -> Begun:
 
 
 def _end(worker: Worker, known: Known, part: int, begun: Begun, givers: list[int], *sums: list[Any]) -> Ended:
-    given = {giver: sums[2 * k] + sums[2 * k + 1] for k, giver in enumerate(givers)}
+    given: dict[int, list[Any]] = {}
+    for giver, some in zip(givers, sums):
+        given.setdefault(giver, []).extend(some)
     with _naming(part, known.agreed):
         return worker.end(part, *known, begun, given)
 

@@ -78,6 +78,14 @@ class Parts:
         """The chunks that others add to after a part; to whom it gives their sums. In the same order."""
         return self._neighbours(self.ranges[part].stop, part, 1)
 
+    def passes_on(self, part: int) -> bool:
+        """Whether a chunk may go through a part: others add to it before and after."""
+        numbers = self.ranges[part]
+        image, number = divmod(numbers.start, self._windows_per_image)
+        last = [_across(grid, number)[1] for grid in self.grids] if number else []
+        stop = numbers.stop - image * self._windows_per_image
+        return any(bool((each >= stop).any()) for each in last)
+
     def first_window(self, part: int, done: Container[ChunkId] = ()) -> int:
         """The first window that a part must see to finish its chunks by itself.
 
