@@ -79,7 +79,7 @@ class Parts:
         return self._neighbours(self.ranges[part].stop, part, 1)
 
     def passes_on(self, part: int) -> bool:
-        """Whether a chunk may go through a part: others add to it before and after."""
+        """Whether sums may go through a part: windows before and after it touch the same chunk."""
         numbers = self.ranges[part]
         image, number = divmod(numbers.start, self._windows_per_image)
         last = [_across(grid, number)[1] for grid in self.grids] if number else []

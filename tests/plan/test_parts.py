@@ -148,6 +148,11 @@ def test_who_adds_to_a_chunk_is_who_has_windows_that_touch_it(case: Any) -> None
     for part in range(len(parts)):
         assert list(parts.inherited(part).items()) == in_order(inherited[part], part)
         assert list(parts.handed_on(part).items()) == in_order(handed_on[part], part)
+        # only windows tell, whether or not they are skipped, and some may lie beside a chunk
+        numbers = parts.ranges[part]
+        through = [own for own in touching.values() if own[0][0] < numbers.start and own[-1][0] >= numbers.stop]
+        assert parts.passes_on(part) == bool(through)
+        assert parts.passes_on(part) or not inherited[part].keys() & handed_on[part].keys()
         assert parts.kept_voxels(part) == kept[part]
         own = [touching[chunk][0][0] for chunk in touching if parts.owner(chunk) == part]
         assert parts.first_window(part) == min([parts.ranges[part].start, *own])
