@@ -53,9 +53,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# the exactness tests against the oldest MONAI that pyproject.toml accepts; its own limit on torch is out of date
+# the exactness tests and the notebooks with the oldest MONAI that pyproject.toml accepts; its own limit on torch is out
+# of date
+oldest: export OMP_WAIT_POLICY ?= passive
 oldest: setup $(OLDEST)/.done
 	$(OLDEST)/bin/python -m pytest tests/inference/test_exactness.py tests/plan/test_plan.py
+	$(OLDEST)/bin/python -m pytest -m long tests/test_tutorials.py --numprocesses 2 --dist load
 
 setup: $(VENV)/.done
 
@@ -66,8 +69,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 $(OLDEST)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy nibabel tqdm filelock pytest hypothesis
-	$(OLDEST)/bin/python -m pip install --quiet --no-deps 'monai==1.5.0' --editable .
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bundle,demo,test]'
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps 'monai==1.5.0'
 	touch $@
 
 clean:

@@ -17,7 +17,8 @@ MEASURED = ("MiB over the start", "mean Dice", "Dice of a phantom")
 
 
 def lines(notebook: Any) -> list[str]:
-    printed = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = [output.get("text", "") for output in outputs if output.get("name") != "stderr"]  # warnings of others
     return [line for line in "".join(printed).splitlines() if not any(words in line for words in MEASURED)]
 
 
