@@ -14,9 +14,14 @@ import numpy as np
 import torch
 
 from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.oblique import Oblique
 from monai_chunked.plan.resampling import Axis, Resampling
 
-__all__ = ["at_corners"]
+__all__ = ["at_corners", "coordinates"]
+
+
+MANY = 64
+"""So many rows are no small product: PyTorch has a loop of its own for those of fewer than 400 multiplications."""
 
 
 Corner = tuple[torch.Tensor, torch.Tensor]
@@ -54,7 +59,8 @@ def at_corners(
         ]
     else:
         voxels = [k + side.start for k, side in zip(at, made)]
-        found = resampling.oblique.corners(voxels, resampling.frame, resampling.kind == "copy")
+        places = coordinates(resampling.oblique, voxels, resampling.frame)
+        found = resampling.oblique.corners(places, resampling.frame, resampling.kind == "copy")
         corners = [
             [(np.where(index < 0, -1, index - side.start), weight) for index, weight in each]
             for each, side in zip(found, read)
@@ -63,6 +69,18 @@ def at_corners(
     inorder = [each[d] for d in resampling.frame]
     reader = _Reader(values, channels, resampling.frame)
     return COMBINE[resampling.kind](reader, inorder)
+
+
+def coordinates(oblique: Oblique, voxels: Sequence[np.ndarray], frame: Sequence[int]) -> np.ndarray:
+    """Normalised coordinates of voxels, ``(voxels, dims)``, by the product that ``affine_grid`` makes of all of them.
+
+    It is rounded once for each addend where a processor can, but not where it is so small that PyTorch loops over it.
+    """
+    points = oblique.points(voxels, frame)
+    count = len(points)
+    more = max(0, min(oblique.voxels, MANY) - count)
+    each = torch.from_numpy(np.concatenate([points, np.zeros_like(points, shape=(more, points.shape[1]))]))
+    return each[None].bmm(torch.from_numpy(oblique.theta)[None].transpose(1, 2))[0, :count].numpy()
 
 
 class _Reader:

@@ -26,6 +26,7 @@ class Oblique:
         theta: normalised affine, ``(dims, dims + 1)``, the last dimension of the frame first.
         base: for each dimension that is read, the normalised coordinate of each voxel that is made.
         index: for each dimension that is read, from places in the frame to voxels; -1: zeros.
+        voxels: how many ``affine_grid`` has made at a time.
         padding_mode: 0: zeros beyond the border of the frame, 1: the border, 2: reflection.
         align_corners: as in ``grid_sample``.
         shift: the most that coordinates are off along each axis, in voxels.
@@ -34,29 +35,35 @@ class Oblique:
     theta: np.ndarray
     base: tuple[np.ndarray, ...]
     index: tuple[np.ndarray, ...]
+    voxels: int
     padding_mode: int
     align_corners: bool
     shift: float
 
-    def corners(
-        self, voxels: Sequence[np.ndarray], frame: Sequence[int], nearest: bool
-    ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-        """What voxels are made of: for each dimension that is read two places, -1 for a zero, and their weights.
+    def points(self, voxels: Sequence[np.ndarray], frame: Sequence[int]) -> np.ndarray:
+        """What :py:attr:`theta` is multiplied with, ``(voxels, dims + 1)``.
 
         Args:
             voxels: that are made, for each dimension that is read.
             frame: the dimensions that are read, as ``grid_sample`` orders them.
-            nearest: whether it takes the nearest one.
         """
-        dims = len(frame)
         base = [self.base[d][voxels[d]] for d in reversed(frame)]
-        found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(dims)]
+        return np.stack([*base, np.ones_like(base[0])], axis=1)
+
+    def corners(
+        self, coordinates: np.ndarray, frame: Sequence[int], nearest: bool
+    ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """What voxels are made of: for each dimension that is read two places, -1 for a zero, and their weights.
+
+        Args:
+            coordinates: normalised, ``(voxels, dims)``: their :py:meth:`points` times :py:attr:`theta`.
+            frame: as above.
+            nearest: whether ``grid_sample`` takes the nearest one.
+        """
+        found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in frame]
         for row, d in enumerate(reversed(frame)):
-            coordinate = base[0] * self.theta[row, 0]
-            for k in range(1, dims):
-                coordinate = coordinate + base[k] * self.theta[row, k]
             size = len(self.index[d])
-            at = source_places(coordinate + self.theta[row, dims], size, self.padding_mode, self.align_corners)
+            at = source_places(coordinates[:, row], size, self.padding_mode, self.align_corners)
             low = np.rint(at) if nearest else np.floor(at)
             weights = (np.ones_like(at), np.zeros_like(at)) if nearest else (low + 1 - at, at - low)
             for place, weight in zip((low, low + 1), weights):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monai_chunked.chunks.corners import coordinates
 from monai_chunked.chunks.inverse import Inverse, Make, scores
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.resampling import Piece
@@ -123,6 +124,31 @@ def test_chunks_are_what_grid_sample_makes(case: dict[str, Any]) -> None:
         assert case["mode"] == 1
         return
     assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, kind, oblique), volume, case["cuts"], whole)
+
+
+@ANY
+@given(
+    made=st.lists(st.integers(1, 30), min_size=3, max_size=3),
+    seed=st.integers(0, 99),
+    align_corners=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_coordinates_have_the_bits_of_affine_grid(
+    made: list[int], seed: int, align_corners: bool, dtype: torch.dtype
+) -> None:
+    """They are rounded otherwise in a small product and in a large one, and where it is cut."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.diag(torch.rand(3, generator=generator, dtype=dtype) + 0.5)
+    theta = torch.cat([theta, torch.rand(3, 1, generator=generator, dtype=dtype) - 0.5], 1)
+    theta[:, :3] += torch.randn(3, 3, generator=generator, dtype=dtype) * 1e-7
+    expected = F.affine_grid(theta[None], [1, 1, *made], align_corners=align_corners)[0].flatten(0, 2)
+    _, _, oblique = grid_sample_axes(theta, (9, 8, 7), made, 0, 1, align_corners)
+    assert oblique is not None
+    every = torch.cartesian_prod(*map(torch.arange, made)).reshape(-1, 3)
+    for some in every.split(made[2] * 3 + 1):
+        found = coordinates(oblique, some.numpy().T, ORDER)
+        assert torch.equal(torch.from_numpy(found), expected[: len(some)])
+        expected = expected[len(some) :]
 
 
 @ANY

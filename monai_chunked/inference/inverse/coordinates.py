@@ -8,7 +8,7 @@ coordinates is not needed: without rotation a coordinate depends on the place in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -66,7 +66,8 @@ def grid_sample_axes(
     oblique = None
     if max(shifts):
         index = tuple(np.arange(n) for n in size)
-        oblique = Oblique(rows, tuple(base), index, padding_mode, align_corners, max(shifts) + max(rounding))
+        beyond = padding_mode, align_corners
+        oblique = Oblique(rows, tuple(base), index, prod(made), *beyond, max(shifts) + max(rounding))
     return axes, "copy" if mode == NEAREST else "product", oblique
 
 
