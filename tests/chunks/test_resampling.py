@@ -25,6 +25,7 @@ from tests.side_by_side import random
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ANY = settings(max_examples=60, deadline=None, database=None)
+MANY = settings(ANY, max_examples=1500)
 ORDER = (0, 1, 2)
 
 
@@ -111,6 +112,17 @@ def assert_all_is_made(resampling: Resampling, volume: torch.Tensor, cuts: Any, 
 @ANY
 @given(sampled())
 def test_chunks_are_what_grid_sample_makes(case: dict[str, Any]) -> None:
+    check_sampled(case)
+
+
+@pytest.mark.long
+@MANY
+@given(sampled())
+def test_chunks_are_what_grid_sample_makes_in_many_more_cases(case: dict[str, Any]) -> None:
+    check_sampled(case)
+
+
+def check_sampled(case: dict[str, Any]) -> None:
     size, made, theta = case["size"], case["made"], case["theta"].to(case["dtype"])
     volume = values_of(case["values"], case["classes"], *size)
     how = {"align_corners": case["align_corners"]}
@@ -151,26 +163,50 @@ def test_coordinates_have_the_bits_of_affine_grid(
         expected = expected[len(some) :]
 
 
+@st.composite
+def interpolated(draw: st.DrawFn) -> dict[str, Any]:
+    size = draw(st.tuples(*[st.integers(1, 14)] * 3))
+    return {
+        "size": size,
+        "made": draw(st.tuples(*[st.integers(1, 24)] * 3)),
+        "mode": draw(st.sampled_from(["trilinear", "nearest", "nearest-exact", "area"])),
+        "align_corners": draw(st.booleans()),
+        "kind": draw(st.sampled_from(["scores", "few values", "saturated", "small", "close"])),
+        "cuts": [sorted({0, n, *draw(st.lists(st.integers(0, n), max_size=3))}) for n in size],
+    }
+
+
 @ANY
-@given(
-    size=st.tuples(*[st.integers(1, 14)] * 3),
-    made=st.tuples(*[st.integers(1, 24)] * 3),
-    mode=st.sampled_from(["trilinear", "nearest", "nearest-exact", "area"]),
-    align_corners=st.booleans(),
-    kind=st.sampled_from(["scores", "few values", "saturated", "small", "close"]),
-    data=st.data(),
-)
-def test_chunks_are_what_interpolate_makes(
-    size: Any, made: Any, mode: str, align_corners: bool, kind: str, data: st.DataObject
-) -> None:
+@given(interpolated())
+def test_chunks_are_what_interpolate_makes(case: dict[str, Any]) -> None:
+    check_interpolated(**case)
+
+
+@pytest.mark.long
+@MANY
+@given(interpolated())
+def test_chunks_are_what_interpolate_makes_in_many_more_cases(case: dict[str, Any]) -> None:
+    check_interpolated(**case)
+
+
+def check_interpolated(size: Any, made: Any, mode: str, align_corners: bool, kind: str, cuts: Any) -> None:
     if mode == "area":  # at most a mean of two voxels
         made = tuple(max(m, n) for m, n in zip(made, size))
     volume = values_of(kind, 3, *size)
     align = align_corners if mode == "trilinear" else None
     whole = F.interpolate(volume[None], made, mode=mode, align_corners=align)[0]
     axes, how = interpolate_axes(size, made, mode, bool(align), torch.float32)
-    cuts = [sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=3))}) for n in size]
-    assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, how), volume, cuts, whole)  # type: ignore[arg-type]
+    assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, how), volume, cuts, whole)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.uint8])
+def test_the_nearest_voxel_in_all_small_sizes(mode: str, dtype: torch.dtype) -> None:
+    """A voxel may lie in the middle of two, where the rounding of the scale decides."""
+    for size, made in itertools.product(range(1, 60), range(1, 60)):
+        whole = F.interpolate(torch.arange(size, dtype=dtype)[None, None], size=made, mode=mode)[0, 0]
+        (axis,), _ = interpolate_axes([size], [made], mode, False, dtype)
+        assert axis.low.tolist() == whole.tolist(), (size, made)
 
 
 def test_a_volume_so_long_that_it_is_made_in_pieces() -> None:

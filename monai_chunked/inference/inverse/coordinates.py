@@ -82,7 +82,8 @@ def interpolate_axes(
     if mode.startswith("nearest"):
         axes = []
         for n, m in zip(size, made):
-            line = torch.arange(n, dtype=torch.float64)[None, None]
+            # the scale is rounded to float32 but for float64
+            line = torch.arange(n, dtype=torch.float64 if dtype == torch.float64 else torch.float32)[None, None]
             index = F.interpolate(line, size=m, mode=mode)[0, 0].to(torch.int64).numpy()
             axes.append(Axis.copy(index, n))
         return axes, "copy"
