@@ -73,14 +73,29 @@ def _dense_layout(
     """Shape, strides and elements of :py:func:`memory_like`, which are the same for nearly all windows."""
     strides = [0] * len(view_shape)
     borders = [(1, 1)]  # where dimensions begin and end, in the view and in the copy
+    reach = [1, 1]  # how far the voxels go, in both
     for d in sorted(range(len(view_shape)), key=lambda d: (view_strides[d], view_shape[d] == 1, -d)):
         stride, size = view_strides[d], view_shape[d]
         if stride == 0:  # an expanded dimension: copied once, expanded again
             continue
-        if size > 1 and stride < max(borders)[0]:  # one element is several voxels, as after unfold
+        if size > 1 and stride < reach[0]:  # one element is several voxels, as after unfold
             return None
         before, packed = max(border for border in borders if border[0] <= stride)
-        strides[d] = packed if stride == before else packed + 1 + (stride - packed - 1) % ALIGNMENT
+        strides[d] = (
+            packed if stride == before else _apart(packed + 1 + (stride - packed - 1) % ALIGNMENT, reach, borders)
+        )
         borders += [(stride, strides[d]), (stride * size, strides[d] * size)]
+        reach = [reach[0] + (size - 1) * stride, reach[1] + (size - 1) * strides[d]]
     shape = [1 if stride == 0 else size for size, stride in zip(view_shape, strides)]
-    return shape, strides, 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))
+    return shape, strides, reach[1]
+
+
+def _apart(stride: int, reach: Sequence[int], borders: Sequence[tuple[int, int]]) -> int:
+    """A stride of the copy so large that voxels do not overlap, with which a dimension begins where no other one ends.
+
+    The last voxel of a row of every other voxel may be the last one in memory, so that rows begin before a row ends.
+    """
+    ends = {packed for _, packed in borders}
+    while stride < reach[1] or stride in ends:
+        stride += ALIGNMENT
+    return stride

@@ -66,6 +66,19 @@ def test_operators_give_the_same_bits_for_the_copy_as_for_the_view(case: Any) ->
         assert torch.equal(operator(copy), operator(view)), (name, view.shape, view.stride(), copy.stride())
 
 
+@pytest.mark.parametrize("size", [(3, 3), (5, 7), (65, 129), (4, 201)])
+def test_every_other_voxel_of_an_odd_number(size: tuple[int, int]) -> None:
+    """A row ends in memory before it would if it had one voxel more, so that rows are nearer than they are long."""
+    image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0))[..., ::2]
+    window = Window(0, (0, 0), tuple(slice(0, n) for n in image.shape[2:]))
+    copy = read_windows(image, [window], image.device, gather=False)
+    assert torch.equal(copy, image)
+    assert copy.stride(3) == 2
+    assert copy.stride(2) % 64 == image.stride(2) % 64
+    for name, operator in OPERATORS.items():
+        assert torch.equal(operator(copy), operator(image)), name
+
+
 def test_an_image_whose_voxels_share_memory_is_read_as_it_is() -> None:
     image = torch.rand(1, 1, 40).unfold(2, 8, 2)
     window = Window(0, (0, 0), (slice(1, 9), slice(0, 7)))
