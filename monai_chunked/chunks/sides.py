@@ -33,7 +33,8 @@ class Side:
         self.made = made
         self.read = read
         self.axis = axis.part(made, read)
-        beyond = (self.axis.low < 0) | ((self.axis.high < 0) & (self.axis.high_weight != 0))
+        # a weight that would be of zeros is 0 too, so it is the other one that is not all there is
+        beyond = (self.axis.low < 0) | ((self.axis.high < 0) & (self.axis.low_weight != 1))
         self.outside = bool(beyond.any())
         self._matrices: dict[Any, np.ndarray] = {}
 

@@ -187,6 +187,19 @@ def test_an_image_of_zeros_alone() -> None:
     assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, kind), volume, [[0, 2, 4]] * 3, torch.zeros(2, 5, 5, 5))
 
 
+@pytest.mark.parametrize("shift", [0.4, -0.4])
+def test_what_is_partly_made_of_zeros_may_be_less_than_all_voxels(shift: float) -> None:
+    """At the first and at the last voxel, of which a part is beyond the border."""
+    theta = torch.eye(3, 4, dtype=torch.float64)
+    theta[2, 3] = shift
+    axes, kind, _ = grid_sample_axes(theta, (4, 3, 3), (4, 3, 3), 0, 0, False)
+    volume = torch.ones(2, 4, 3, 3)
+    grid = F.affine_grid(theta[None], [1, 2, 4, 3, 3], align_corners=False)
+    whole = F.grid_sample(volume[None].double(), grid, padding_mode="zeros", align_corners=False)[0].float()
+    assert whole.min() < 0.5
+    assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, kind), volume, [(0, 4), (0, 3), (0, 3)], whole)
+
+
 @pytest.mark.parametrize("more", [1e-1, 1e-3, 1e-5, 1e-7, 0.0, -1e-7, -1e-3])
 @pytest.mark.parametrize("third", [0, 1, 2])
 def test_a_class_that_is_the_greatest_between_two_others_is_found(third: int, more: float) -> None:
