@@ -19,7 +19,7 @@ import torch
 
 from monai_chunked.chunks.candidates import candidates
 from monai_chunked.chunks.corners import at_corners
-from monai_chunked.chunks.sides import Side, nearly, sides_of
+from monai_chunked.chunks.sides import Side, error_of, nearly, precision_of, sides_of
 from monai_chunked.chunks.whole_pieces import can_be_whole, make_whole
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.resampling import Axis, Part, Resampling
@@ -27,12 +27,12 @@ from monai_chunked.plan.resampling import Axis, Part, Resampling
 __all__ = ["Piece", "pieces"]
 
 
-ERROR = {np.dtype(np.float64): 2.0**-46, np.dtype(np.float32): 2.0**-18}
-"""The most that two ways to add up eight products in a dtype differ, relative to the greatest value: many roundings."""
-
-
 ROUNDING = 2.0**-22
 """Two float64 numbers that differ by more than this part of their size differ as float32 numbers too."""
+
+
+SMALLEST = 2.0**-149
+"""Float32 numbers next to 0 lie so far apart."""
 
 
 AT_ONCE = 2**20
@@ -80,7 +80,7 @@ class Piece:
         if self.resampling.kind == "copy":
             return self._copies(values)
         result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
-        bounded = self._precision.itemsize == 8 and self.resampling.oblique is None
+        bounded = precision_of(self.resampling).itemsize == 8 and self.resampling.oblique is None
         unsure = torch.ones(result.shape, dtype=torch.bool, device=values.device)
         for number, channel in enumerate(values if bounded else ()):
             unsure[number] = self._rounded(channel, result[number])
@@ -116,7 +116,7 @@ class Piece:
             made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
             return self._without_nothing(made)[None]
         found, margin = self._greatest(library, arrays, classes)
-        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * self._error(np.float32)) * largest)
+        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * error_of(self.resampling, np.float32)) * largest)
         made = self._without_nothing(torch.as_tensor(found))
         if self._nothing is not None:
             unsure &= ~self._nothing.to(unsure.device)
@@ -135,23 +135,36 @@ class Piece:
         Returns:
             ``(C, *made)``.
         """
+        return self.scores_within(values, threshold, threshold) >= threshold
+
+    def scores_within(self, values: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        """As :py:meth:`scores`, where these lie from one number to another; elsewhere any others on the same side.
+
+        Args:
+            values: of the voxels that are read, ``(C, *read)``.
+            low, high: numbers.
+
+        Returns:
+            ``(C, *made)``.
+        """
         if self.resampling.kind == "copy" or not values[0].numel():
-            return self.scores(values) >= threshold
-        result = torch.empty((len(values), *self.size), dtype=torch.bool, device=values.device)
-        library, arrays = _arrays(values)
+            return self.scores(values)
+        result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
         unsure = torch.zeros(result.shape, dtype=torch.bool, device=values.device)
+        library, arrays = _arrays(values)
+        precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
         for array, made, open_ones in zip(arrays, result, unsure):
             least, most = float(array.min()), float(array.max())
-            slack = (ROUNDING + self._error()) * max(abs(least), abs(most), abs(threshold))
+            largest = max(abs(least), abs(most), abs(low), abs(high))
+            slack = (ROUNDING + error_of(self.resampling, np.float32)) * largest + SMALLEST
             # a mean lies between the least and the greatest; what is partly made of nothing need not
-            if not self._outside and (most < threshold - slack or least > threshold + slack):
-                made.fill_(least > threshold)
+            if not self._outside and (most < low - slack or least > high + slack):
+                made.fill_(least)
                 continue
-            over = nearly(self.sides, array, library.float64) - threshold
-            made.copy_(torch.as_tensor(over >= 0))
-            open_ones.copy_(torch.as_tensor(~(library.abs(over) > slack)))
-        for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0]) >= threshold
+            near = nearly(self.sides, array, precision)
+            made.copy_(torch.as_tensor(near))
+            open_ones.copy_(torch.as_tensor(~((near < low - slack) | (near > high + slack))))  # NaN too
+        self._settle(values, unsure, result)
         return result
 
     def _settle(self, values: torch.Tensor, unsure: torch.Tensor, result: torch.Tensor) -> None:
@@ -169,7 +182,7 @@ class Piece:
         library, array = _arrays(channel)
         near = nearly(self.sides, array, library.float64)
         # where all values have one sign the error is a part of the sum itself, which may be tiny
-        error = self._error() * (near if float(array.min()) >= 0 else library.abs(array).max())
+        error = error_of(self.resampling, np.float64) * (near if float(array.min()) >= 0 else library.abs(array).max())
         with np.errstate(invalid="ignore"):
             low, high = _single(near - error), _single(near + error)
         made.copy_(torch.as_tensor(low))
@@ -191,18 +204,6 @@ class Piece:
     @property
     def _axes(self) -> list[Axis]:
         return [side.axis for side in self.sides]
-
-    @property
-    def _precision(self) -> np.dtype:
-        """That PyTorch computes in."""
-        single = self.resampling.kind in ("nested", "mean")
-        return np.dtype(np.float32) if single else self.resampling.axes[0].low_weight.dtype
-
-    def _error(self, precision: Any = np.float64) -> float:
-        """Of :py:func:`~monai_chunked.chunks.sides.nearly` in that precision, relative to the greatest value."""
-        oblique = self.resampling.oblique
-        rounding = max(ERROR[self._precision], ERROR[np.dtype(precision)])
-        return rounding + (0 if oblique is None else 8 * oblique.shift)
 
     @property
     def _outside(self) -> bool:

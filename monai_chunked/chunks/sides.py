@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_chunked.plan.resampling import Axis
+from monai_chunked.plan.resampling import Axis, Resampling
 
-__all__ = ["Side", "nearly", "sides_of"]
+__all__ = ["Side", "error_of", "nearly", "precision_of", "sides_of"]
 
 
 SIDE = 32
 """The most voxels along a dimension that are read for a piece, so that what is made of them stays in cache."""
+
+
+ERROR = {np.dtype(np.float64): 2.0**-46, np.dtype(np.float32): 2.0**-18}
+"""The most that two ways to add up eight products in a dtype differ, relative to the greatest value: many roundings."""
 
 
 class Side:
@@ -94,6 +98,18 @@ def nearly(sides: Sequence[Side], channel: Any, precision: Any) -> Any:
         with np.errstate(invalid="ignore"):  # of what is not finite all is made exactly
             made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
     return made
+
+
+def precision_of(resampling: Resampling) -> np.dtype:
+    """That PyTorch computes in."""
+    single = resampling.kind in ("nested", "mean")
+    return np.dtype(np.float32) if single else resampling.axes[0].low_weight.dtype
+
+
+def error_of(resampling: Resampling, precision: Any) -> float:
+    """Of :py:func:`nearly` in that precision, relative to the greatest value."""
+    rounding = max(ERROR[precision_of(resampling)], ERROR[np.dtype(precision)])
+    return rounding + (0 if resampling.oblique is None else 8 * resampling.oblique.shift)
 
 
 def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
