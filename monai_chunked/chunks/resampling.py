@@ -168,12 +168,13 @@ class Piece:
         return result
 
     def _settle(self, values: torch.Tensor, unsure: torch.Tensor, result: torch.Tensor) -> None:
-        """Make some voxels exactly; all of those channels of which there are many."""
+        """Make some voxels exactly, and all of the channels, and of those between them, of which there are many."""
         whole = can_be_whole(self.resampling)
         many = [number for number, each in enumerate(unsure) if whole and _are_many(each)]
         if many:
-            result[many] = make_whole(self.resampling, self._axes, values[many])
-            unsure[many] = False
+            channels = slice(many[0], many[-1] + 1)
+            make_whole(self.resampling, self._axes, values[channels], result[channels])
+            unsure[channels] = False
         for some in _places(unsure, AT_ONCE):
             result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0])
 

@@ -33,18 +33,15 @@ def can_be_whole(resampling: Resampling) -> bool:
     return resampling.oblique is None and resampling.kind in ("product", "nested")
 
 
-def make_whole(resampling: Resampling, axes: Sequence[Axis], values: torch.Tensor) -> torch.Tensor:
+def make_whole(resampling: Resampling, axes: Sequence[Axis], values: torch.Tensor, made: torch.Tensor) -> None:
     """All voxels of a part of a grid.
 
     Args:
         resampling: from which voxels to which.
         axes: of this part, counted from where it is read.
         values: of the voxels that are read, ``(C, *read)``.
-
-    Returns:
-        ``(C, *made)``, float32.
+        made: where they are written, ``(C, *made)``, float32.
     """
-    made = torch.empty((len(values), *map(len, axes)), device=values.device, dtype=torch.float32)
     order = (0, *(d + 1 for d in resampling.frame))
     inorder = [axes[d] for d in resampling.frame]
     channels = max(1, AT_ONCE // made[0].numel())
@@ -53,7 +50,6 @@ def make_whole(resampling: Resampling, axes: Sequence[Axis], values: torch.Tenso
             _nested(inorder, some, target)
         else:
             _product(inorder, some, target)
-    return made
 
 
 def _product(axes: Sequence[Axis], values: torch.Tensor, made: torch.Tensor) -> None:
