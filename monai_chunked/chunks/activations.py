@@ -10,7 +10,7 @@ computed one by one in a chunk too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import prod
+from math import log, prod
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.plan.boxes import Box
 
-__all__ = ["Activation", "Kind"]
+__all__ = ["Activation", "Kind", "undecided"]
 
 
 Kind = Literal["softmax", "sigmoid"]
@@ -31,6 +31,37 @@ GRAIN = 32768
 
 VECTOR = {"AVX2": 32, "AVX512": 64}
 """Bytes that are computed at once. Elsewhere nothing is left over, or it is not known what."""
+
+
+SIGMOID_ERROR = 2.0**-18
+"""The most that a sigmoid in float32 is off, as a part of what it is; much more than it is in any library."""
+
+
+def undecided(threshold: float) -> tuple[float, float] | None:
+    """From which score to which it takes the sigmoid itself, with its last bits, to say whether it reaches a threshold.
+
+    Below, the sigmoid is less than the threshold whichever ``exp`` is in it, and above it is not.
+
+    Args:
+        threshold: for the sigmoid.
+
+    Returns:
+        two scores; ``None``: for a threshold so near to 0 or 1, or beyond, there are no such scores.
+
+    >>> [round(score, 3) for score in undecided(0.9)]
+    [2.197, 2.197]
+    >>> undecided(0.0) is None
+    True
+    """
+    # Of the exact sigmoid s(x), which grows with x, PyTorch computes 1 / (1 + exp(-x)) with three roundings and an exp
+    # whose error is a few units in the last place: s(x) (1 + e), |e| < 2**-20, and where s(x) is too small for float32,
+    # less than 2**-100. It compares that with the threshold t rounded to float32, t (1 + f), |f| <= 2**-24. So with
+    # E = 2**-18, s(x) < t / (1 + E) implies that t is not reached, and s(x) > t / (1 - E) that it is. What is left of
+    # E is many times what the logarithm here is off.
+    less, more = threshold / (1 + SIGMOID_ERROR), threshold / (1 - SIGMOID_ERROR)
+    if not (less > 2.0**-64 and more < 1 - SIGMOID_ERROR):
+        return None
+    return log(less / (1 - less)), log(more / (1 - more))
 
 
 class Activation:

@@ -17,7 +17,7 @@ from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.oblique import Oblique
 from monai_chunked.plan.resampling import Axis, Resampling
 
-__all__ = ["at_corners", "coordinates"]
+__all__ = ["at_corners", "coordinates", "multiply_add"]
 
 
 MANY = 64
@@ -126,10 +126,10 @@ def _nested(read: _Reader, corners: Sequence[Sequence[Corner]], places: Sequence
     (low, low_weight), (high, high_weight) = corners[0]
     one = _nested(read, corners[1:], (*places, low))
     other = _nested(read, corners[1:], (*places, high))
-    return _multiply_add(one, low_weight.float(), other * high_weight.float())
+    return multiply_add(one, low_weight.float(), other * high_weight.float())
 
 
-def _multiply_add(value: torch.Tensor, weight: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+def multiply_add(value: torch.Tensor, weight: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
     """``value * weight + more`` in float32, rounded once."""
     product, added = value.double() * weight.double(), more.double()  # the product is exact
     total = product + added

@@ -3,8 +3,8 @@ The voxels of a part of a resampled grid, each to the last bit what PyTorch make
 
 Interpolation is separable, so a part is made by a small matrix product along each dimension. That is fast, but it adds
 up in another order than PyTorch. The difference is bounded, and matters only where the bound leaves open what comes
-out: to which float32 number a score is rounded, or which class is the greatest. Such voxels are few, and are computed
-once more from their corners, as PyTorch does it.
+out: to which float32 number a score is rounded, or which class is the greatest. Such voxels are computed once more from
+their corners, as PyTorch does it. They are few, unless weights are simple fractions; then all voxels are computed so.
 """
 
 from __future__ import annotations
@@ -19,23 +19,28 @@ import torch
 
 from monai_chunked.chunks.candidates import candidates
 from monai_chunked.chunks.corners import at_corners
-from monai_chunked.chunks.sides import Side, sides_of
+from monai_chunked.chunks.sides import Side, error_of, nearly, precision_of, sides_of
+from monai_chunked.chunks.whole_pieces import can_be_whole, make_whole
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.resampling import Axis, Part, Resampling
 
 __all__ = ["Piece", "pieces"]
 
 
-ERROR = {np.dtype(np.float64): 2.0**-46, np.dtype(np.float32): 2.0**-18}
-"""The most that two ways to add up eight products in a dtype differ, relative to the greatest value: many roundings."""
-
-
 ROUNDING = 2.0**-22
 """Two float64 numbers that differ by more than this part of their size differ as float32 numbers too."""
 
 
+SMALLEST = 2.0**-149
+"""Float32 numbers next to 0 lie so far apart."""
+
+
 AT_ONCE = 2**20
 """The most voxels that are made of their corners at a time."""
+
+
+MANY = 1 / 12
+"""To make one voxel of its corners takes about twelve times as long as each takes when all are made."""
 
 
 class Piece:
@@ -75,12 +80,13 @@ class Piece:
         if self.resampling.kind == "copy":
             return self._copies(values)
         result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
-        bounded = self._precision.itemsize == 8 and self.resampling.oblique is None
+        bounded = precision_of(self.resampling).itemsize == 8 and self.resampling.oblique is None
         unsure = torch.ones(result.shape, dtype=torch.bool, device=values.device)
         for number, channel in enumerate(values if bounded else ()):
             unsure[number] = self._rounded(channel, result[number])
-        for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0])
+            if _are_many(unsure[number]):  # as with weights of nearly a half; then they are in the other channels too
+                break
+        self._settle(values, unsure, result)
         return result
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
@@ -110,7 +116,7 @@ class Piece:
             made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
             return self._without_nothing(made)[None]
         found, margin = self._greatest(library, arrays, classes)
-        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * self._error(np.float32)) * largest)
+        unsure = torch.as_tensor(margin <= (ROUNDING + 2 * error_of(self.resampling, np.float32)) * largest)
         made = self._without_nothing(torch.as_tensor(found))
         if self._nothing is not None:
             unsure &= ~self._nothing.to(unsure.device)
@@ -129,43 +135,67 @@ class Piece:
         Returns:
             ``(C, *made)``.
         """
+        return self.scores_within(values, threshold, threshold) >= threshold
+
+    def scores_within(self, values: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        """As :py:meth:`scores`, where these lie from one number to another; elsewhere any others on the same side.
+
+        Args:
+            values: of the voxels that are read, ``(C, *read)``.
+            low, high: numbers.
+
+        Returns:
+            ``(C, *made)``.
+        """
         if self.resampling.kind == "copy" or not values[0].numel():
-            return self.scores(values) >= threshold
-        result = torch.empty((len(values), *self.size), dtype=torch.bool, device=values.device)
-        library, arrays = _arrays(values)
+            return self.scores(values)
+        result = torch.empty((len(values), *self.size), dtype=torch.float32, device=values.device)
         unsure = torch.zeros(result.shape, dtype=torch.bool, device=values.device)
+        library, arrays = _arrays(values)
+        precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
         for array, made, open_ones in zip(arrays, result, unsure):
             least, most = float(array.min()), float(array.max())
-            slack = (ROUNDING + self._error()) * max(abs(least), abs(most), abs(threshold))
+            largest = max(abs(least), abs(most), abs(low), abs(high))
+            slack = (ROUNDING + error_of(self.resampling, np.float32)) * largest + SMALLEST
             # a mean lies between the least and the greatest; what is partly made of nothing need not
-            if not self._outside and (most < threshold - slack or least > threshold + slack):
-                made.fill_(least > threshold)
+            if not self._outside and (most < low - slack or least > high + slack):
+                made.fill_(least)
                 continue
-            over = self._nearly(array, library.float64) - threshold
-            made.copy_(torch.as_tensor(over >= 0))
-            open_ones.copy_(torch.as_tensor(~(library.abs(over) > slack)))
-        for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0]) >= threshold
+            near = nearly(self.sides, array, precision)
+            made.copy_(torch.as_tensor(near))
+            open_ones.copy_(torch.as_tensor(~((near < low - slack) | (near > high + slack))))  # NaN too
+        self._settle(values, unsure, result)
         return result
+
+    def _settle(self, values: torch.Tensor, unsure: torch.Tensor, result: torch.Tensor) -> None:
+        """Make some voxels exactly, and all of the channels, and of those between them, of which there are many."""
+        whole = can_be_whole(self.resampling)
+        many = [number for number, each in enumerate(unsure) if whole and _are_many(each)]
+        if many:
+            channels = slice(many[0], many[-1] + 1)
+            make_whole(self.resampling, self._axes, values[channels], result[channels])
+            unsure[channels] = False
+        for some in _places(unsure, AT_ONCE):
+            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0])
 
     def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
         """One channel in float32, and the voxels whose rounding the error leaves open."""
         library, array = _arrays(channel)
-        nearly = self._nearly(array, library.float64)
+        near = nearly(self.sides, array, library.float64)
         # where all values have one sign the error is a part of the sum itself, which may be tiny
-        error = self._error() * (nearly if float(array.min()) >= 0 else library.abs(array).max())
+        error = error_of(self.resampling, np.float64) * (near if float(array.min()) >= 0 else library.abs(array).max())
         with np.errstate(invalid="ignore"):
-            low, high = _single(nearly - error), _single(nearly + error)
+            low, high = _single(near - error), _single(near + error)
         made.copy_(torch.as_tensor(low))
         return torch.as_tensor(low != high)  # NaN too
 
     def _greatest(self, library: Any, arrays: Any, classes: Sequence[int]) -> tuple[Any, Any]:
         """Of some classes the one with the greatest score, up to the error, and by how much it is greater."""
         precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
-        first, second = self._nearly(arrays[classes[0]], precision), None
+        first, second = nearly(self.sides, arrays[classes[0]], precision), None
         found = library.full_like(first, classes[0], dtype=library.int32)
         for label in classes[1:]:
-            score = self._nearly(arrays[label], precision)
+            score = nearly(self.sides, arrays[label], precision)
             found = library.where(score > first, label, found)
             less = library.minimum(first, score)
             second = less if second is None else library.maximum(second, less)
@@ -177,18 +207,6 @@ class Piece:
         return [side.axis for side in self.sides]
 
     @property
-    def _precision(self) -> np.dtype:
-        """That PyTorch computes in."""
-        single = self.resampling.kind in ("nested", "mean")
-        return np.dtype(np.float32) if single else self.resampling.axes[0].low_weight.dtype
-
-    def _error(self, precision: Any = np.float64) -> float:
-        """Of :py:meth:`_nearly` in that precision, relative to the greatest value."""
-        oblique = self.resampling.oblique
-        rounding = max(ERROR[self._precision], ERROR[np.dtype(precision)])
-        return rounding + (0 if oblique is None else 8 * oblique.shift)
-
-    @property
     def _outside(self) -> bool:
         """Whether anything is made of zeros that are not there."""
         return any(side.outside for side in self.sides)
@@ -198,7 +216,7 @@ class Piece:
         """The voxels that are made of nothing but zeros that are not there; ``None``: there is no such voxel."""
         if not self._outside:
             return None
-        each = [_is_nothing(axis) for axis in self._axes]
+        each = [side.nothing for side in self.sides]
         if not any(nothing.any() for nothing in each):
             return None
         found = torch.zeros(self.size, dtype=torch.bool)
@@ -209,20 +227,6 @@ class Piece:
     def _without_nothing(self, labels: torch.Tensor) -> torch.Tensor:
         """What is made of nothing has the same score, 0, in all classes: the first one is the greatest."""
         return labels if self._nothing is None else labels.masked_fill(self._nothing.to(labels.device), 0)
-
-    def _nearly(self, channel: Any, precision: Any) -> Any:
-        """One channel, ``(*read)`` to ``(*made)``, up to the error."""
-        made: Any = channel.astype(precision) if isinstance(channel, np.ndarray) else channel.to(precision)
-        last = len(self.size) - 1
-        for d in range(last, -1, -1):
-            if isinstance(made, np.ndarray):
-                matrix: Any = self.sides[d].matrix(precision)
-            else:
-                matrix = torch.from_numpy(self.sides[d].matrix(np.float64)).to(made.device)
-            # stacks of products so small that no library shares them out to threads
-            with np.errstate(invalid="ignore"):  # of what is not finite all is made exactly
-                made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
-        return made
 
     def _copies(self, read: torch.Tensor) -> torch.Tensor:
         values = read
@@ -273,9 +277,9 @@ def pieces(resampling: Resampling, parts: Sequence[Part], starts: Sequence[int])
     return [Piece(resampling, combined) for combined in itertools.product(*sides)]
 
 
-def _is_nothing(axis: Axis) -> np.ndarray:
-    """Which voxels are made of nothing along a dimension."""
-    return np.asarray(((axis.low < 0) | (axis.low_weight == 0)) & ((axis.high < 0) | (axis.high_weight == 0)))
+def _are_many(these: torch.Tensor) -> bool:
+    """Whether to make those voxels of which a mask is true one by one takes longer than to make all."""
+    return int(these.count_nonzero()) > MANY * these.numel()
 
 
 def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:

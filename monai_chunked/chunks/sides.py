@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from monai_chunked.plan.resampling import Axis
+from monai_chunked.plan.resampling import Axis, Resampling
 
-__all__ = ["Side", "sides_of"]
+__all__ = ["Side", "error_of", "nearly", "precision_of", "sides_of"]
 
 
 SIDE = 32
 """The most voxels along a dimension that are read for a piece, so that what is made of them stays in cache."""
+
+
+ERROR = {np.dtype(np.float64): 2.0**-46, np.dtype(np.float32): 2.0**-18}
+"""The most that two ways to add up eight products in a dtype differ, relative to the greatest value: many roundings."""
 
 
 class Side:
@@ -38,11 +44,21 @@ class Side:
         self.outside = bool(beyond.any())
         self._matrices: dict[Any, np.ndarray] = {}
 
+    @property
+    def nothing(self) -> np.ndarray:
+        """Which voxels are made of nothing."""
+        low, high = ((index < 0) | (weight == 0) for index, weight in self._corners)
+        return np.asarray(low & high)
+
+    @property
+    def _corners(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        return (self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)
+
     def matrix(self, precision: Any) -> np.ndarray:
         """What makes the voxels, ``(made, read)``."""
         if precision not in self._matrices:
             matrix = np.zeros((len(self.axis), self.axis.size))
-            for index, weight in ((self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)):
+            for index, weight in self._corners:
                 at = np.flatnonzero((index >= 0) & (weight != 0))
                 matrix[at, index[at]] += weight[at]
             self._matrices[precision] = matrix.astype(precision)
@@ -58,6 +74,42 @@ def sides_of(axis: Axis, made: slice, start: int) -> list[Side]:
         start: where it begins in what is read.
     """
     return [Side(axis, *run) for run in _runs(axis, made, start)]
+
+
+def nearly(sides: Sequence[Side], channel: Any, precision: Any) -> Any:
+    """One channel of what is made along all dimensions, but for rounding: it adds up in another order than PyTorch.
+
+    Args:
+        sides: what is made along each dimension.
+        channel: array or tensor of the voxels that are read, ``(*read)``.
+        precision: dtype of the computation.
+
+    Returns:
+        ``(*made)``.
+    """
+    made: Any = channel.astype(precision) if isinstance(channel, np.ndarray) else channel.to(precision)
+    last = len(sides) - 1
+    for d in range(last, -1, -1):
+        if isinstance(made, np.ndarray):
+            matrix: Any = sides[d].matrix(precision)
+        else:
+            matrix = torch.from_numpy(sides[d].matrix(np.float64)).to(made.device)
+        # stacks of products so small that no library shares them out to threads
+        with np.errstate(invalid="ignore"):  # of what is not finite all is made exactly
+            made = made @ matrix.T if d == last else (matrix @ made.swapaxes(d, last - 1)).swapaxes(d, last - 1)
+    return made
+
+
+def precision_of(resampling: Resampling) -> np.dtype:
+    """That PyTorch computes in."""
+    single = resampling.kind in ("nested", "mean")
+    return np.dtype(np.float32) if single else resampling.axes[0].low_weight.dtype
+
+
+def error_of(resampling: Resampling, precision: Any) -> float:
+    """Of :py:func:`nearly` in that precision, relative to the greatest value."""
+    rounding = max(ERROR[precision_of(resampling)], ERROR[np.dtype(precision)])
+    return rounding + (0 if resampling.oblique is None else 8 * resampling.oblique.shift)
 
 
 def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.transforms import Activationsd, AsDiscreted
+from monai.transforms import Activations, Activationsd, AsDiscrete, AsDiscreted, Compose
 
-from monai_chunked.chunks.activations import Activation
+from monai_chunked.chunks.activations import Activation, undecided
 from monai_chunked.chunks.inverse import Inverse, Make, scores
 from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, argmax, known_result, label_dtype
 from monai_chunked.chunks.stages import Stage
@@ -155,7 +155,35 @@ def _making(head: Head, after: list[Any]) -> tuple[Make, torch.dtype | None, lis
         threshold = first.transform.threshold[0]
         if dtype is not None and threshold is not None and not first.transform.argmax[0]:
             return (lambda piece, values: piece.at_least(values, threshold)), dtype, after[1:]
+    threshold = _threshold_of_sigmoid(after)
+    between = None if threshold is None else undecided(threshold)
+    if between is not None:
+        return (lambda piece, values: piece.scores_within(values, *between)), None, after
     return scores, None, after
+
+
+def _threshold_of_sigmoid(after: list[Any]) -> float | None:
+    """The threshold, if scores go through a sigmoid and then nothing is asked but whether they reach one."""
+    flat: list[Any] = []
+    for each in after:
+        transform = each.transform if isinstance(each, Step) else each
+        flat += transform.transforms if type(transform) is Compose else [transform]
+    if (
+        len(flat) < 2
+        or type(flat[0]) not in (Activations, Activationsd)
+        or type(flat[1]) not in (AsDiscrete, AsDiscreted)
+    ):
+        return None
+    sigmoid, softmax, other = (_option(flat[0], name) for name in ("sigmoid", "softmax", "other"))
+    argmax_first, to_onehot, threshold = (_option(flat[1], name) for name in ("argmax", "to_onehot", "threshold"))
+    alone = sigmoid and not softmax and other is None and not argmax_first and to_onehot is None
+    return threshold if alone and isinstance(threshold, (int, float)) else None
+
+
+def _option(transform: Any, name: str) -> Any:
+    """Of an array transform, or of a dictionary transform of one key."""
+    value = getattr(transform, name)
+    return value[0] if isinstance(value, (list, tuple)) else value
 
 
 def _plain_dtype(transform: AsDiscreted) -> torch.dtype | None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monai_chunked.chunks.activations import Activation
+from monai_chunked.chunks.activations import Activation, undecided
 from monai_chunked.plan.boxes import Box
 from tests.side_by_side import random
 
@@ -92,3 +92,42 @@ def test_a_chunk_is_not_changed() -> None:
     before = chunk.clone()
     Activation("softmax", (3, 5, 7)).of(chunk.permute(0, 3, 1, 2), (slice(0, 7), slice(0, 3), slice(0, 5)))
     assert torch.equal(chunk, before)
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    threshold=st.one_of(
+        st.floats(0, 1),
+        st.floats(0, 1).map(lambda x: 1 - x**8),
+        st.floats(0, 1).map(lambda x: x**40),
+        st.sampled_from([0.5, 1e-7, 1 - 1e-7, 1 - 4e-6, 1 - 1e-5, 2.0**-63]),
+    )
+)
+def test_scores_beyond_those_that_are_undecided_are_decided(threshold: float) -> None:
+    """By each of the two kinds of exp, also right beside them."""
+    found = undecided(threshold)
+    if found is None:
+        assert threshold < 1e-18 or threshold > 1 - 1e-5
+        return
+    low, high = found
+    away = torch.cat([torch.zeros(1), torch.logspace(-7, 2, 400)])
+    below = low - away * max(1, abs(low))
+    above = high + away * max(1, abs(high))
+    below, above = below[below.double() < low], above[above.double() > high]
+    for scores, reached in ((below, False), (above, True)):
+        several = torch.sigmoid(torch.cat([scores, scores.new_zeros(-len(scores) % 64)]))[: len(scores)] >= threshold
+        single = torch.cat([torch.sigmoid(one) for one in scores.split(1)]) >= threshold
+        assert len(scores) > 100
+        assert several.eq(reached).all()
+        assert single.eq(reached).all()
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1e-30, 1 - 1e-8, 1.0, 2.0, float("nan"), float("inf"), -float("inf")])
+def test_thresholds_that_no_score_is_far_from(threshold: float) -> None:
+    assert undecided(threshold) is None
+
+
+def test_few_scores_are_undecided() -> None:
+    for threshold in (0.01, 0.5, 0.99):
+        low, high = undecided(threshold) or (0, 1)
+        assert 0 < high - low < 1e-3

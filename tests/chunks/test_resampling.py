@@ -100,6 +100,11 @@ def assert_same(ours: torch.Tensor, reference: torch.Tensor) -> None:
     assert torch.equal(ours, reference), f"{int((ours != reference).sum())} of {ours.numel()} voxels"
 
 
+def decided(scores: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Which scores are surely on one side of an interval."""
+    return (scores < low) | (scores > high)
+
+
 def assert_all_is_made(resampling: Resampling, volume: torch.Tensor, cuts: Any, whole: torch.Tensor) -> None:
     assert_same(by_chunks(resampling, volume, cuts)[0], whole)
     labels, _ = by_chunks(resampling, volume, cuts, Piece.labels)
@@ -107,6 +112,11 @@ def assert_all_is_made(resampling: Resampling, volume: torch.Tensor, cuts: Any, 
     for threshold in (0.0, 0.5, 1.0):
         at_least, _ = by_chunks(resampling, volume, cuts, partial(Piece.at_least, threshold=threshold))
         assert_same(at_least, whole >= threshold)
+    for low, high in ((0.0, 0.0), (-1e-6, 1e-6), (0.2, 0.9)):
+        within, _ = by_chunks(resampling, volume, cuts, partial(Piece.scores_within, low=low, high=high))
+        assert_same(within < low, whole < low)
+        assert_same(within > high, whole > high)
+        assert_same(within.masked_fill(decided(within, low, high), 0), whole.masked_fill(decided(whole, low, high), 0))
 
 
 @ANY
