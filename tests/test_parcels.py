@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,10 @@ def test_memory_that_nobody_may_change_is_not_changed() -> None:
     frozen = bytes(buffers[0])
     opened(pickle.loads(pickled, buffers=[frozen])).fill_(1)
     assert frozen == bytes(5)
+
+
+def test_dask_knows_how_large_it_is() -> None:
+    assert sys.getsizeof(Parcel({0: [(1, torch.rand(1000)), torch.rand(1000)], 1: "more"})) >= 8000
 
 
 def test_of_a_part_the_rest_is_left_behind() -> None:

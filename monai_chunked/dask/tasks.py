@@ -74,21 +74,18 @@ class HandingOn:
         """
         known = (self.cluster.worker, self._known, part)
         begun = self.cluster.submit(f"part-{part}-begin", _begin, *known, priority=-part)
-        givers = sorted(set(self.parts.inherited(part).values()))
-        given = [(giver, future) for giver in givers for future in self._sums.pop((giver, part))]
-        sums = [future for _, future in given]
-        ended = self.cluster.submit(
-            f"part-{part}-end", _end, *known, begun, [giver for giver, _ in given], *sums, priority=1
-        )
         inherited, takers = self.parts.inherited(part), self.parts.handed_on(part)
+        given = [(giver, sums) for giver in set(inherited.values()) for sums in self._sums.pop((giver, part))]
         passed = {taker for chunk, taker in takers.items() if chunk in inherited}
+        end = (_end if passed else _last), *known, begun, [giver for giver, _ in given], *[sums for _, sums in given]
+        ended = self.cluster.submit(f"part-{part}-end", *end, priority=1)
         for taker in set(takers.values()):
             halves = [("opened", begun), ("passed", ended)] if taker in passed else [("opened", begun)]
             self._sums[part, taker] = [
                 self.cluster.submit(f"part-{part}-{name}-{taker}", _sums_for, half, taker, priority=1)
                 for name, half in halves
             ]
-        return self.cluster.submit(f"part-{part}-boxes", _boxes, ended, priority=1)
+        return self.cluster.submit(f"part-{part}-boxes", _boxes, ended, priority=1) if passed else ended
 
 
 def _make(worker: Worker, known: Known, inversion: Inversion | None, part: int) -> list[Made]:
@@ -107,6 +104,11 @@ def _end(worker: Worker, known: Known, part: int, begun: Begun, givers: list[int
         given.setdefault(giver, []).extend(some)
     with _naming(part, known.agreed):
         return worker.end(part, *known, begun, given)
+
+
+def _last(*arguments: Any) -> list[Made]:
+    """The end of a part that nobody waits for."""
+    return _boxes(_end(*arguments))
 
 
 def _sums_for(task: Begun | Ended, part: int) -> list[Any]:
