@@ -147,7 +147,9 @@ def chunked_sliding_window_inference(
             must be called with the same; each predicts a part of the windows, each window is predicted by one of
             them (of those next to a part of another process by both, with ``inverse``, ``skip`` as a callable, or a
             limit of memory), and all get the same result, with the bits of one process. Rank 0 writes it; results in
-            memory are sent to all, results on disk are opened by all. Without gradients, and without ``process_fn``.
+            memory are sent to all, results on disk are opened by all, so that all must see their folder. With ``skip``
+            and ``sw_batch_size`` above 1 each reads the input up to the end of its part, else only what it predicts; a
+            ``mask`` is read by each. Without gradients, and without ``process_fn``.
 
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
@@ -158,6 +160,8 @@ def chunked_sliding_window_inference(
         FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known.
         RuntimeError: when ``process_group`` is given and ``torch.distributed`` is not initialised, or when another of
             its processes could not go on; the message says which, and why.
+        FileNotFoundError: when a process of ``process_group`` does not see the folder that the result is to be in,
+            before the first window.
         BlockingIOError: when another run is writing the same result.
         OSError: when ``output_dir`` or ``scratch_dir`` cannot be written to, or has too little space.
 

@@ -127,6 +127,8 @@ def makers(call: Call, layout: Layout, parts: Parts) -> dict[ChunkId, int]:
 def numbers_of(call: Call, numbers: range, first: int) -> range:
     """The windows that a part must see, from the begin of a batch to the end of one.
 
+    With ``skip`` to the last one of the part, whose batch is filled up from those behind it.
+
     Args:
         call: what is known before the network runs.
         numbers: the windows of the part.
@@ -135,11 +137,12 @@ def numbers_of(call: Call, numbers: range, first: int) -> range:
     settings, images = call.settings, len(call.metadata)
     if settings.skip is None:
         ends = work_of(settings.windows, images, settings.sw_batch_size, call.skipped).ends
+        stop = int(ends[np.searchsorted(ends, numbers.stop)])
     else:  # nobody knows where batches end before the windows were looked at
-        ends = np.cumsum(settings.windows.run_lengths(images))
+        ends, stop = np.cumsum(settings.windows.run_lengths(images)), numbers.stop
     ends = np.append(0, ends)
-    start = ends[np.searchsorted(ends, min(first, numbers.start), side="right") - 1]
-    return range(int(start), int(ends[np.searchsorted(ends, numbers.stop)]))
+    start = int(ends[np.searchsorted(ends, min(first, numbers.start), side="right") - 1])
+    return range(start, stop)
 
 
 def _first(call: Call, layout: Layout, parts: Parts, part: int) -> int:

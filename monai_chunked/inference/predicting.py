@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from monai_chunked.inference.call import Call
@@ -17,7 +18,7 @@ from monai_chunked.inputs.source import Source
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.batches import Batch, Batches, LookedAt
+from monai_chunked.windows.batches import Batch, Batches, LookedAt, Looking
 from monai_chunked.windows.predictions import Predictions, Seen
 from monai_chunked.windows.predictor import BoundNetwork, Predictor
 from monai_chunked.windows.read_ahead import ReadAhead
@@ -69,8 +70,15 @@ def _batches(
     if condition is not None:
         how = (settings.padding_mode, settings.cval, call.device, settings.sw_batch_size > 1)
         images.append(image_of(condition, windows, Reading(*how), settings.scratch_dir))
-    what = (windows.runs(source.shape[0], call.numbers), settings.sw_batch_size, call.skipped, needs, images)
-    batches = Batches(*what) if settings.skip is None else LookedAt(*what, settings.skip, call.device)
+    numbers = call.numbers
+    if settings.skip is not None:  # what fills the last batch is known when it is looked at
+        ends = np.cumsum(windows.run_lengths(source.shape[0]))
+        numbers = range(numbers.start, int(ends[np.searchsorted(ends, numbers.stop)]))
+    what = (windows.runs(source.shape[0], numbers), settings.sw_batch_size, call.skipped, needs, images)
+    if settings.skip is None:
+        batches = Batches(*what)
+    else:
+        batches = LookedAt(*what, Looking(settings.skip, call.device, len(call.numbers)))
     if source.is_far(call.device) and not torch.is_grad_enabled():
         return ReadAhead(iter(batches), call.device)
     return batches.__iter__()

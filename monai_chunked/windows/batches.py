@@ -14,7 +14,7 @@ from monai_chunked.windows.errors import name_windows
 from monai_chunked.windows.reader import Image
 from monai_chunked.windows.skipping import Skip, is_skipped
 
-__all__ = ["Batch", "Batches", "LookedAt"]
+__all__ = ["Batch", "Batches", "LookedAt", "Looking"]
 
 
 @dataclass
@@ -86,6 +86,21 @@ class Batches:
             return [image.read(windows) for image in self.images]
 
 
+@dataclass(frozen=True)
+class Looking:
+    """How windows are asked whether they are skipped.
+
+    Attributes:
+        skip: is asked.
+        device: where the network wants windows.
+        windows: how many are passed on. Those behind them do no more than fill the last batch.
+    """
+
+    skip: Skip
+    device: torch.device
+    windows: int
+
+
 class LookedAt(Batches):
     """Reads all windows and asks of each whether it is skipped: windows that are not fill the batches.
 
@@ -93,8 +108,7 @@ class LookedAt(Batches):
 
     Args:
         args: of :py:class:`Batches`; windows of the image, the first of the images, come where they are looked at.
-        skip: is asked.
-        device: where the network wants windows.
+        looking: how it is asked.
     """
 
     def __init__(
@@ -104,12 +118,12 @@ class LookedAt(Batches):
         skipped: Skipped | None,
         needs: Callable[[Sequence[Window]], bool],
         images: Sequence[Image],
-        skip: Skip,
-        device: torch.device,
+        looking: Looking,
     ) -> None:
         super().__init__(runs, sw_batch_size, skipped, needs, images)
-        self.skip = skip
-        self.device = device
+        self.skip = looking.skip
+        self.device = looking.device
+        self._coming = looking.windows
         self._seen: tuple[Window, torch.Tensor] | None = None
 
     def _of_run(self, run: Iterable[Window]) -> Iterator[Batch]:
@@ -117,7 +131,11 @@ class LookedAt(Batches):
         predicted: list[Window] = []
         parts: list[torch.Tensor] = []
         for window in run:
-            windows.append(window)
+            if self._coming:
+                windows.append(window)
+                self._coming -= 1
+            elif not predicted:
+                break
             data = self._look(window)
             if data is not None:
                 predicted.append(window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.killed_run import OUTPUTS, Network, image, inferer
+from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
 from tests.outputs.recorded import records, windows_that_touch_what_is_not_recorded
-from tests.workers.ranks import Raised, Ranks
+from tests.workers.ranks import DEADLINE, Raised, Ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
@@ -29,14 +30,23 @@ NETWORKS = {"tensor": Network, "dict": TwoHeads}
 
 
 def infer(
-    group: Any, folder: Path, kind: str, network: str, at: dict[int, int] | None = None, seen: Path | None = None
+    group: Any, folder: Path, kind: str, network: str, seen: Path | None = None, failing: int | None = None
 ) -> dict[str, np.ndarray]:
-    """One process, which may fail at a batch, and writes down the windows that its network sees."""
-    rank = torch.distributed.get_rank(group) if group is not None else 0
-    seen = None if seen is None else seen / f"{rank}"
+    """Each writes down the windows that its network sees. One may fail in its part, when the others are through."""
+    rank, size = (torch.distributed.get_rank(group), torch.distributed.get_world_size(group)) if group else (0, 1)
+
+    def fail() -> None:
+        end = time.monotonic() + DEADLINE / 2
+        while seen and len(seen_in(seen)) < 96 * (size - 1) // size and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.2)  # what they have finished is on its way
+        raise Boom
+
+    at = 48 // size - 1 if rank == failing else None
+    made = NETWORKS[network](None if seen is None else seen / f"{rank}", 0.005, at, fail)
     output: Any = OUTPUTS[kind](folder) if kind in OUTPUTS else kind
-    how = {"process_group": group, "run_id": "one"}  # which windows a network has seen does not matter
-    result = inferer(output, **how)(image(), NETWORKS[network](seen, 0.005, (at or {}).get(rank)))
+    # which windows a network has seen does not matter
+    result = inferer(output, process_group=group, run_id="one")(image(), made)
     return {key: _voxels(each) for key, each in (result if network == "dict" else {"only": result}).items()}
 
 
@@ -64,16 +74,15 @@ CASES = [
 def test_a_run_goes_on_with_more_processes_or_fewer(
     ranks: Ranks, tmp_path: Path, kind: str, network: str, before: int, after: int
 ) -> None:
-    results, seen = tmp_path / "results", tmp_path / "seen"
+    results, seen, first = tmp_path / "results", tmp_path / "seen", tmp_path / "first"
     seen.mkdir()
-    last = before - 1
-    for answer in ranks.call(before, infer, results, kind, network, {last: 48 // before - 1}):
+    first.mkdir()
+    for answer in ranks.call(before, infer, results, kind, network, first, before - 1):
         assert isinstance(answer, Raised), answer
         assert "Boom" in answer.kind + answer.text, answer
-    left = sum("chunk" in record for record in records(results))
-    assert left > 0 or before == 5 or kind in ("nii.gz", "zarr")  # which hold back what they write at once
+    assert any("chunk" in record for record in records(results))
     needed = windows_that_touch_what_is_not_recorded(results) if network == "tensor" else []
-    answers = ranks.call(after, infer, results, kind, network, None, seen)
+    answers = ranks.call(after, infer, results, kind, network, seen)
     expected = infer(None, results, "cpu", network)
     for answer in answers:
         assert not isinstance(answer, Raised), answer
@@ -82,14 +91,14 @@ def test_a_run_goes_on_with_more_processes_or_fewer(
     windows = seen_in(seen)
     assert len(windows) == len({tuple(each) for each in windows})  # each by one process
     assert {tuple(each) for each in needed} <= {tuple(each) for each in windows}
-    assert len(windows) < 96 or len(needed) > 90
+    assert len(windows) <= (len(needed) + 8 if needed else 72)  # and those that are in a batch with one of them
 
 
 def test_what_is_finished_is_opened_and_nothing_is_predicted(ranks: Ranks, tmp_path: Path) -> None:
     results, seen = tmp_path / "results", tmp_path / "seen"
     seen.mkdir()
     expected = ranks.call(2, infer, results, "nii.gz", "dict")[0]
-    for answer in ranks.call(5, infer, results, "nii.gz", "dict", None, seen):
+    for answer in ranks.call(5, infer, results, "nii.gz", "dict", seen):
         assert not isinstance(answer, Raised), answer
         assert all(np.array_equal(answer[key], each) for key, each in expected.items())
     assert not seen_in(seen)

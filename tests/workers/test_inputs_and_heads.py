@@ -46,7 +46,14 @@ def infer(group: Any, how: dict[str, Any]) -> tuple[torch.Tensor, np.ndarray, np
     return inferer(inputs, noting, condition=condition), inputs.reads, condition.reads, noting.rows
 
 
-@pytest.mark.parametrize("how", [{"sw_batch_size": 2}, {"cpu_memory": "1GiB"}], ids=["handed on", "independent"])
+def nothing(window: torch.Tensor) -> bool:
+    return False
+
+
+WAYS = {"handed on": {"sw_batch_size": 2}, "independent": {"cpu_memory": "1GiB"}, "skipping": {"skip": nothing}}
+
+
+@pytest.mark.parametrize("how", WAYS.values(), ids=list(WAYS))
 @pytest.mark.parametrize("workers", [2, 3, 5])
 def test_each_process_reads_the_part_that_it_predicts(ranks: Ranks, workers: int, how: dict[str, Any]) -> None:
     array = volume(*SHAPE)
@@ -64,6 +71,23 @@ def test_each_process_reads_the_part_that_it_predicts(ranks: Ranks, workers: int
         assert 0 < reads.sum() < reads.size * (0.75 if workers == 2 else 0.6)
         total = total + reads
     assert total.all()
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_with_skip_and_batches_each_process_looks_as_far_as_its_part_goes(ranks: Ranks, workers: int) -> None:
+    """Which windows are in a batch depends on all that were looked at before; who predicts them does not."""
+    how = {"sw_batch_size": 2}
+    (reference, *_), *_ = ranks.call(1, infer, how)
+    as_without = [rows for *_, rows in ranks.call(workers, infer, {**how, "cpu_memory": "1GiB"})]
+    answers = ranks.call(workers, infer, {**how, "skip": nothing})
+    for rank, (answer, others) in enumerate(zip(answers, as_without)):
+        assert not isinstance(answer, Raised), answer
+        result, reads, _, rows = answer
+        assert torch.equal(result, reference)
+        assert reads.max() == 1
+        assert (rows == others).all()
+        last = np.flatnonzero(rows)[-1]
+        assert (reads.any((1, 3, 4)).ravel() == (np.arange(rows.size) <= last)).all(), rank
 
 
 def structure(group: Any, name: str) -> Any:

@@ -65,6 +65,28 @@ WAYS = (
 """In which parts are independent, or the result is not in memory."""
 
 
+def of_the_batch(windows: torch.Tensor) -> torch.Tensor:
+    """What it says of a window depends on the others beside it."""
+    return torch.cat([windows.sigmoid(), windows + windows.mean()], 1)
+
+
+def in_batches(group: Any, batch_size: int, way: dict[str, Any]) -> torch.Tensor:
+    how = {"roi_size": (6, 5, 7), "sw_batch_size": batch_size, "overlap": 0.5, "mode": "gaussian", **way}
+    return chunked_sliding_window_inference(
+        random(2, 1, 17, 14, 15), predictor=of_the_batch, process_group=group, **how
+    ).clone()
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS], ids=lambda way: "-".join(way) or "handed on")
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_windows_are_in_the_batches_of_one_process(ranks: Ranks, workers: int, way: dict[str, Any]) -> None:
+    for batch_size in (3, 4):
+        expected = in_batches(None, batch_size, way)
+        for answer in ranks.call(workers, in_batches, batch_size, way):
+            assert not isinstance(answer, Raised), answer
+            assert torch.equal(answer, expected)
+
+
 @CASES
 @given(cases(), st.sampled_from(WAYS))
 def test_independent_parts_and_results_on_disk_too(ranks: Ranks, case: dict[str, Any], way: dict[str, Any]) -> None:

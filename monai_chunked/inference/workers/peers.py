@@ -19,13 +19,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+from monai_chunked.inference.workers.meeting import GONE, connected, ended
 
 __all__ = ["Peers", "together"]
-
-
-CONNECTING = timedelta(minutes=30)
-"""How long one process waits for another one to call the inferer, as long as torch.distributed does."""
 
 
 FOREVER = timedelta(days=3650)
@@ -118,8 +115,7 @@ class Peers:
             RuntimeError: when another process has failed or is gone; the message says which and why.
         """
         if self._failure is not None:
-            rank, text = self._failure
-            raise RuntimeError(f"rank {rank} of the process group could not go on, so this run has ended: {text}")
+            raise ended(*self._failure)
 
     def fail(self, error: BaseException) -> None:
         """This process cannot go on: tell the others."""
@@ -174,7 +170,7 @@ class Peers:
             self._changed.notify_all()
 
     def _lost(self, rank: int) -> None:
-        self._failed(rank, "it is gone: it was killed, it has crashed, or its machine cannot be reached")
+        self._failed(rank, GONE)
 
     def _send(self, rank: int) -> None:
         """What the thread does that sends."""
@@ -257,7 +253,7 @@ def together(process_group: Any) -> Iterator[Peers | None]:
     if process_group is None:
         yield None
         return
-    peers = Peers(*_connected(None if process_group == "world" else process_group))
+    peers = Peers(*connected(None if process_group == "world" else process_group))
     try:
         yield peers
     except BaseException as error:
@@ -267,12 +263,3 @@ def together(process_group: Any) -> Iterator[Peers | None]:
     finally:
         peers.close()
     peers.check()
-
-
-def _connected(process_group: Any) -> tuple[Any, int, int]:
-    """Connections for one run alone, whatever else is said in the process group; the rank, and how many there are."""
-    rank, size = dist.get_rank(process_group), dist.get_world_size(process_group)
-    name = "monai_chunked " + " ".join(map(str, dist.get_process_group_ranks(process_group or dist.group.WORLD)))
-    store = dist.distributed_c10d._get_default_store()
-    run = (store.add(name, 1) - 1) // size  # all of them add one
-    return dist.ProcessGroupGloo(dist.PrefixStore(f"{name} {run}", store), rank, size, CONNECTING), rank, size

@@ -13,6 +13,7 @@ from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.workers.peers import Peers
 from monai_chunked.inference.workers.shares import LeaderShare
 from monai_chunked.inputs.source import Source
+from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Result, ResumableOutput
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.heads import Head
@@ -53,8 +54,7 @@ def show(peers: Peers, call: Call, results: Sequence[Any], share: LeaderShare) -
     assert share.layout is not None
     parts = zip(share.heads, share.layout.grids)
     each = [call.result(head, call.ending(grid), *known[k]) for k, (head, grid) in enumerate(parts)]
-    on_disk = isinstance(call.output, ResumableOutput) and call.output.journal(call.metadata) is not None
-    on_disk = on_disk or not all(isinstance(result, torch.Tensor) for result in results)
+    on_disk = _have_names(call, each) or not all(isinstance(result, torch.Tensor) for result in results)
     for rank in peers.others:
         peers.say(rank, Shown(share.keys, share.heads, each, on_disk))
     if not on_disk:
@@ -64,6 +64,21 @@ def show(peers: Peers, call: Call, results: Sequence[Any], share: LeaderShare) -
                 for rank in peers.others:
                     peers.send_sums(rank, piece)
                 peers.flush()
+
+
+def _have_names(call: Call, results: Sequence[Result]) -> bool:
+    """Whether the output finds results again that it has written."""
+    output = call.output
+    if not isinstance(output, ResumableOutput) or output.journal(call.metadata) is None:
+        return False
+    if call.recovery.journal is not None or all(each.get("filename_or_obj") for each in call.metadata):
+        return True
+    try:  # it may have taken a name that was free
+        for result in results:
+            output.load(result)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def take(peers: Peers, settings: Settings, source: Source, shown: Shown) -> list[Any]:
@@ -84,6 +99,8 @@ def take(peers: Peers, settings: Settings, source: Source, shown: Shown) -> list
                 f"on a disk that all processes share",
                 error.filename,
             ) from error
+    if isinstance(output, ResumableOutput) and output.journal(shown.results[0].metadata) is not None:
+        output = AutoOutput(torch.device("cpu"))  # one copy of a file is enough
     taken = []
     for result in shown.results:
         writer = output.create(result)

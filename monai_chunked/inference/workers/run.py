@@ -24,6 +24,7 @@ from monai_chunked.inference.sharing import Given, HandedOver
 from monai_chunked.inference.workers.checks import check_shared, differing
 from monai_chunked.inference.workers.peers import Peers
 from monai_chunked.inference.workers.results import Shown, show, take
+from monai_chunked.inference.workers.shared_disk import Mark, look, marked, unseen
 from monai_chunked.inference.workers.shares import LeaderShare, PartShare
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.caller import warn_caller
@@ -63,6 +64,7 @@ def infer_together(peers: Peers, inputs: Any, network: BoundNetwork, settings: S
 
     Raises:
         ValueError: when they were called with different things, or this cannot be shared.
+        FileNotFoundError: when the result is to be in a folder that not all of them see.
         RuntimeError: when another process could not go on.
     """
     source = source_of(inputs)
@@ -113,11 +115,11 @@ class _Worker:
             self._texts = fingerprint_of_call(call, self.network, self.condition)
         return self._texts
 
-    def judge(self, verdict: str) -> None:
-        """Raise, in all processes alike, if they were called with different things."""
-        if verdict:
+    def judge(self, verdict: Exception | None) -> None:
+        """Raise, in all processes alike, if there is something to raise."""
+        if verdict is not None:
             self.peers.all_know = True
-            raise ValueError(verdict)
+            raise verdict
 
 
 class _Leader(_Worker):
@@ -126,6 +128,7 @@ class _Leader(_Worker):
     def infer(self) -> Any:
         with calling(self.settings, self.source, self.inversion, self.fingerprint) as call:
             self._compare(call)
+            self._show_disk(call)
             recovery, recorded = call.recovery, None
             if recovery.resumed:
                 how = (recovery.heads, call.device, call.sum_dtype, recovery.cuts, call.skipped)
@@ -144,9 +147,17 @@ class _Leader(_Worker):
         """What all were called with is the same."""
         # where the result goes is the first one's business
         texts = {name: text for name, text in self.fingerprint(call)[0].items() if name != "output"}
-        verdict = differing(texts, {rank: self.peers.hear(rank) for rank in self.peers.others})
-        self._tell(verdict)
-        self.judge(verdict)
+        different = differing(texts, self._hear())
+        self._decide(ValueError(different) if different else None)
+
+    def _show_disk(self, call: Call) -> None:
+        """All see where the result will be."""
+        with marked(call.output, call.metadata) as mark:
+            self._tell(mark)
+            if mark is not None:
+                said = self._hear()
+        if mark is not None:
+            self._decide(unseen(mark, said))
 
     def _predict(self, call: Call, recorded: Layout | None) -> tuple[LeaderShare, list[Any]]:
         settings, recovery, images = self.settings, call.recovery, len(call.metadata)
@@ -170,9 +181,16 @@ class _Leader(_Worker):
             results = predict(replace(call, share=share), self.network, self.condition, recorded)
         return share, results
 
+    def _decide(self, verdict: Exception | None) -> None:
+        self._tell(verdict)
+        self.judge(verdict)
+
     def _tell(self, value: Any) -> None:
         for rank in self.peers.others:
             self.peers.say(rank, value)
+
+    def _hear(self) -> dict[int, Any]:
+        return {rank: self.peers.hear(rank) for rank in self.peers.others}
 
 
 class _Follower(_Worker):
@@ -184,6 +202,10 @@ class _Follower(_Worker):
         with calling(own, self.source, self.inversion, None) as call:
             self.peers.say(0, self.fingerprint(call)[0])
             self.judge(self.peers.hear(0))
+            mark: Mark | None = self.peers.hear(0)
+            if mark is not None:
+                self.peers.say(0, look(self.settings.target(self.source.device), mark))
+                self.judge(self.peers.hear(0))
             start: Start = self.peers.hear(0)
             if start.ranges:
                 self._predict(call, start)
