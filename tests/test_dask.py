@@ -343,6 +343,14 @@ def kill(worker: int) -> None:
         os.kill(worker, signal.SIGKILL)
 
 
+def wait_for_nannies(cluster: Any) -> None:
+    """One that is still starting its worker does not start another one if that is killed."""
+    end = time.monotonic() + DEADLINE
+    while any(nanny.status.name != "running" for nanny in cluster.workers.values()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.mark.long
 def test_workers_that_are_killed_at_random_moments_change_nothing() -> None:
     image, draw = random(1, 1, 24, 11, 10), Random(0)
@@ -353,6 +361,7 @@ def test_workers_that_are_killed_at_random_moments_change_nothing() -> None:
         distributed.Client(cluster) as client,
     ):
         for _ in range(KILLS):
+            wait_for_nannies(cluster)
             client.wait_for_workers(1, DEADLINE)
             workers = client.run(os.getpid, on_error="ignore")  # one that was killed comes back by itself
             timer = threading.Timer(draw.uniform(0, RUN_SECONDS), kill, [draw.choice(sorted(workers.values()))])
