@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import monai
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says how busy the machine is, and nothing of the promise
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest.register_assert_rewrite("tests.side_by_side", "tests.outputs")
 

@@ -1,12 +1,14 @@
 """
 Runs that are killed, each in a process of its own; a helper of the tests of outputs.
 
-Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_after`` (seconds or null). Each run is a fork
-of this process, which has imported everything and done nothing, so that a run starts at once. Answers one line: the
-exit status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` there, or
-to the one that the request names. It may name a file ``result`` for the voxels too, and a file ``disk`` that is copied
-to ``copy`` while the run stands still, before it is killed. With ``signal`` it gets that signal instead, as soon as
-the network has seen windows, and what it says goes to a file ``errors``; ``resumable`` may be false.
+Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_at``: how many windows the network has seen
+when the run is killed, and so many ``seconds`` later; null: it is not. Moments are counted in windows, as seconds mean
+nothing on a busy machine. Each run is a fork of this process, which has imported everything and done nothing, so that a
+run starts at once. Answers one line: the exit status. The corners of the windows that the network sees go to a file
+``seen`` there, or to the one that the request names. It may name a file ``result`` for the voxels too, and a file
+``disk`` that is copied to ``copy`` while the run stands still, before it is killed. With ``signal`` it gets that signal
+while its network waits for it in batch ``WAITS_AT``, and what it says goes to a file ``errors``; ``resumable`` may be
+false.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, Output, ZarrOutput
 
 ROI, OVERLAP, SIZE = (12, 12, 12), 0.5, (30, 24, 26)
+WINDOWS = 96
+WAITS_AT = 31
 
 OUTPUTS: dict[str, Callable[[Any], Output]] = {
     "npy": NumpyOutput,
@@ -89,11 +93,29 @@ def inferer(output: Output | str, **settings: Any) -> ChunkedSlidingWindowInfere
     return ChunkedSlidingWindowInferer(ROI, 2, OVERLAP, "gaussian", **settings)
 
 
+def seen_by(request: dict[str, Any]) -> Path:
+    return Path(request.get("seen") or Path(request["folder"], "seen"))
+
+
+def wait_for_the_signal() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def wait_for_windows(seen: Path, least: int, child: int) -> None:
+    """Until the network has seen so many, or the run is over."""
+    while seen.read_text().count("\n") < least:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
+
+
 def run(request: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     output = "disk" if request["output"] == "disk" else OUTPUTS[request["output"]](request["folder"])
-    seen = Path(request.get("seen") or Path(request["folder"], "seen"))
-    network = Network(seen, pause=0.003 if not request.get("signal") else 0.02)
+    seen = seen_by(request)
+    waits = {"at": WAITS_AT, "act": wait_for_the_signal} if request.get("signal") else {}
+    network = Network(seen, pause=0.003, **waits)
     with torch.no_grad():
         if request.get("resumable", True):
             result: Any = inferer(output)(image(), network)
@@ -109,7 +131,8 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told what it started to ignore it
     for line in sys.stdin:
         request = json.loads(line)
-        start = time.monotonic()
+        seen = seen_by(request)
+        seen.write_text("")
         child = os.fork()
         if not child:
             try:
@@ -123,19 +146,18 @@ def serve() -> None:
                 print("".join(traceback.format_exception_only(error)), end="", file=sys.stderr, flush=True)
                 os._exit(1)
         if request.get("signal"):
-            seen = Path(request["seen"])
-            while not seen.exists() or seen.read_text().count("\n") < 60:
-                time.sleep(0.005)
+            wait_for_windows(seen, 2 * (WAITS_AT - 1), child)
             os.kill(child, request["signal"])
-        if request["kill_after"] is not None:
-            time.sleep(request["kill_after"])
+        if request["kill_at"] is not None:
+            wait_for_windows(seen, request["kill_at"], child)
+            time.sleep(request["seconds"])
             if request.get("disk"):
                 os.kill(child, signal.SIGSTOP)
                 os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
                 shutil.copyfile(request["disk"], request["copy"])
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        answer = {"exit": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - start}
+        answer = {"exit": os.waitstatus_to_exitcode(status)}
         print(json.dumps(answer), flush=True)
 
 

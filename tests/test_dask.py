@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 CASES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 FEW = settings(CASES, max_examples=2)
 MANY = settings(CASES, max_examples=40)
-DEADLINE = 120  # seconds, in which a run ends whatever happens to workers
+DEADLINE = 600  # seconds, in which a run ends whatever happens to workers
 KILLS, RUN_SECONDS = 30, 1.5  # the latter is about what a run takes
 
 

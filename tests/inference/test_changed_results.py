@@ -140,7 +140,7 @@ def test_another_process_with_other_hashes_finds_the_same_results(tmp_path: Path
     request = json.dumps({"names": names, "folder": str(tmp_path)})
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", OTHER_PROCESS],
-        input=request, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}, timeout=300,
+        input=request, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)

@@ -50,8 +50,8 @@ def ask() -> Iterator[Callable[..., dict[str, Any]]]:
         [sys.executable, "-m", "tests.killed_run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def ask(output: str, folder: Path, kill_after: float | None = None, **more: Any) -> dict[str, Any]:
-        request = {"output": output, "folder": folder, "kill_after": kill_after, **more}
+    def ask(output: str, folder: Path, kill_at: int | None = None, seconds: float = 0, **more: Any) -> dict[str, Any]:
+        request = {"output": output, "folder": folder, "kill_at": kill_at, "seconds": seconds, **more}
         assert process.stdin is not None
         assert process.stdout is not None
         print(json.dumps(request, default=str), file=process.stdin, flush=True)

@@ -159,7 +159,7 @@ if sys.argv[1:]:
 def test_nothing_is_left_of_the_file_without_a_name_when_the_interpreter_ends(temporary: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", END_WITH_A_RESULT]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "[]\n"
     assert run.stderr == ""
@@ -171,7 +171,7 @@ def test_a_run_that_is_killed_leaves_only_a_file_that_says_it_is_partial(tempora
     folder.mkdir()
     command = [sys.executable, "-W", "ignore", "-c", END_WITH_A_RESULT, str(folder)]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert run.returncode == 9, run.stderr
     assert run.stdout.splitlines()[1:] == left_in(folder) == ["prediction-0001.npy.partial"]
     again = infer(volume(), output="disk", output_dir=folder)

@@ -196,7 +196,7 @@ except OSError as error:
 
 def refused(output: str, folder: Path, user: int) -> list[str]:
     command = [sys.executable, "-W", "ignore", "-c", READ_ONLY, output, str(folder), str(user)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
 

@@ -139,7 +139,7 @@ def assert_told(output: str, number: int, folder: Path) -> None:
 def test_a_file_that_may_not_grow_to_the_size_of_the_output_is_told_with_path_and_bytes(tmp_path: Path) -> None:
     pytest.importorskip("resource", reason="this system has no limits on the size of files")
     command = [sys.executable, "-W", "ignore", "-c", RUN_OUT_OF_ROOM, str(tmp_path), "32768"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert_told(run.stdout, errno.EFBIG, tmp_path)
 
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_during_the_run_does_no_harm_as_the_space_is_taken_
     if shutil.which("unshare") is None or subprocess.run([*unshare, mount], capture_output=True).returncode != 0:
         pytest.skip("this system does not let us mount a small disk")
     python = shlex.join([sys.executable, "-W", "ignore", "-c", RUN_OUT_OF_ROOM, str(folder), "0"])
-    run = subprocess.run([*unshare, f"{mount} && {python}"], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*unshare, f"{mount} && {python}"], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("nothing was raised") == 2
 

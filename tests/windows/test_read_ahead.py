@@ -48,7 +48,7 @@ def test_the_next_windows_are_read_while_the_network_runs() -> None:
         calls.append(1)
         for k, event in enumerate(read.values()):
             if k <= len(calls):  # the network would wait forever for what is read after it
-                assert event.wait(30)
+                assert event.wait(300)
             else:  # and one batch ahead is enough
                 assert not event.is_set()
         return windows

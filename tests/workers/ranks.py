@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 import monai_chunked  # noqa: F401  what is started is a fork of a process that has imported it
 
-DEADLINE = 60
-"""Seconds that a call may take before it counts as one that hangs."""
+DEADLINE = 300
+"""Seconds that a call may take before it counts as one that hangs, on a machine that does much else."""
 
 Members = int | Sequence[int]
 """Who is called: so many, the first ones, or these, in ascending order."""
@@ -71,7 +71,7 @@ class Ranks:
             try:
                 found.append(pipe.recv())
             except (EOFError, OSError):  # at the end of what it said, or within
-                process.join(10)
+                process.join(DEADLINE)
                 found.append(process.exitcode)
         return found
 
@@ -82,7 +82,7 @@ class Ranks:
     def close(self) -> None:
         for pipe in self.pipes:
             pipe.close()
-        end = time.monotonic() + 20
+        end = time.monotonic() + DEADLINE
         for process in self.processes:
             process.join(max(0, end - time.monotonic()))
         left = [process for process in self.processes if process.exitcode is None]

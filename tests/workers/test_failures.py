@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 import torch
 
 from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
-from tests.workers.ranks import Raised, Ranks
+from tests.workers.ranks import DEADLINE, Raised, Ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
-SOON = 15
+SOON = 150
+"""Seconds, on a machine that does much else; gloo itself would wait for half an hour."""
 """Seconds, on a machine that does many other things; alone it takes less than one."""
 
 
@@ -151,13 +153,17 @@ def test_without_processes_it_says_how_to_start_them() -> None:
 
 
 def test_threads_of_connections_are_gone_after_a_run(ranks: Ranks) -> None:
-    before = ranks.call(2, tasks)
+    before = max(ranks.call(2, tasks, 0, 1))
     for _ in range(3):
         ranks.call(2, infer, "", "cpu")
-    assert ranks.call(2, tasks) == before
+    assert max(ranks.call(2, tasks, before, DEADLINE)) <= before
 
 
-def tasks(group: Any) -> int:
+def tasks(group: Any, expected: int, seconds: float) -> int:
+    """The fewest threads that there are behind a run, within some time: those of its connections end by themselves."""
     infer(group, "", "cpu")
-    time.sleep(0.2)
-    return len(os.listdir("/proc/self/task"))
+    end, fewest = time.monotonic() + seconds, sys.maxsize
+    while fewest > expected and time.monotonic() < end:
+        fewest = min(fewest, len(os.listdir("/proc/self/task")))
+        time.sleep(0.01)
+    return fewest
