@@ -33,6 +33,7 @@ from monai_chunked.inference.progress import Observer
 from monai_chunked.inference.run import load
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
+from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.layout import Layout, lay_out
@@ -70,8 +71,9 @@ def infer(
 
     Args:
         inferer: says what is to be done; its memory limits, ``sw_device`` and ``scratch_dir`` are those of each worker.
-        source: the input, ``(B, C, *spatial)``, which is sent to the workers; or a function without arguments that
-            opens it, called here and in each worker, which reads what it needs: ``partial(open_image, "ct.nii.gz")``.
+        source: the input, ``(B, C, *spatial)``. What is in memory is sent to the workers; a file is opened by each of
+            them again, by the same path, and read as far as it is needed. Or a function without arguments that opens
+            it, called here and in each worker: ``partial(open_image, "ct.nii.gz")``.
         network_factory: a function without arguments that builds the network, with its weights and on its device. It
             goes to the workers by pickle.
         client: a ``distributed.Client``.
@@ -118,7 +120,7 @@ def infer(
     with Cluster(client, Worker(of_workers, source, network_factory), resources) as cluster:
 
         def fingerprint(call: Call) -> tuple[dict[str, str], list[str]]:
-            return cluster.run(Worker.fingerprint, settings.mask, described_output(call.output), inversion)
+            return cluster.run(Worker.fingerprint, Owned(settings.mask), described_output(call.output), inversion)
 
         with calling(here, opened, inversion, fingerprint) as call:
             return _infer(call, cluster, parts)

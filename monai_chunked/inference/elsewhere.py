@@ -27,6 +27,7 @@ from monai_chunked.inference.predicting import predict
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.sharing import HandedOver, Unshared
 from monai_chunked.inference.stages import known_of
+from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.outputs.base import Expected, OutputWriter, Result
 from monai_chunked.outputs.recovery.left import Cuts
@@ -85,6 +86,8 @@ class Ended(NamedTuple):
 class Worker:
     """What a process that does parts has of a run. It can be pickled: inputs are opened, networks built, where it is.
 
+    Of an input in a file goes the way to it, and of one in memory all voxels.
+
     One object serves several threads. The network is built when it is needed first, and kept.
 
     Args:
@@ -95,7 +98,7 @@ class Worker:
 
     def __init__(self, settings: Settings, inputs: Any, network_factory: Callable[[], Any]) -> None:
         self.settings = settings
-        self.inputs = inputs
+        self.inputs = inputs if callable(inputs) else Owned(inputs)
         self.network_factory = network_factory
         self._begin()
 
@@ -116,7 +119,7 @@ class Worker:
         """Where windows are read from."""
         with self._lock:
             if self._source is None:
-                self._source = source_of(self.inputs() if callable(self.inputs) else self.inputs)
+                self._source = source_of(self.inputs.array if isinstance(self.inputs, Owned) else self.inputs())
             return self._source
 
     @property
@@ -128,7 +131,7 @@ class Worker:
             return self._network
 
     def fingerprint(
-        self, mask: Any, output: tuple[Any, Any], inversion: Inversion | None
+        self, mask: Owned, output: tuple[Any, Any], inversion: Inversion | None
     ) -> tuple[dict[str, str], list[str]]:
         """What the result depends on, as a run in one process says it.
 
@@ -138,7 +141,7 @@ class Worker:
             inversion: how predictions are brought to the patients' grids.
         """
         with self._calling(lambda *_: None, inversion) as call:
-            call = replace(call, settings=replace(call.settings, mask=mask))
+            call = replace(call, settings=replace(call.settings, mask=mask.array))
             return fingerprint_of_call(call, self.network, None, output)
 
     def agree(self, skipped: Skipped | None) -> Agreed:

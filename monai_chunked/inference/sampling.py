@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 
 from monai_chunked.inference.checks import check_inputs
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.source import source_of
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.errors import name_windows
@@ -30,12 +33,13 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     Windows, padding and preprocessing are those of :py:class:`ChunkedSlidingWindowInferer`, and so are the parameters.
     Each item is the data of a window, ``(C, *roi_size)``, and which window it is, int64 ``(1 + 2 * dims,)``: the number
     of the image, where the window starts in each spatial dimension, and where it stops, in voxels of the padded image.
-    A ``DataLoader`` reads them in as many processes as one likes; each of them keeps the rows of an array or file that
-    its current window needs, and reads a voxel once. What comes out goes to a :py:class:`ChunkAggregator` in the same
-    order.
+    A ``DataLoader`` reads them in as many processes (or threads) as one likes; each of them opens an array or file
+    again, keeps the rows of it that its current window needs, and reads a voxel once. What comes out goes to a
+    :py:class:`ChunkAggregator` in the same order.
 
     Args:
-        inputs: ``(B, C, *spatial)``, a tensor, or an array that is read piece by piece, as for the inferer.
+        inputs: ``(B, C, *spatial)``, a tensor, or an array that is read piece by piece, as for the inferer. An array of
+            a class of your own over an open file needs a ``__reduce__`` that opens it, for processes to read it.
         roi_size: spatial size of a window in voxels.
         overlap: of neighbouring windows, as a part of ``roi_size``.
         border: what becomes of windows that would reach over the end of the image.
@@ -45,7 +49,9 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             ``buffer_dim``, ``scratch_dir``.
 
     Raises:
-        ValueError, TypeError: when a parameter does not fit, or no window is left by the mask.
+        ValueError, TypeError: when a parameter does not fit, or no window is left by the mask; in another process, when
+            the input cannot be opened again there.
+        OSError: in another process, when a file is not there, or has changed since.
 
     Example::
 
@@ -73,23 +79,29 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"WindowSampler has no parameter {unknown[0]!r}; beside roi_size, overlap, border, mask and "
                 f"preprocessing it takes {', '.join(OPTIONS)}"
             )
-        self.parameters = {
+        self._mask = Owned(mask)
+        self._parameters = {
             "roi_size": roi_size,
             "overlap": overlap,
             "border": border,
-            "mask": mask,
             "preprocessing": preprocessing,
             **options,
         }
         self.source = source_of(inputs)
-        self.settings = Settings.check(inputs.shape, **self.parameters)
-        self.skipped = self.settings.skipped()
+        settings = Settings.check(inputs.shape, **self.parameters)
+        self.skipped = settings.skipped()
+        self.settings = replace(settings, mask=None)  # which is read now
         runs = self.settings.windows.runs(self.source.shape[0])
         self._runs = [[window for window in run if not self._is_skipped(window)] for run in runs]
         self.windows = [window for run in self._runs for window in run]
         if not self.windows:
             raise ValueError("mask is zero in every window, so there is nothing to predict")
-        self._reader: tuple[int, Image] | None = None
+        self._reader = threading.local()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was given."""
+        return {**self._parameters, "mask": self._mask.array}
 
     def __len__(self) -> int:
         """The number of windows."""
@@ -125,18 +137,24 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process reads for itself."""
-        return {**self.__dict__, "_reader": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_reader"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reader = threading.local()
 
     def _is_skipped(self, window: Window) -> bool:
         return self.skipped is not None and self.skipped.window(window.image, window.position)
 
     def _image(self) -> Image:
-        """What this process reads from: rows that are kept are not for several of them."""
-        if self._reader is None or self._reader[0] != os.getpid():
+        """What this thread of this process reads from: rows that are kept are not for several of them."""
+        process, image = getattr(self._reader, "image", (None, None))
+        if image is None or process != os.getpid():
             settings = self.settings
             how = Reading(settings.padding_mode, settings.cval, self.source.device, True, settings.preprocessing)
-            self._reader = os.getpid(), image_of(self.source, settings.windows, how, settings.scratch_dir)
-        return self._reader[1]
+            image = image_of(self.source, settings.windows, how, settings.scratch_dir)
+            self._reader.image = os.getpid(), image
+        return image
 
 
 def tensor_of(window: Window) -> torch.Tensor:

@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from monai_chunked.inputs.lazy_array import LazyArray, is_mapped, readable
+from monai_chunked.inputs.lazy_array import LazyArray, is_mapped
+from monai_chunked.inputs.owned import Owned
+from monai_chunked.inputs.scaled_array import readable
 
 __all__ = ["ImageArray"]
 
 
 class ImageArray(LazyArray):
-    """An image ``(B, C, *spatial)`` in a file, read where it is sliced.
+    """An image ``(B, C, *spatial)`` in a file, read where it is sliced, by any thread and process.
+
+    Another process opens the source again. A pickle says where it is, and has no voxels of files.
 
     Args:
-        source: anything with ``shape``, ``dtype`` and slicing.
+        source: anything with ``shape``, ``dtype`` and slicing. That of a class of your own needs a ``__reduce__`` that
+            opens it, if other processes are to read it.
         axes: for each dimension of the image that of the source, or ``None`` if it has none. Dimensions of the source
             that are not named have size one.
         meta: as ``MetaTensor.meta``, one for each image of a batch.
@@ -40,8 +45,9 @@ class ImageArray(LazyArray):
         scaled: bool = False,
         time: tuple[int, int] | None = None,
     ) -> None:
-        self.source = readable(source)
-        dtype = np.dtype(self.source.dtype)
+        source = readable(source)
+        self._owned = Owned(source)
+        dtype = np.dtype(source.dtype)
         if dtype.kind not in "biuf":
             raise TypeError(f"the image must hold integers or floats, got dtype {dtype}")
         self.axes = tuple(axes)
@@ -50,7 +56,12 @@ class ImageArray(LazyArray):
         self.shape = tuple(1 if a is None else int(source.shape[a]) for a in axes)
         self.dtype = np.dtype(np.float32) if scaled or dtype.kind == "f" else dtype
         self.chunks = None if chunks is None else tuple(1 if a is None else int(chunks[a]) for a in axes)
-        self.mapped = is_mapped(self.source)
+        self.mapped = is_mapped(source)
+
+    @property
+    def source(self) -> Any:
+        """As this process may read it."""
+        return self._owned.array
 
     @property
     def ndim(self) -> int:
@@ -90,13 +101,8 @@ class ImageArray(LazyArray):
 
     def _read(self, index: tuple[slice, ...]) -> np.ndarray:
         """A part of the image, given a slice for each of its dimensions."""
-        of_source = [slice(0, 1)] * len(self.source.shape)
-        if self.time is not None:
-            of_source[self.time[0]] = slice(self.time[1], self.time[1] + 1)
-        for axis, part in zip(self.axes, index):
-            if axis is not None:
-                of_source[axis] = part
-        data = np.asarray(self.source[tuple(of_source)])
+        with self._owned.reading() as source:
+            data = np.asarray(source[self._of_source(len(source.shape), index)])
         named = [axis for axis in self.axes if axis is not None]
         unnamed = [axis for axis in range(data.ndim) if axis not in named]
         data = data.transpose(*named, *unnamed)
@@ -105,3 +111,13 @@ class ImageArray(LazyArray):
             if axis is None:
                 data = np.expand_dims(data, d)[(slice(None),) * d + (part,)]
         return data.astype(self.dtype, copy=False)
+
+    def _of_source(self, dims: int, index: tuple[slice, ...]) -> tuple[slice, ...]:
+        """What to read of the source for a part of the image."""
+        of_source = [slice(0, 1)] * dims
+        if self.time is not None:
+            of_source[self.time[0]] = slice(self.time[1], self.time[1] + 1)
+        for axis, part in zip(self.axes, index):
+            if axis is not None:
+                of_source[axis] = part
+        return tuple(of_source)

@@ -6,12 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.volumeutils import apply_read_scaling
 
-__all__ = ["LazyArray", "ScaledArray", "is_mapped", "readable", "scaled_by", "storage_chunks"]
+__all__ = ["LazyArray", "is_mapped", "storage_chunks"]
 
 
 class LazyArray(ABC):
@@ -21,11 +18,13 @@ class LazyArray(ABC):
         shape: of the array.
         dtype: of what slicing gives.
         mapped: whether the operating system keeps in memory what is read again and again.
+        files: that it has open itself, for which another process must open it again; it does that by its pickle.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     mapped: bool = False
+    files: tuple[str, ...] = ()
 
     @abstractmethod
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -35,51 +34,6 @@ class LazyArray(ABC):
     @abstractmethod
     def stands_on(self) -> Mapping[str, Any]:
         """All that its voxels follow from: arrays and plain values, by the names of the attributes that hold them."""
-
-
-class ScaledArray(LazyArray):
-    """What a file stores, scaled as nibabel does it, in float32.
-
-    Args:
-        array: what is stored; what scales by itself comes with a slope of 1 and an intercept of 0.
-        slope: of the file.
-        inter: of the file.
-    """
-
-    def __init__(self, array: Any, slope: float = 1.0, inter: float = 0.0) -> None:
-        self.array = array
-        self.slope = slope
-        self.inter = inter
-        self.shape = tuple(array.shape)
-        stored = np.dtype(array.dtype)
-        self.dtype = np.dtype(np.float32) if stored.kind in "biuf" else stored  # others are refused as they are
-        self.mapped = is_mapped(array)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        scaled = apply_read_scaling(np.asarray(self.array[index]), np.float64(self.slope), np.float64(self.inter))
-        return np.asarray(scaled, self.dtype)
-
-    @property
-    def stands_on(self) -> Mapping[str, Any]:
-        return {"array": self.array, "slope": float(self.slope), "inter": float(self.inter)}
-
-
-def scaled_by(proxy: Any, stored: Any) -> Any:
-    """What a file stores, with the scaling that it asks for if there is one.
-
-    Args:
-        proxy: the ``dataobj`` of nibabel, which knows the scaling.
-        stored: an array over what is stored.
-    """
-    plain = (proxy.slope, proxy.inter) == (1, 0)
-    return stored if plain else ScaledArray(stored, proxy.slope, proxy.inter)
-
-
-def readable(array: Any) -> Any:
-    """An array that gives what its dtype says: a ``dataobj`` of nibabel has that of its file, even where it scales."""
-    if not nibabel.is_proxy(array) or (type(array) is ArrayProxy and (array.slope, array.inter) == (1, 0)):
-        return array
-    return ScaledArray(array)
 
 
 def is_mapped(array: Any) -> bool:

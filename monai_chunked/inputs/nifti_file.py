@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
-import threading
+import os
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -17,7 +17,9 @@ from monai.utils import ImageMetaKey, MetaKeys, optional_import
 from nibabel.arrayproxy import ArrayProxy
 
 from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.lazy_array import LazyArray, scaled_by
+from monai_chunked.inputs.lazy_array import LazyArray
+from monai_chunked.inputs.reopening import PrivateMap
+from monai_chunked.inputs.scaled_array import scaled_by
 
 __all__ = ["GzipStream", "open_nifti"]
 
@@ -26,20 +28,26 @@ class GzipStream(LazyArray):
     """What a ``.nii.gz`` stores, decompressed once as long as it is asked for in the order of the file.
 
     ``indexed_gzip`` decompresses what it has not come to yet twice: for its index, then to return it. So what lies
-    ahead is read from a plain stream, and only what lies behind through the index.
+    ahead is read from a plain stream, and only what lies behind through the index. Another process has its own of both:
+    the index, which would be the larger part of a pickle, is of use only where one reads backwards.
 
     Args:
         path: of the file.
-        proxy: the ``dataobj`` of nibabel.
+        shape: of what is stored.
+        dtype: of what is stored.
+        offset: where that begins, in bytes of what is decompressed.
     """
 
-    def __init__(self, path: str, proxy: ArrayProxy) -> None:
-        self.path = path
-        self.behind = ArrayProxy(proxy.file_like, (proxy.shape, proxy.dtype, proxy.offset))  # it does not scale
+    def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> None:
+        self.path = os.path.abspath(path)
+        self.files = (self.path,)
+        self.behind = ArrayProxy(self.path, (shape, dtype, offset))  # it does not scale
         self.shape = self.behind.shape
         self.dtype = self.behind.dtype
         self._stream: gzip.GzipFile | None = None
-        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GzipStream, (self.path, self.shape, self.dtype, self.behind.offset)
 
     @property
     def stands_on(self) -> Mapping[str, Any]:
@@ -51,10 +59,9 @@ class GzipStream(LazyArray):
         last = max((d for d, length in enumerate(lengths) if length > 1), default=0)
         in_one_run = list(lengths[:last]) == list(self.shape[:last]) and all(step == 1 for _, _, step in bounds)
         first = sum(start * prod(self.shape[:d]) for d, (start, _, _) in enumerate(bounds))
-        with self._lock:
-            if in_one_run and (first == 0 or (self._stream is not None and self._stream.tell() <= self._at(first))):
-                return self._read(first, prod(lengths)).reshape(lengths, order="F")
-            return np.asarray(self.behind[index])
+        if in_one_run and (first == 0 or (self._stream is not None and self._stream.tell() <= self._at(first))):
+            return self._read(first, prod(lengths)).reshape(lengths, order="F")
+        return np.asarray(self.behind[index])
 
     def _at(self, voxel: int) -> int:
         return int(self.behind.offset + voxel * self.dtype.itemsize)
@@ -97,5 +104,11 @@ def open_nifti(path: str) -> ImageArray:
     axes = (None, behind[0] if behind else None, *range(dims))
     if compressed:
         chunks = [n if axis < 2 else 1 for axis, n in enumerate(proxy.shape)]
-        return ImageArray(scaled_by(proxy, GzipStream(path, proxy)), axes, meta, chunks)
-    return ImageArray(scaled_by(proxy, proxy.get_unscaled()), axes, meta)
+        return ImageArray(
+            scaled_by(proxy, GzipStream(path, proxy.shape, proxy.dtype, proxy.offset)), axes, meta, chunks
+        )
+    stored = proxy.get_unscaled()
+    if isinstance(stored, np.memmap):
+        stored = stored.view(PrivateMap)
+        stored.flags.writeable = False
+    return ImageArray(scaled_by(proxy, stored), axes, meta)

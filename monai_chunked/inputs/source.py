@@ -14,7 +14,9 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai.utils import convert_data_type
 
 from monai_chunked.inputs.kept_rows import KeptRows, RowsPlan, plan_rows, read_array
-from monai_chunked.inputs.lazy_array import is_mapped, readable, storage_chunks
+from monai_chunked.inputs.lazy_array import is_mapped, storage_chunks
+from monai_chunked.inputs.owned import Owned
+from monai_chunked.inputs.scaled_array import readable
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import WindowGrid
 
@@ -32,7 +34,6 @@ class Source(ABC):
         dtype: of what is read.
         device: where it is then.
         metadata: of each image, as ``MetaTensor.meta``; empty where there is none.
-        origin: the tensor or array that voxels come from, for who asks later whether it is still the same.
         templates: for each image a tensor without voxels that has its metadata; empty if there is none.
     """
 
@@ -41,7 +42,11 @@ class Source(ABC):
     device: torch.device
     metadata: tuple[Mapping[str, Any], ...]
     templates: tuple[MetaTensor, ...]
-    origin: Any
+
+    @property
+    @abstractmethod
+    def origin(self) -> Any:
+        """The tensor or array that voxels come from, for who asks later whether it is still the same."""
 
     @property
     def template(self) -> MetaTensor | None:
@@ -91,7 +96,7 @@ class TensorSource(Source):
         self.shape = tuple(tensor.shape)
         self.dtype = tensor.dtype
         self.device = tensor.device
-        self.tensor = self.origin = convert_data_type(tensor, torch.Tensor)[0]
+        self.tensor = convert_data_type(tensor, torch.Tensor)[0]
         self.metadata = tuple({} for _ in range(len(tensor)))
         self.templates = ()
         self._batch = tensor if isinstance(tensor, MetaTensor) else None
@@ -99,6 +104,10 @@ class TensorSource(Source):
             images = list(tensor[:, :1])
             self.metadata = tuple(dict(image.meta) for image in images)
             self.templates = tuple(MetaTensor([]).copy_meta_from(image, copy_attr=False) for image in images)
+
+    @property
+    def origin(self) -> torch.Tensor:
+        return self.tensor
 
     @property
     def template(self) -> MetaTensor | None:
@@ -112,30 +121,40 @@ class ArraySource(Source):
     """Anything with ``shape``, ``dtype`` and slicing.
 
     What Zarr, h5py and dask call ``chunks`` says where its storage chunks end; one that holds several images of a batch
-    is read once for each.
+    is read once for each. Any thread and process may read; another process opens the array again.
 
     Args:
         array: ``(B, C, *spatial)``.
 
     Raises:
         ValueError: when it has metadata (``meta``) of another number of images.
+        TypeError: when another process is to read it, and cannot open it again.
     """
 
     device = torch.device("cpu")
 
     def __init__(self, array: Any) -> None:
         self.shape = tuple(map(int, array.shape))
-        self.origin = array
-        self.array = readable(array)
+        self._owned = Owned(array)
         self._native = np.dtype(self.array.dtype)
         self.dtype = _torch_dtype(self._native)
         self.metadata = _metadata_of(array, self.shape[0])
         each = self.metadata if any(self.metadata) else ()
         self.templates = tuple(MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in each)
 
+    @property
+    def origin(self) -> Any:
+        return self._owned.array
+
+    @property
+    def array(self) -> Any:
+        """It, or what gives the dtype that it says."""
+        return readable(self.origin)
+
     def read(self, image: int, box: Box) -> torch.Tensor:
         index = (slice(image, image + 1), slice(0, self.shape[1]), *box)
-        return self._tensor(read_array(self.array, index, self._native)[0])
+        with self._owned.reading() as array:
+            return self._tensor(read_array(readable(array), index, self._native)[0])
 
     def is_far(self, device: torch.device) -> bool:
         return True
@@ -150,7 +169,12 @@ class ArraySource(Source):
         if rows is None:
             return self.read
         kept = KeptRows(self.array, rows, scratch_dir)
-        return lambda image, box: self._tensor(kept.read(image, box))
+
+        def read(image: int, box: Box) -> torch.Tensor:
+            with self._owned.reading():
+                return self._tensor(kept.read(image, box))
+
+        return read
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         """A copy in a dtype and byte order that PyTorch has."""

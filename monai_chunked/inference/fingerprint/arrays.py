@@ -22,6 +22,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from monai_chunked.inference.fingerprint.describing import Describes
 from monai_chunked.inputs.lazy_array import LazyArray
+from monai_chunked.inputs.reopening import map_under
 
 __all__ = ["DIGEST_BYTES", "SMALL", "array_text", "digest_of_tensor", "sampled"]
 
@@ -107,7 +108,7 @@ def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> str:
 def _of_numpy(array: np.ndarray, describer: Describes) -> str:
     if array.dtype.hasobject:
         return f"array({array.shape}, {describer.describe(array.tolist())})"
-    mapped = _map_under(array)
+    mapped = map_under(array)
     if mapped is None:
         digest = hashlib.blake2b(f"{array.dtype} {_layout(array.shape, array.strides)}".encode(), digest_size=16)
         for part in _parts(array.shape, array.itemsize):
@@ -120,13 +121,6 @@ def _of_numpy(array: np.ndarray, describer: Describes) -> str:
     path = Path(str(mapped.filename))
     where = f"{mapped.offset} {start} {array.dtype} {_layout(array.shape, array.strides)}"
     return f"map({_of_files([path], describer, array)}, {where})"
-
-
-def _map_under(array: Any) -> np.memmap | None:
-    """The mapped file whose content an array shows; a private copy of one is memory like any other."""
-    while array is not None and not (isinstance(array, np.memmap) and getattr(array, "_mmap", None) is not None):
-        array = getattr(array, "base", None)
-    return array if array is not None and array.filename is not None and array.mode != "c" else None
 
 
 def _parts(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
