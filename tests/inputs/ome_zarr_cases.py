@@ -1,0 +1,69 @@
+"""OME-Zarr stores of all versions, as the specifications have them; a helper."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+SIZES = {"t": 3, "c": 2, "z": 4, "y": 5, "x": 6}
+
+
+def voxels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, shape).astype("i2")
+
+
+def write_group(
+    path: Any,
+    attributes: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    zarr_format: int = 3,
+    names: Sequence[str] | None = None,
+) -> Any:
+    """A group with attributes, and arrays in it by their paths."""
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
+    for name, array in arrays.items():
+        chunks = tuple(min(n, 4) for n in array.shape)
+        group.create_array(name, data=array, chunks=chunks, dimension_names=names if zarr_format == 3 else None)
+    group.attrs.update(attributes)
+    return group
+
+
+def scaled(values: Sequence[float], translation: Sequence[float] | None = None) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = [{"type": "scale", "scale": list(values)}]
+    return steps if translation is None else [*steps, {"type": "translation", "translation": list(translation)}]
+
+
+def image(
+    version: str,
+    axes: Sequence[Any],
+    steps: Sequence[Any] = (),
+    path: str = "0",
+    **multiscale: Any,
+) -> dict[str, Any]:
+    """Attributes of an image of one level."""
+    dataset: dict[str, Any] = {"path": path}
+    if steps:
+        dataset["coordinateTransformations"] = list(steps)
+    stated: dict[str, Any] = {"datasets": [dataset], "name": "image", **multiscale}
+    if version in ("0.3", "0.4", "0.5"):
+        stated["axes"] = list(axes)
+    if version in ("0.5", "0.6"):
+        return {"ome": {"version": version, "multiscales": [stated]}}
+    return {"multiscales": [{"version": version, **stated}]}
+
+
+def space(name: str, unit: str | None = None) -> dict[str, str]:
+    return {"name": name, "type": "space"} | ({} if unit is None else {"unit": unit})
+
+
+def into_zip(folder: Path, archive: Path, within: str = "") -> Path:
+    """A zip file of a store, which lies at its root by RFC-9, or in a folder in it."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            file.write(path, within + path.relative_to(folder).as_posix())
+    return archive
