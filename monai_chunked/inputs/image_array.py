@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_chunked.inputs.damage import read_stored
 from monai_chunked.inputs.lazy_array import LazyArray, is_mapped, readable
 
 __all__ = ["ImageArray"]
@@ -96,7 +97,7 @@ class ImageArray(LazyArray):
         for axis, part in zip(self.axes, index):
             if axis is not None:
                 of_source[axis] = part
-        data = np.asarray(self.source[tuple(of_source)])
+        data = read_stored(self.source, tuple(of_source))
         named = [axis for axis in self.axes if axis is not None]
         unnamed = [axis for axis in range(data.ndim) if axis not in named]
         data = data.transpose(*named, *unnamed)
