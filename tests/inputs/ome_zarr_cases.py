@@ -61,6 +61,32 @@ def space(name: str, unit: str | None = None) -> dict[str, str]:
     return {"name": name, "type": "space"} | ({} if unit is None else {"unit": unit})
 
 
+def write_plate(path: Path, version: str = "0.4") -> None:
+    """Two wells with two images each."""
+
+    def stated(kind: str, value: Any) -> dict[str, Any]:
+        return {"ome": {"version": version, kind: value}} if version == "0.5" else {kind: value}
+
+    zarr_format = 3 if version == "0.5" else 2
+    rows = {"rows": [{"name": "A"}], "columns": [{"name": "1"}, {"name": "2"}]}
+    wells = [{"path": f"A/{column}", "rowIndex": 0, "columnIndex": column - 1} for column in (1, 2)]
+    plate = {"version": version, **rows, "wells": wells}
+    write_group(path, stated("plate", plate), {}, zarr_format)
+    zarr.open_group(path / "A", mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
+    described = [space(name, "micrometer") for name in "zyx"]
+    for column in (1, 2):
+        write_group(
+            path / f"A/{column}",
+            stated("well", {"version": version, "images": [{"path": "0"}, {"path": "1"}]}),
+            {},
+            zarr_format,
+        )
+        for number in (0, 1):
+            attributes = image(version, described, scaled([5, 3, 2 + number]))
+            array = voxels(9, 9, 9) + 10 * column + number
+            write_group(path / f"A/{column}/{number}", attributes, {"0": array}, zarr_format, list("zyx"))
+
+
 def into_zip(folder: Path, archive: Path, within: str = "") -> Path:
     """A zip file of a store, which lies at its root by RFC-9, or in a folder in it."""
     with zipfile.ZipFile(archive, "w") as file:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_chunked import NiftiOutput, open_image
-from tests.inputs.ome_zarr_cases import SIZES, image, into_zip, scaled, space, voxels, write_group
+from tests.inputs.ome_zarr_cases import SIZES, image, into_zip, scaled, space, voxels, write_group, write_plate
 from tests.outputs.ngff_cases import label
 
 
@@ -319,32 +319,6 @@ def test_levels_and_axes_of_what_has_none_are_refused(name: str, tmp_path: Path)
 
 
 # ---------------------------------------------------------------- plates, series, labels
-
-
-def write_plate(path: Path, version: str = "0.4") -> None:
-    """Two wells with two images each."""
-
-    def stated(kind: str, value: Any) -> dict[str, Any]:
-        return {"ome": {"version": version, kind: value}} if version == "0.5" else {kind: value}
-
-    zarr_format = 3 if version == "0.5" else 2
-    rows = {"rows": [{"name": "A"}], "columns": [{"name": "1"}, {"name": "2"}]}
-    wells = [{"path": f"A/{column}", "rowIndex": 0, "columnIndex": column - 1} for column in (1, 2)]
-    plate = {"version": version, **rows, "wells": wells}
-    write_group(path, stated("plate", plate), {}, zarr_format)
-    zarr.open_group(path / "A", mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
-    described = [space(name, "micrometer") for name in "zyx"]
-    for column in (1, 2):
-        write_group(
-            path / f"A/{column}",
-            stated("well", {"version": version, "images": [{"path": "0"}, {"path": "1"}]}),
-            {},
-            zarr_format,
-        )
-        for number in (0, 1):
-            attributes = image(version, described, scaled([5, 3, 2 + number]))
-            array = voxels(9, 9, 9) + 10 * column + number
-            write_group(path / f"A/{column}/{number}", attributes, {"0": array}, zarr_format, list("zyx"))
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
