@@ -72,7 +72,7 @@ def arrange(
         known: further metadata.
 
     Raises:
-        ValueError: when ``axes`` or ``time`` do not fit.
+        ValueError: when ``axes`` or ``time`` do not fit, or there is no spacing.
     """
     shape = tuple(array.shape)
     axes = _checked(axes, shape, path, described)
@@ -102,6 +102,8 @@ def _placed(axes: str, path: str, described: Sequence[Axis]) -> dict[str, Any]:
     units = {letter: _known_unit(axis, letter, path) for letter, axis in along.items()}
     affine = np.eye(4)
     for d, letter in enumerate(letter for letter in "xyz" if letter in along):
+        if along[letter].scale == 0:
+            raise ValueError(f"axis {letter} of {path} has a spacing of 0 in the metadata")
         millimeters = MILLIMETERS.get(units[letter], 1.0)
         affine[d, d], affine[d, 3] = along[letter].scale * millimeters, along[letter].translation * millimeters
     placed: dict[str, Any] = {

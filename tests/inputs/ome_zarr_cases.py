@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import zarr
 
+from monai_chunked import open_image
+
 SIZES = {"t": 3, "c": 2, "z": 4, "y": 5, "x": 6}
 
 
@@ -93,3 +95,9 @@ def into_zip(folder: Path, archive: Path, within: str = "") -> Path:
         for path in sorted(each for each in folder.rglob("*") if each.is_file()):
             file.write(path, within + path.relative_to(folder).as_posix())
     return archive
+
+
+def spacing(path: Any, **parameters: Any) -> list[float]:
+    """Of an image as it is opened, along x, y and z in millimeters."""
+    affine = open_image(path, **parameters).meta[0]["affine"].numpy()
+    return [float(f"{length:.12g}") for length in np.diag(affine)[:-1]]
