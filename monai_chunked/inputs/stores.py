@@ -17,7 +17,7 @@ from typing import Any
 
 from monai_chunked.machine.store_names import without_store_endings
 
-__all__ = ["archive_of", "is_url", "member", "name_in_store", "open_node"]
+__all__ = ["archive_of", "is_url", "may_be_in_store", "member", "name_in_store", "open_node"]
 
 
 ARCHIVES = (".ozx", ".zip")
@@ -97,13 +97,19 @@ def member(group: Any, name: str, path: str) -> Any:
         if _is_there(group.store, inside):
             raise _damaged(group.store, inside, path, error) from error
         missing = f"its metadata name {name!r}, which is not there; the store is not complete"
-        try:
-            found = ", ".join(sorted(group.keys()))
-        except NotImplementedError:  # stores that cannot list what they hold
-            found = ""
+        found = "" if is_url(path) else ", ".join(sorted(group.keys()))
         raise FileNotFoundError(errno.ENOENT, missing + (f" (it has {found})" if found else ""), path) from error
     except UNREADABLE as error:
         raise _damaged(group.store, f"{group.path}/{name}".strip("/"), path, error) from error
+
+
+def may_be_in_store(url: str) -> bool:
+    """Whether a URL may lead to something in a store, by its name.
+
+    >>> may_be_in_store("s3://bucket/embryo.ome.zarr/labels"), may_be_in_store("s3://bucket/images")
+    (True, False)
+    """
+    return any(part.lower().endswith(SUFFIXES) for part in url.split("/"))
 
 
 def name_in_store(path: str) -> str:

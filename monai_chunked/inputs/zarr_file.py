@@ -9,7 +9,7 @@ from monai_chunked.inputs.image_array import ImageArray
 from monai_chunked.inputs.image_groups import what_it_holds
 from monai_chunked.inputs.named_axes import Axis, arrange
 from monai_chunked.inputs.ome_zarr import level_of, level_with
-from monai_chunked.inputs.stores import is_url, member, name_in_store, open_node
+from monai_chunked.inputs.stores import is_url, may_be_in_store, member, name_in_store, open_node
 
 __all__ = ["open_zarr"]
 
@@ -40,6 +40,8 @@ def _image_around(path: str) -> tuple[str, Any, int] | None:
     """The image whose level an array is: its path, its group, and the number of the level."""
     group, _, array = (path if is_url(path) else os.path.abspath(path)).rpartition("/")
     for _ in range(2):  # some have levels in a folder of their own
+        if is_url(path) and not may_be_in_store(group):
+            return None
         try:
             node = open_node(group)
             level = level_with(dict(node.attrs), array, group)

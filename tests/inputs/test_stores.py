@@ -119,3 +119,16 @@ def test_what_has_the_name_of_a_zip_file_may_be_a_folder(tmp_path: Path) -> None
 def test_what_is_no_zarr_is_not_read_at_a_url(name: str) -> None:
     with pytest.raises(ValueError, match=f"http://localhost/{name} is a URL, at which only Zarr is read; download it"):
         open_image(f"http://localhost/{name}")
+
+
+def test_a_url_opens_as_a_folder_does(tmp_path: Path) -> None:
+    array = voxels(4, 5, 6)
+    write_group(
+        tmp_path / "a.zarr", image("0.5", [space(axis, "um") for axis in "zyx"], scaled([5, 3, 2])), {"0": array}
+    )
+    zarr.create_array(tmp_path / "b.zarr", data=array, dimension_names=list("zyx"))
+    for path in ("a.zarr", "a.zarr/0", "b.zarr"):
+        opened, expected = open_image(f"file://{tmp_path}/{path}"), open_image(tmp_path / path)
+        assert np.array_equal(opened, expected)
+        assert np.array_equal(opened.meta[0]["affine"], expected.meta[0]["affine"])
+        assert opened.meta[0]["image_name"] == expected.meta[0]["image_name"]

@@ -76,10 +76,13 @@ def _write(group: Path, labels: Path, found: dict[str, Any]) -> None:
         others = {key: copy for key, copy in copies.items() if not key.startswith(f"{name}/")}
         document[KEY]["metadata"] = dict(sorted({**others, **found}.items()))
         path = group / f"{METADATA}.unfinished"
-        path.write_text(json.dumps(document, indent=2))
-        sync(path)
-        rename(path, group / METADATA)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        try:
+            path.write_text(json.dumps(document, indent=2))
+            sync(path)
+            rename(path, group / METADATA)
+        finally:
+            path.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _plain(metadata: dict[str, Any]) -> dict[str, Any]:

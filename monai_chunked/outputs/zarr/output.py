@@ -198,7 +198,9 @@ class ZarrOutput(FileOutput):
                 f"place='labels' needs an OME-Zarr 0.5 image in a folder that open_image has opened, not "
                 f"{metadata.get('filename_or_obj')!r}; output_dir takes the result of any image"
             )
-        version = json.loads((image / "zarr.json").read_text())["attributes"].get("ome", {}).get("version", "0.5")
+        version = (
+            json.loads((image / "zarr.json").read_text()).get("attributes", {}).get("ome", {}).get("version", "0.5")
+        )
         if not str(version).startswith("0.5"):
             raise ValueError(
                 f"place='labels' writes OME-Zarr 0.5, and {image} is of version {version}, which must be the same "
