@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_chunked.inputs.damage import read_stored
 from monai_chunked.inputs.lazy_array import LazyArray, is_mapped
 from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.scaled_array import readable
@@ -102,7 +103,7 @@ class ImageArray(LazyArray):
     def _read(self, index: tuple[slice, ...]) -> np.ndarray:
         """A part of the image, given a slice for each of its dimensions."""
         with self._owned.reading() as source:
-            data = np.asarray(source[self._of_source(len(source.shape), index)])
+            data = read_stored(source, self._of_source(len(source.shape), index))
         named = [axis for axis in self.axes if axis is not None]
         unnamed = [axis for axis in range(data.ndim) if axis not in named]
         data = data.transpose(*named, *unnamed)

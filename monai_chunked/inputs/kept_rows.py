@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_chunked.inputs.damage import read_stored
 from monai_chunked.machine.scratch import scratch_map
 from monai_chunked.plan.boxes import Box, box_text, sizes, voxels
 from monai_chunked.plan.window_grid import WindowGrid, padding
@@ -198,7 +199,7 @@ def read_array(array: Any, box: Box, dtype: np.dtype) -> np.ndarray:
         ValueError: when the array gives something of another shape.
         TypeError: when it gives another dtype than it says it has.
     """
-    data = np.asarray(array[box])
+    data = read_stored(array, box)
     expected = sizes(box)
     asked = box_text(box)
     if data.shape != expected:

@@ -16,6 +16,7 @@ from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys, optional_import
 from nibabel.arrayproxy import ArrayProxy
 
+from monai_chunked.inputs.damage import naming
 from monai_chunked.inputs.image_array import ImageArray
 from monai_chunked.inputs.lazy_array import LazyArray
 from monai_chunked.inputs.reopening import PrivateMap
@@ -59,9 +60,10 @@ class GzipStream(LazyArray):
         last = max((d for d, length in enumerate(lengths) if length > 1), default=0)
         in_one_run = list(lengths[:last]) == list(self.shape[:last]) and all(step == 1 for _, _, step in bounds)
         first = sum(start * prod(self.shape[:d]) for d, (start, _, _) in enumerate(bounds))
-        if in_one_run and (first == 0 or (self._stream is not None and self._stream.tell() <= self._at(first))):
-            return self._read(first, prod(lengths)).reshape(lengths, order="F")
-        return np.asarray(self.behind[index])
+        with naming(self.path):
+            if in_one_run and (first == 0 or (self._stream is not None and self._stream.tell() <= self._at(first))):
+                return self._read(first, prod(lengths)).reshape(lengths, order="F")
+            return np.asarray(self.behind[index])
 
     def _at(self, voxel: int) -> int:
         return int(self.behind.offset + voxel * self.dtype.itemsize)
@@ -73,7 +75,18 @@ class GzipStream(LazyArray):
         data = self._stream.read(count * self.dtype.itemsize)
         if len(data) < count * self.dtype.itemsize:
             raise OSError(errno.EIO, "the file ends before its last voxel", self.path)
+        if first + count == prod(self.shape):
+            self._check()
         return np.frombuffer(data, self.dtype)
+
+    def _check(self) -> None:
+        """By the checksum behind the last voxel."""
+        assert self._stream is not None
+        try:
+            self._stream.read(1)
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # that what follows is none does not matter
+                raise
 
 
 class _Header(NibabelReader):
@@ -89,8 +102,9 @@ def open_nifti(path: str) -> ImageArray:
     if compressed and not optional_import("indexed_gzip")[1]:
         raise ImportError("reading .nii.gz piece by piece needs indexed_gzip: pip install indexed_gzip")
     reader = _Header(squeeze_non_spatial_dims=True)
-    image: Any = reader.read(path)
-    shown, header = reader.get_data(image)
+    with naming(path):
+        image: Any = reader.read(path)
+        shown, header = reader.get_data(image)
     header = switch_endianness(header, "<")
     header[ImageMetaKey.FILENAME_OR_OBJ] = path
     small: Any = MetaTensor.ensure_torch_and_prune_meta(np.zeros((1,) * shown.ndim), header)
@@ -104,10 +118,10 @@ def open_nifti(path: str) -> ImageArray:
     axes = (None, behind[0] if behind else None, *range(dims))
     if compressed:
         chunks = [n if axis < 2 else 1 for axis, n in enumerate(proxy.shape)]
-        return ImageArray(
-            scaled_by(proxy, GzipStream(path, proxy.shape, proxy.dtype, proxy.offset)), axes, meta, chunks
-        )
-    stored = proxy.get_unscaled()
+        stream = GzipStream(path, proxy.shape, proxy.dtype, proxy.offset)
+        return ImageArray(scaled_by(proxy, stream), axes, meta, chunks)
+    with naming(path):
+        stored = proxy.get_unscaled()
     if isinstance(stored, np.memmap):
         stored = stored.view(PrivateMap)
         stored.flags.writeable = False

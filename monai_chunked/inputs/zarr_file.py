@@ -1,69 +1,54 @@
-"""Zarr arrays, and OME-Zarr images with what their metadata say of axes, units and millimeters."""
+"""Zarr arrays, and levels of OME-Zarr images with what their metadata say of axes, units and millimeters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
 from typing import Any
 
-import numpy as np
-
 from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.named_axes import arrange, axes_of
-from monai_chunked.plan.sizes import MILLIMETERS
+from monai_chunked.inputs.image_groups import what_it_holds
+from monai_chunked.inputs.named_axes import Axis, arrange
+from monai_chunked.inputs.ome_zarr import level_of, level_with
+from monai_chunked.inputs.stores import is_url, may_be_in_store, member, name_in_store, open_node
 
 __all__ = ["open_zarr"]
 
 
 def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> ImageArray:
     """An array, or a level of an image in a group, see :py:func:`open_image`."""
-    try:
-        import zarr
-    except ImportError:
-        raise ImportError("reading Zarr needs zarr 3: pip install 'zarr>=3'") from None
-    try:
-        node = zarr.open(path, mode="r")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is no .nii, .nii.gz or .npy file, nor a Zarr array or group") from error
-    if isinstance(node, zarr.Array):
-        names = getattr(node.metadata, "dimension_names", None)
-        known = "".join(map(str, names)) if names and all(names) else None
-        letters = axes or known
-        return arrange(node, letters, path, np.eye(4), axes_of(letters or ""), time)
-    attributes: Any = dict(node.attrs)
-    multiscales = attributes.get("ome", attributes).get("multiscales")
-    if not multiscales:
-        raise ValueError(
-            f"{path} is a Zarr group without an OME-Zarr image (multiscales); pass the path of an array in it"
-        )
-    image = multiscales[0]
-    if not 0 <= level < len(image["datasets"]):
-        raise ValueError(
-            f"level={level} must be at least 0 and less than {len(image['datasets'])}, the levels of {path}"
-        )
-    described = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in image["axes"]]
-    names = "".join(axis["name"] for axis in described)
-    dataset = image["datasets"][level]
-    affine = _affine(
-        described, dataset.get("coordinateTransformations", []), image.get("coordinateTransformations", [])
-    )
-    units = {axis["name"]: axis.get("unit") or "" for axis in described}
-    more = {**axes_of(axes or names, units), "ome_zarr": path}
-    return arrange(node[dataset["path"]], axes or names, path, affine, more, time)
+    node = open_node(path)
+    known = {"image_name": name_in_store(path)}
+    image = path
+    if hasattr(node, "shape"):
+        around = _image_around(path)
+        if around is None:
+            if level != 0:
+                raise ValueError(f"level={level} is for OME-Zarr images; {path} is an array, which has one level, 0")
+            names = getattr(node.metadata, "dimension_names", None) or [None] * len(node.shape)
+            return arrange(node, axes, path, [Axis(str(each or "")) for each in names], time, known)
+        image, node, level = around
+    found = level_of(dict(node.attrs), level, image)
+    if found is None:
+        raise ValueError(what_it_holds(node, path))
+    array = member(node, found.array, image)
+    if not hasattr(array, "shape"):
+        raise ValueError(f"{found.array!r} in {image} is a group, though it is named as the array of level {level}")
+    return arrange(array, axes, path, found.described(array.shape), time, {**known, "ome_zarr": image})
 
 
-def _affine(axes: Sequence[Mapping[str, Any]], *steps: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """From voxels to millimeters, along x, y and z, after scales and translations in turn."""
-    scale, translation = np.ones(len(axes)), np.zeros(len(axes))
-    for transformation in (t for step in steps for t in step):
-        if transformation["type"] == "scale":
-            scale, translation = scale * transformation["scale"], translation * transformation["scale"]
-        elif transformation["type"] == "translation":
-            translation = translation + transformation["translation"]
-        elif transformation["type"] != "identity":
-            raise ValueError(f"coordinate transformation {dict(transformation)} is no scale, translation or identity")
-    affine = np.eye(4)
-    spatial = [k for letter in "xyz" for k, axis in enumerate(axes) if axis["name"] == letter]
-    for d, k in enumerate(spatial):
-        millimeters = MILLIMETERS.get(axes[k].get("unit", ""), 1.0)
-        affine[d, d], affine[d, 3] = scale[k] * millimeters, translation[k] * millimeters
-    return affine
+def _image_around(path: str) -> tuple[str, Any, int] | None:
+    """The image whose level an array is: its path, its group, and the number of the level."""
+    group, _, array = (path if is_url(path) else os.path.abspath(path)).rpartition("/")
+    for _ in range(2):  # some have levels in a folder of their own
+        if is_url(path) and not may_be_in_store(group):
+            return None
+        try:
+            node = open_node(group)
+            level = level_with(dict(node.attrs), array, group)
+        except ValueError:  # no image
+            return None
+        if level is not None:
+            return group, node, level
+        group, _, name = group.rpartition("/")
+        array = f"{name}/{array}"
+    return None

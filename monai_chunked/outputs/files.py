@@ -15,6 +15,7 @@ from monai.data.folder_layout import FolderLayout
 
 from monai_chunked.machine.files import check_folder, make_folder
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableOutput
+from monai_chunked.outputs.names import subject_of
 
 __all__ = ["FileOutput", "check_different", "check_new", "ending", "make_folders", "numpy_dtype", "partial_path"]
 
@@ -79,8 +80,7 @@ class FileOutput(ResumableOutput):
             makedirs=False,
             data_root_dir=self.data_root_dir,
         )
-        # of two endings FolderLayout takes off that of .nii.gz only; a folder's name may end in a slash
-        subject = str(metadata.get("filename_or_obj") or "image").replace(".ome.zarr", ".zarr").rstrip("/")
+        subject = subject_of(metadata, self.data_root_dir)
         path = Path(layout.filename(subject, metadata.get("patch_index")))
         folder = os.path.abspath(self.output_dir)
         if (

@@ -8,11 +8,7 @@ from typing import Any
 
 from monai.utils import ensure_tuple_rep
 
-__all__ = ["MILLIMETERS", "check_chunk_size", "check_positive", "format_bytes", "parse_bytes", "per_dimension"]
-
-
-MILLIMETERS = {"nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0, "centimeter": 10.0, "meter": 1e3}
-"""Length of the units that OME-Zarr names; MONAI's affines are in millimeters."""
+__all__ = ["check_chunk_size", "check_positive", "format_bytes", "parse_bytes", "per_dimension"]
 
 
 def format_bytes(size: int) -> str:

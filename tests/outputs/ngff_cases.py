@@ -69,6 +69,12 @@ def described(path: Path, kind: Any = ngff_models.ImageLabel) -> Any:
     return kind.from_zarr(zarr.open_group(path, mode="r")).attributes.ome
 
 
+def snapshot(path: Path) -> dict[str, bytes]:
+    """All files of an image but its labels."""
+    files = (file for file in path.rglob("*") if file.is_file())
+    return {str(f.relative_to(path)): f.read_bytes() for f in files if f.relative_to(path).parts[0] != "labels"}
+
+
 def world(path: Path, level: int, index: Sequence[float]) -> dict[str, tuple[float, str | None]]:
     """Where a voxel of a store lies, by the specification: name of each spatial axis, coordinate and unit."""
     multiscale = zarr.open_group(path, mode="r").attrs["ome"]["multiscales"][0]  # type: ignore[index, call-overload]

@@ -22,18 +22,13 @@ from tests.outputs.ngff_cases import (
     label,
     run_again,
     run_until,
+    snapshot,
     world,
     write,
 )
 from tests.refusals import never
 
 # ---------------------------------------------------------------- labels in the store of the image
-
-
-def snapshot(path: Path) -> dict[str, bytes]:
-    """All files of an image but its labels."""
-    files = (file for file in path.rglob("*") if file.is_file())
-    return {str(f.relative_to(path)): f.read_bytes() for f in files if f.relative_to(path).parts[0] != "labels"}
 
 
 def test_labels_go_into_the_store_of_their_image_which_is_not_touched(tmp_path: Path) -> None:
@@ -122,6 +117,20 @@ def test_what_cannot_hold_labels_is_refused_before_the_network_runs(tmp_path: Pa
             ZarrOutput(**arguments)
     with pytest.raises(ValueError, match="label=False"):
         ZarrOutput(place="labels", label=False)
+
+
+def test_labels_are_not_put_into_an_image_of_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "embryo.ome.zarr"
+    write(path)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["ome"]["version"] = "0.6"
+    (path / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=r"place='labels' writes OME-Zarr 0.5, and .*embryo.ome.zarr is of version 0.6"
+    ):
+        ChunkedSlidingWindowInferer(6, postprocessing="argmax", output=ZarrOutput(place="labels", output_postfix="a"))(
+            open_image(path), never
+        )
 
 
 # ---------------------------------------------------------------- colours, names and source

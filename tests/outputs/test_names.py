@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import tempfile
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import SaveImage
+from monai.transforms import SaveImage, Spacing
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
+from tests.inputs.ome_zarr_cases import write_plate
 from tests.refusals import never
 
 OUTPUTS: dict[str, Callable[..., Any]] = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": ZarrOutput}
@@ -99,7 +101,7 @@ def test_nothing_can_be_written_outside_the_folder(data: st.DataObject) -> None:
         (folder := Path(top, "a", "b", "c", "d", "results")).mkdir(parents=True)
         others = all_paths(Path(top))
         with contextlib.suppress(ValueError):
-            infer(named(name), kind(folder, postfix, separate, root))
+            infer(named(name), kind(folder, postfix, separate_folder=separate, data_root_dir=root))
         assert [path for path in all_paths(Path(top)) - others if folder not in path.parents] == []
 
 
@@ -111,3 +113,81 @@ def test_images_that_monai_numbers_are_numbered_as_save_image_does(tmp_path: Pat
     folders = tmp_path / "ours", tmp_path / "monai"
     ours, monai = (sorted(path.relative_to(folder) for path in folder.rglob("*.nii")) for folder in folders)
     assert ours == monai == [Path("scan/scan_seg_7.nii")]
+
+
+# ---------------------------------------------------------------- endings, and images in larger stores
+
+
+def names_in(folder: Path, ending: str) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(f"*{ending}"))
+
+
+@pytest.mark.parametrize(("output", "ending"), [("npy", ".npy"), ("nii", ".nii"), ("zarr", ".ome.zarr")])
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ("plate.ome.zarr", "plate.ome.zarr/A/1/scan.nii.gz"),
+        ("a.nii.gz", "a.nii.gz/b.npy.d/scan.v2.nii.gz"),
+        ("", "a.ome.zarr/scan.npy"),
+        ("study.npy/x", "study.npy/x/.hidden/scan.1.nii"),
+    ],
+)
+def test_only_the_end_of_a_path_is_taken_off(
+    root: str, name: str, separate: bool, output: str, ending: str, tmp_path: Path
+) -> None:
+    """As MONAI does it."""
+    for folder in ("ours", "monai"):
+        (tmp_path / folder).mkdir()
+    image = named(f"{tmp_path}/{name}")
+    data_root_dir = tmp_path / root if root else ""
+    infer(image, OUTPUTS[output](tmp_path / "ours", "seg", separate_folder=separate, data_root_dir=data_root_dir))
+    save = SaveImage(
+        tmp_path / "monai", "seg", ".nii", separate_folder=separate, data_root_dir=str(data_root_dir), print_log=False
+    )
+    save(image[0])
+    (theirs,) = names_in(tmp_path / "monai", ".nii")
+    assert names_in(tmp_path / "ours", ending) == [theirs.removesuffix(".nii") + ending]
+
+
+@pytest.mark.parametrize("name", ["a.ome.zarr", "a.zarr", "a.ozx", "a.ome.zarr.zip", "a.zarr.zip", "A.OME.ZARR/"])
+def test_the_endings_of_stores_are_taken_off(name: str, tmp_path: Path) -> None:
+    infer(named(f"/data/x.ome.zarr/{name}"), NiftiOutput(tmp_path, "seg"))
+    assert [each.lower() for each in names_in(tmp_path, ".nii")] == ["a/a_seg.nii"]
+
+
+def test_stores_whose_names_have_dots_keep_them(tmp_path: Path) -> None:
+    for name in ("scan.v1", "scan.v2.zarr"):
+        zarr.create_array(tmp_path / name, data=np.zeros((6, 6, 6), np.float32), dimension_names=["z", "y", "x"])
+        infer(open_image(tmp_path / name), NiftiOutput(tmp_path / "results", "seg", separate_folder=False))
+    assert names_in(tmp_path / "results", ".nii") == ["scan.v1_seg.nii", "scan.v2_seg.nii"]
+
+
+@pytest.mark.parametrize("root", ["plate.ome.zarr", "plates"])
+def test_images_of_a_plate_have_names_that_differ(root: str, tmp_path: Path) -> None:
+    path = tmp_path / root
+    write_plate(path)
+    output = ZarrOutput(tmp_path / "results", "labels")
+    for well, field in itertools.product((1, 2), (0, 1)):
+        infer(open_image(path / f"A/{well}/{field}"), output)
+    names = [f"{root.removesuffix('.ome.zarr')}_A_{well}_{field}" for well in (1, 2) for field in (0, 1)]
+    assert names_in(tmp_path / "results", ".ome.zarr") == [f"{name}/{name}_labels.ome.zarr" for name in names]
+
+
+def test_folders_below_data_root_dir_tell_images_of_a_plate_apart(tmp_path: Path) -> None:
+    path = tmp_path / "plate.ome.zarr"
+    write_plate(path)
+    output = NiftiOutput(tmp_path / "results", "labels", data_root_dir=path)
+    for well in (1, 2):
+        infer(open_image(path / f"A/{well}/0"), output)
+    assert names_in(tmp_path / "results", ".nii") == [f"A/{well}/0/0_labels.nii" for well in (1, 2)]
+
+
+def test_an_image_of_a_plate_keeps_its_name_behind_an_inverse(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.ome.zarr")
+    image = open_image(tmp_path / "plate.ome.zarr/A/2/1")
+    tensor = MetaTensor(torch.as_tensor(np.asarray(image[0], np.float32)), meta=image.meta[0])
+    output = NiftiOutput(tmp_path / "results", "labels", separate_folder=False)
+    inferer = ChunkedSlidingWindowInferer(6, postprocessing="argmax", inverse="image", output=output)
+    inferer(Spacing((0.004, 0.004, 0.005))(tensor)[None], torch.nn.Conv3d(1, 2, 1))
+    assert names_in(tmp_path / "results", ".nii") == ["plate_A_2_1_labels.nii"]

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 import zarr
 from monai.data import decollate_batch
+from monai.transforms import LoadImage
 
-from monai_chunked import ChunkedSlidingWindowInferer, ZarrOutput, open_image
+from monai_chunked import ChunkedSlidingWindowInferer, ImageArray, ZarrOutput, open_image
 from tests.outputs.ngff_cases import SCALE, TRANSLATION, assert_same_place, described, expected, label, world, write
 
 # ---------------------------------------------------------------- axes, units and voxels
@@ -40,6 +42,53 @@ def test_labels_have_the_axes_of_their_image_in_its_order_and_units(
         ours = world(labels, level, [index[axis] for axis in names])
         assert_same_place(ours, world(path, level, [index[axis] for axis in axes]))
         assert group[str(level)].metadata.dimension_names == tuple(names)
+
+
+@pytest.mark.filterwarnings("ignore:'pixel', the unit of axis")
+@pytest.mark.parametrize(
+    ("unit", "written"), [("um", "micrometer"), ("\N{MICRO SIGN}m", "micrometer"), ("inch", "inch"), ("pixel", None)]
+)
+def test_units_are_written_as_the_specification_calls_them(unit: str, written: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "embryo.ome.zarr"
+    write(path, unit=unit)
+    label(open_image(path), ZarrOutput(tmp_path, "labels"))
+    theirs = {name: (value, written) for name, (value, _) in world(path, 0, [0, 1, 2, 3]).items()}
+    assert_same_place(world(tmp_path / "embryo" / "embryo_labels.ome.zarr", 0, [0, 1, 2, 3]), theirs)
+
+
+@pytest.mark.parametrize(
+    ("code", "written"), [("mm", "millimeter"), ("meter", "meter"), ("micron", "micrometer"), ("unknown", None)]
+)
+@pytest.mark.parametrize("lazily", [True, False])
+def test_the_unit_of_a_nifti_is_that_of_its_header_or_none(
+    code: str, written: str | None, lazily: bool, tmp_path: Path
+) -> None:
+    nifti = nibabel.Nifti1Image(np.random.default_rng(0).random((9, 10, 11), np.float32), np.diag([2, 3, 4, 1]))
+    nifti.header.set_xyzt_units(code, "sec")
+    nibabel.save(nifti, tmp_path / "scan.nii")
+    image = (
+        open_image(tmp_path / "scan.nii")
+        if lazily
+        else LoadImage(ensure_channel_first=True)(tmp_path / "scan.nii")[None]
+    )
+    label(image, ZarrOutput(tmp_path, "labels"))
+    ours = world(tmp_path / "scan" / "scan_labels.ome.zarr", 0, [0, 1, 1, 1])
+    assert ours == {"x": (2, written), "y": (3, written), "z": (4, written)}
+
+
+@pytest.mark.parametrize("units", [("um", "mm", ""), ("pixel", "millimetre", None)])
+def test_units_in_the_metadata_of_an_array_of_ones_own_are_those_of_the_specification(
+    units: Any, tmp_path: Path
+) -> None:
+    meta = {"affine": np.diag([4.0, 3, 2, 1]), "axes": ("z", "y", "x"), "axis_units": units, "filename_or_obj": "a"}
+    label(ImageArray(np.zeros((9, 9, 9), np.float32), (None, None, 2, 1, 0), meta), ZarrOutput(tmp_path, "labels"))
+    found = world(tmp_path / "a" / "a_labels.ome.zarr", 0, [0, 1, 1, 1])
+    micrometers = units[0] == "um"
+    assert found == {
+        "z": (2000 if micrometers else 2, "micrometer" if micrometers else None),
+        "y": (3, "millimeter"),
+        "x": (4, None),
+    }
 
 
 def test_scale_and_translation_are_the_very_numbers_of_the_image(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from monai.data.utils import affine_to_spacing, to_affine_nd
 
 from monai_chunked.outputs.base import Metadata
-from monai_chunked.plan.sizes import MILLIMETERS
+from monai_chunked.plan.units import MILLIMETERS, length_unit
 
 __all__ = ["Placing", "attributes", "downsample", "image_label", "level_shapes", "placing"]
 
@@ -38,7 +38,11 @@ MOST_COLORS = 1000
 
 
 UNITS = {1: "meter", 2: "millimeter", 3: "micrometer"}
-"""By the spatial code of NIfTI's ``xyzt_units``; MONAI takes what is unknown for millimeters."""
+"""By the spatial code of NIfTI's ``xyzt_units``; what is unknown there is not called anything here."""
+
+
+MILLIMETER_CODE = 2
+"""Of what MONAI reads of other formats."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,11 @@ def placing(metadata: Metadata, dims: int) -> Placing:
     names = tuple(NAMES[:dims]) if np.isnan(closest).any() else tuple(NAMES[int(world)] for world in closest)
     wanted = tuple(metadata.get("axes", ()))
     if sorted(wanted) != sorted(names):
-        code = int(np.max(metadata.get("xyzt_units", 2))) & 7
-        units: tuple[str | None, ...] = (UNITS.get(code, UNITS[2]),) * dims
+        code = int(np.max(metadata.get("xyzt_units", MILLIMETER_CODE))) & 7
+        units: tuple[str | None, ...] = (UNITS.get(code),) * dims
         return Placing(names, units, tuple(scale.tolist()), tuple(translation.tolist()), unmoved)
     order = [names.index(name) for name in wanted]
-    units = tuple(unit or None for unit in metadata.get("axis_units", ("",) * dims))
+    units = tuple(length_unit(unit) for unit in metadata.get("axis_units", ("",) * dims))
     lengths = [MILLIMETERS.get(unit or "", 1.0) for unit in units]
 
     def in_units(values: np.ndarray) -> tuple[float, ...]:

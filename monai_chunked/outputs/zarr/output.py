@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +41,8 @@ class ZarrOutput(FileOutput):
 
     With ``place="labels"`` the result becomes ``labels/<postfix>`` in the OME-Zarr 0.5 image that was opened, in a
     folder, where viewers find it with the image. Until it is complete it lies beside the image, as do its journal and
-    what is left of a run that failed; the image's own arrays and attributes are never written to.
+    what is left of a run that failed; the image's own arrays and attributes are never written to. Where the image, or
+    the plate that it is in, has consolidated metadata, the labels are added to these.
 
     ``output_dir`` may also be a URL that fsspec opens (or else obstore), such as ``"s3://bucket/folder"``. Nothing can
     be renamed there, so the store is written in place, says that it is an image only when it is complete, and is
@@ -195,6 +197,14 @@ class ZarrOutput(FileOutput):
             raise ValueError(
                 f"place='labels' needs an OME-Zarr 0.5 image in a folder that open_image has opened, not "
                 f"{metadata.get('filename_or_obj')!r}; output_dir takes the result of any image"
+            )
+        version = (
+            json.loads((image / "zarr.json").read_text()).get("attributes", {}).get("ome", {}).get("version", "0.5")
+        )
+        if not str(version).startswith("0.5"):
+            raise ValueError(
+                f"place='labels' writes OME-Zarr 0.5, and {image} is of version {version}, which must be the same "
+                f"throughout a store; output_dir takes the result of any image"
             )
         return image.resolve()
 

@@ -16,6 +16,7 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
 from monai_chunked.machine.files import make_folder, remove, rename_all, replace_folder
 from monai_chunked.outputs.files import partial_path
+from monai_chunked.outputs.zarr.consolidated import consolidate
 
 __all__ = ["LabelPlace", "LocalPlace", "Place", "RemotePlace"]
 
@@ -140,8 +141,9 @@ class LabelPlace(LocalPlace):
         super().publish()
 
     def published(self) -> Store:
-        if self.path.exists():
-            self._list()  # not when it is published, for the process may end in between
+        if self.path.exists():  # not when it is published, for the process may end in between
+            self._list()
+            consolidate(self.path)
         return super().published()
 
     def _list(self) -> None:

@@ -1,0 +1,75 @@
+"""Groups of OME-Zarr that are no image but hold some: what they are, and what to open instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from monai_chunked.inputs.ome_zarr import as_stated
+from monai_chunked.inputs.stores import is_url
+
+__all__ = ["what_it_holds"]
+
+
+SHOWN = 3
+"""Images that a message names."""
+
+
+def what_it_holds(group: Any, path: str) -> str:
+    """A sentence that says what a group is, and which images in it can be opened.
+
+    Args:
+        group: a ``zarr.Group`` without an image.
+        path: of the group.
+    """
+    stated = as_stated(dict(group.attrs))
+    if "plate" in stated:  # first, for that of bioformats2raw says the other, too
+        wells = _paths(stated["plate"], "wells")
+        images = [f"{well}/{image}" for well in wells[:SHOWN] for image in _fields(group, well)]
+        return f"{path} is a plate of {len(wells)} wells, not an image; {_open_one(path, images)}"
+    if "well" in stated:
+        images = _paths(stated["well"], "images")
+        return f"{path} is a well of a plate, with {len(images)} images; {_open_one(path, images)}"
+    if "bioformats2raw.layout" in stated:
+        images = _series(group)
+        return f"{path} is a collection of {len(images)} images, as bioformats2raw writes it; {_open_one(path, images)}"
+    if isinstance(stated.get("labels"), list):
+        return f"{path} holds the labels of an image; {_open_one(path, map(str, stated['labels']))}"
+    # a listing may take long over a network, or be impossible
+    images = [] if is_url(path) else [name for name, each in group.groups() if "multiscales" in as_stated(each.attrs)]
+    arrays = [] if is_url(path) else list(group.array_keys())
+    return (
+        f"{path} is a Zarr group without an OME-Zarr image (it has no multiscales); "
+        f"{_open_one(path, sorted(images) or sorted(arrays))}"
+    )
+
+
+def _open_one(path: str, images: Iterable[str]) -> str:
+    """What can be opened."""
+    found = [f"{path.rstrip('/')}/{image}" for image in images]
+    if not found:
+        return "pass the path of an image or an array"
+    more = f", ... ({len(found)} in all)" if len(found) > SHOWN else ""
+    return f"open one of them: {', '.join(found[:SHOWN])}{more}"
+
+
+def _paths(stated: Any, key: str) -> list[str]:
+    """Of wells or images."""
+    listed = stated.get(key) if isinstance(stated, Mapping) else None
+    return [str(each["path"]) for each in listed or () if isinstance(each, Mapping) and "path" in each]
+
+
+def _fields(group: Any, well: str) -> list[str]:
+    """Images of a well."""
+    return _paths(as_stated(group[well].attrs).get("well"), "images") if well in group else []
+
+
+def _series(group: Any) -> list[str]:
+    """Images of a collection: those that it lists, else numbers from 0 on."""
+    series = as_stated(group["OME"].attrs).get("series") if "OME" in group else None
+    if isinstance(series, list):
+        return [str(each) for each in series]
+    numbers: list[str] = []
+    while str(len(numbers)) in group:
+        numbers.append(str(len(numbers)))
+    return numbers
