@@ -51,7 +51,10 @@ def archive_of(path: str) -> tuple[str, str] | None:
 
     >>> archive_of("https://host/plate.ozx/A/1/0")
     ('https://host/plate.ozx', 'A/1/0')
+    >>> archive_of("zip://A/1/0::https://host/plate.ozx")  # which fsspec opens as it is
     """
+    if "::" in path:
+        return None
     parts = path.split("/")
     for k, part in enumerate(parts, 1):
         archive = "/".join(parts[:k])
