@@ -6,7 +6,8 @@ of this process, which has imported everything and done nothing, so that a run s
 exit status and the seconds it took. The corners of the windows that the network sees go to a file ``seen`` there, or
 to the one that the request names. It may name a file ``result`` for the voxels too, and a file ``disk`` that is copied
 to ``copy`` while the run stands still, before it is killed. With ``signal`` it gets that signal instead, as soon as
-the network has seen windows, and what it says goes to a file ``errors``; ``resumable`` may be false.
+the network has seen windows, and what it says goes to a file ``errors``; ``resumable`` may be false, and ``overwrite``
+true.
 """
 
 from __future__ import annotations
@@ -94,12 +95,14 @@ def run(request: dict[str, Any]) -> None:
     output = "disk" if request["output"] == "disk" else OUTPUTS[request["output"]](request["folder"])
     seen = Path(request.get("seen") or Path(request["folder"], "seen"))
     network = Network(seen, pause=0.003 if not request.get("signal") else 0.02)
+    overwrite = request.get("overwrite", False)
     with torch.no_grad():
         if request.get("resumable", True):
-            result: Any = inferer(output)(image(), network)
+            result: Any = inferer(output, overwrite=overwrite)(image(), network)
         else:
             warnings.filterwarnings("ignore", "this run cannot be resumed")
-            result = inferer(output, network_id=None)(image(), lambda *windows: network(*windows))
+            unknown = inferer(output, overwrite=overwrite, network_id=None)
+            result = unknown(image(), lambda *windows: network(*windows))
     if request.get("result"):
         images = result if isinstance(result, list) else [result]
         np.save(request["result"], np.stack([np.asarray(each[:]) for each in images]).reshape(2, 3, *SIZE))
