@@ -1,4 +1,4 @@
-"""Labels of more than 256 classes are unsigned integers of 16 bits and more, for which PyTorch lacks most operations."""
+"""Labels of more than 256 classes are unsigned integers of 16 bits and more, for which PyTorch lacks most functions."""
 
 from __future__ import annotations
 

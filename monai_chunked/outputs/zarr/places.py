@@ -14,7 +14,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
-from monai_chunked.machine.files import make_folder, remove, rename_all, replace_folder, restore_folder
+from monai_chunked.machine.files import beside, make_folder, remove, rename_all, replace_folder, restore_folder
 
 __all__ = ["LabelPlace", "LocalPlace", "Place", "RemotePlace"]
 
@@ -152,7 +152,7 @@ class LabelPlace(LocalPlace):
         labels, image = self.path.parent, self.path.parents[1]
         if self.path.name in _listed(labels):
             return
-        lock = FileLock(image.with_name(image.name + ".labels.lock"))
+        lock = FileLock(beside(image, ".labels.lock"))
         with lock:
             store = DurableStore(labels)
             group = zarr.open_group(store, mode="a", zarr_format=3)
