@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = ["used_files"]
 
 
 def used_files(settings: Settings, source: Source, reads: Mapping[str, Any]) -> tuple[UsedFile, ...]:
-    """All of a call, each once.
+    """All of a call that are there, each once.
 
     That a file was read already makes no difference: it is a loss all the same.
 
@@ -31,7 +32,7 @@ def used_files(settings: Settings, source: Source, reads: Mapping[str, Any]) -> 
     mapped = MappedFiles()
     known: dict[str, Any] = {"inputs": source, "mask": settings.mask, "roi_weight_map": settings.roi_weight_map}
     found = {file: name for name, value in reversed({**known, **reads}.items()) for file in _files_of(value, mapped)}
-    return tuple(UsedFile(file, name) for file, name in found.items())
+    return tuple(UsedFile(file, name) for file, name in found.items() if "://" in file or os.path.exists(file))
 
 
 def _files_of(value: Any, mapped: MappedFiles) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,19 @@ def files_of_metadata(metadata: Any) -> Iterator[str]:
         for name in NAMES:
             given = metadata.get(name)
             for each in given if isinstance(given, (list, tuple)) else [given]:
-                yield from _path(each)
+                yield from filterfalse(_is_of_results, _path(each))
     elif isinstance(metadata, (list, tuple)):
         for each in metadata:
             yield from files_of_metadata(each)
+
+
+def _is_of_results(path: str) -> bool:
+    """Whether an image that has this name was not read from there: it is a folder for what was made of the image."""
+    folder = path.rstrip("/")
+    if not os.path.isdir(folder):
+        return False
+    with os.scandir(folder) as entries:
+        return all(entry.name.startswith(os.path.basename(folder)) for entry in entries)
 
 
 def _is(value: Any, package: str, name: str) -> bool:

@@ -308,6 +308,19 @@ def test_results_lie_beside_what_is_read_in_the_same_folder(tmp_path: Path) -> N
     assert len(list(tmp_path.rglob("*_trans.*"))) > 9
 
 
+def test_a_folder_for_the_results_of_an_image_is_none_that_it_was_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = named("patient")
+    for _ in range(2):
+        with torch.no_grad():
+            ChunkedSlidingWindowInferer(6, output=NiftiOutput("."), overwrite=True)(image, torch.nn.Conv3d(1, 2, 1))
+    assert (tmp_path / "patient" / "patient_trans.nii").is_file()
+    (tmp_path / "patient" / "slice1.dcm").write_bytes(b"")
+    assert "which is inside" in refused(tmp_path, "inputs", image, NiftiOutput("."))
+
+
 def test_a_message_says_what_to_do(tmp_path: Path) -> None:
     path = nifti(tmp_path / "scan.nii")
     text = refused(tmp_path, "inputs", open_image(path), in_its_place(".nii", tmp_path))
