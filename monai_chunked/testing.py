@@ -191,6 +191,21 @@ class OutputTests:
         assert all(path.read_bytes() == content for path, content in before.items())
         self.check(write(expected.flip(2), True), expected.flip(2))
 
+    @pytest.mark.parametrize("count", [0, 3, None], ids=["at once", "in the middle", "at the end"])
+    @pytest.mark.parametrize("how", ["failed", "killed"])
+    def test_an_earlier_result_stays_until_another_one_is_complete(
+        self, tmp_path: Path, expected: torch.Tensor, how: str, count: int | None
+    ) -> None:
+        writer = self.make(tmp_path).create(self.result(tmp_path, expected))
+        _write(writer, expected, _chunks(expected, self.cuts))
+        writer.finish()
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        writer = self.make(tmp_path).create(self.result(tmp_path, expected, overwrite=True))
+        _write(writer, expected.flip(2), _chunks(expected, self.cuts)[:count])
+        if how == "failed":
+            writer.abandon()
+        assert {path: path.read_bytes() for path in before} == before
+
     def test_settings_do_not_say_where_results_are(self, tmp_path: Path) -> None:
         one, other = self.resumable(tmp_path / "a"), self.resumable(tmp_path / "b")
         assert one.settings == other.settings

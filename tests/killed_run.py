@@ -8,7 +8,7 @@ run starts at once. Answers one line: the exit status. The corners of the window
 ``seen`` there, or to the one that the request names. It may name a file ``result`` for the voxels too, and a file
 ``disk`` that is copied to ``copy`` while the run stands still, before it is killed. With ``signal`` it gets that signal
 while its network waits for it in batch ``WAITS_AT``, and what it says goes to a file ``errors``; ``resumable`` may be
-false.
+false, and ``overwrite`` true.
 """
 
 from __future__ import annotations
@@ -116,12 +116,14 @@ def run(request: dict[str, Any]) -> None:
     seen = seen_by(request)
     waits = {"at": WAITS_AT, "act": wait_for_the_signal} if request.get("signal") else {}
     network = Network(seen, pause=0.003, **waits)
+    overwrite = request.get("overwrite", False)
     with torch.no_grad():
         if request.get("resumable", True):
-            result: Any = inferer(output)(image(), network)
+            result: Any = inferer(output, overwrite=overwrite)(image(), network)
         else:
             warnings.filterwarnings("ignore", "this run cannot be resumed")
-            result = inferer(output, network_id=None)(image(), lambda *windows: network(*windows))
+            unknown = inferer(output, overwrite=overwrite, network_id=None)
+            result = unknown(image(), lambda *windows: network(*windows))
     if request.get("result"):
         images = result if isinstance(result, list) else [result]
         np.save(request["result"], np.stack([np.asarray(each[:]) for each in images]).reshape(2, 3, *SIZE))

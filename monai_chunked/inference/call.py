@@ -20,7 +20,7 @@ from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.sharing import Unshared
 from monai_chunked.inference.stages import Ending, ending_of, known_of, stages_of
 from monai_chunked.inputs.source import Source
-from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
+from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result, UsedFile
 from monai_chunked.outputs.recovery.recovery import NoRecovery, Recovery
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head
@@ -48,6 +48,7 @@ class Call:
         inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
         skipped: the windows that are known to be skipped.
         share: what this process does of the run.
+        used: the files that it reads, if it writes some.
     """
 
     settings: Settings
@@ -62,6 +63,7 @@ class Call:
     inversion: Inversion | None
     skipped: Skipped | None
     share: Unshared = field(default_factory=Unshared)
+    used: tuple[UsedFile, ...] = ()
 
     @property
     def numbers(self) -> range:
@@ -81,8 +83,25 @@ class Call:
         """What one head becomes."""
         shape = (len(self.metadata), channels, *ending.size)
         metadata = ending.metadata(self.metadata, self.settings.image_size)
-        overwrite, resumable = bool(self.settings.overwrite), self.recovery.journal is not None
-        return Result(head.name, shape, dtype, ending.cuts, metadata, overwrite, resumable)
+        resumable = self.recovery.journal is not None
+        return Result(head.name, shape, dtype, ending.cuts, metadata, self.replaces, resumable)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether results that exist already may be replaced: this call says so, or the one that it goes on with."""
+        return bool(self.settings.overwrite) or self.recovery.replaces
+
+    def check_results(self, heads: Sequence[Head], known_bytes: int) -> None:
+        """Raise if the results of these heads are not possible; nothing is written yet.
+
+        Args:
+            heads: of the network.
+            known_bytes: a lower limit of their size.
+        """
+        names = tuple(head.name for head in heads)
+        self.output.check(Expected(0, None, self.metadata, True, self.used, names))
+        if not self.recovery.resumed:  # else its space is taken already
+            self.output.check(Expected(known_bytes))
 
     def done(self, layout: Layout | None) -> frozenset[ChunkId]:
         """The chunks that need not come once more, because an earlier run has written what becomes of them.
@@ -123,8 +142,7 @@ class Call:
         known = [known_of(*part, self.result_dtype) for part in parts]
         sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(endings, known) if each]
         known_bytes = len(self.metadata) * sum(sizes)
-        if not self.recovery.resumed:  # else its space is taken already
-            self.output.check(Expected(known_bytes))
+        self.check_results(heads, known_bytes)
 
         def threaded(writer: OutputWriter) -> bool:
             return (self.device.type != "cpu" or not writer.in_memory) and not differentiable

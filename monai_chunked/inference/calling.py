@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.progress import Observer, observer_of
 from monai_chunked.inference.results import result_dtype_of, with_metadata
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inference.used_files import used_files
 from monai_chunked.inputs.source import Source
 from monai_chunked.machine.accelerator import with_index
-from monai_chunked.outputs.base import Expected
+from monai_chunked.outputs.base import Expected, Metadata
 from monai_chunked.outputs.recovery.recovering import recovering
 from monai_chunked.outputs.recovery.recovery import NoRecovery
 from monai_chunked.windows.importance import Importance
@@ -39,6 +41,7 @@ def calling(
     source: Source,
     inversion: Inversion | None,
     fingerprint: Callable[[Call], tuple[Mapping[str, str], Sequence[str]]] | None,
+    reads: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Call]:
     """A call, with what an earlier run left of it.
 
@@ -47,8 +50,10 @@ def calling(
         source: where windows are read from.
         inversion: how predictions are brought to the patients' grids, a chunk at a time.
         fingerprint: what the result depends on, as for :py:func:`recovering`; ``None``: nobody can know.
+        reads: what else is read, beside what is said here: a source, or a network, by the name of the parameter.
 
     Raises:
+        FileExistsError: when a result would take the place of what is read.
         ValueError, TypeError, OSError: when the output cannot take the result.
     """
     device = with_index(settings.sw_device or source.device)
@@ -60,12 +65,19 @@ def calling(
     importance(settings.windows.roi_size)  # one that does not fit is refused now
     known = (device, sum_dtype, result_dtype, importance)
     call = Call(settings, source, *known, output, NoRecovery(), source.metadata, inversion, None)
+    if settings.names_results:
+        call = replace(call, used=used_files(settings, source, reads))
     described = None if fingerprint is None else lambda: fingerprint(call)
-    with recovering(output, source.metadata, described, settings.overwrite) as (recovery, metadata):
+
+    def check(metadata: tuple[Metadata, ...]) -> None:
+        output.check(Expected(0, None, metadata, True, call.used))
+
+    with recovering(output, source.metadata, described, settings.overwrite, check) as (recovery, metadata):
+        call = replace(call, recovery=recovery, metadata=metadata)
         if not recovery.resumed:
             size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
-            output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite)))
-        yield replace(call, recovery=recovery, metadata=metadata, skipped=settings.skipped())
+            output.check(Expected(size, known_dtype, metadata, call.replaces))
+        yield replace(call, skipped=settings.skipped())
 
 
 @contextmanager

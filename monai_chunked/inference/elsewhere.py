@@ -29,7 +29,7 @@ from monai_chunked.inference.sharing import HandedOver, Unshared
 from monai_chunked.inference.stages import known_of
 from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.source import Source, source_of
-from monai_chunked.outputs.base import Expected, OutputWriter, Result
+from monai_chunked.outputs.base import OutputWriter, Result
 from monai_chunked.outputs.recovery.left import Cuts
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
@@ -232,8 +232,7 @@ def results_of(call: Call, agreed: Agreed, layout: Layout) -> Finisher:
     each = list(zip(endings, agreed.heads, functions))
     known = [known_of(*one, call.result_dtype) for one in each]
     size = sum(prod(ending.size) * one[0] * one[1].itemsize for ending, one in zip(endings, known) if one)
-    if not call.recovery.resumed:  # else its space is taken already
-        call.output.check(Expected(len(call.metadata) * size))
+    call.check_results(agreed.heads, len(call.metadata) * size)
 
     def create(number: int, channels: int, dtype: torch.dtype) -> OutputWriter:
         result = call.result(agreed.heads[number], endings[number], channels, dtype)

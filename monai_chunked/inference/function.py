@@ -125,7 +125,8 @@ def chunked_sliding_window_inference(
             for temporary files. More than 1 GiB of rows of an array are kept there too.
         overwrite: whether a result on disk that exists already may be replaced. Without it a run that was interrupted
             goes on, and one that is finished returns its result with a warning, if nothing that the result depends on
-            has changed. ``"changed"``: so it is, and what has changed is replaced.
+            has changed. ``"changed"``: so it is, and what has changed is replaced. A result that is replaced stays
+            until the new one is complete, and what the run reads is never replaced.
         network_id: the user's name for the network, which is known by this and its weights then, instead of by its code
             and attributes. Needed where these cannot be compared, or change from run to run.
         run_id: the user's name for the run, who vouches with it for all that cannot be compared in the network, in
@@ -157,7 +158,8 @@ def chunked_sliding_window_inference(
             other, or ``background`` the channels; when preprocessing or postprocessing changes the spatial size.
         TypeError: when a parameter is of a wrong type, such as a dictionary transform, or the output cannot hold the
             dtype of the result; when ``skip`` returns something else than a bool.
-        FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known.
+        FileExistsError: when a result on disk exists and something that it depends on has changed, or is not known;
+            when it would take the place of a file that the run reads, lie around it, or in it.
         RuntimeError: when ``process_group`` is given and ``torch.distributed`` is not initialised, or when another of
             its processes could not go on; the message says which, and why.
         FileNotFoundError: when a process of ``process_group`` does not see the folder that the result is to be in,

@@ -43,7 +43,8 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
         return infer_whole(infer, inputs, network, settings, condition, inversion, reason)
 
     described = partial(fingerprint_of_call, network=network, condition=condition_source)
-    with calling(settings, source, inversion, described) as call:
+    reads = {"condition": condition_source, "network": network}
+    with calling(settings, source, inversion, described, reads) as call:
         recovery, recorded = call.recovery, None
         if recovery.resumed:
             recorded = lay_out_call(settings, recovery.heads, call.device, call.sum_dtype, recovery.cuts, call.skipped)

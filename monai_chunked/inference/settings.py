@@ -181,6 +181,11 @@ class Settings:
         one = self.postprocessing
         return device.type == "cpu" and (one.reduces if isinstance(one, Chain) else is_argmax(one))
 
+    @property
+    def names_results(self) -> bool:
+        """Whether results may be in files that have names."""
+        return self.output_dir is not None or (isinstance(self.output, Output) and not self.output.in_memory)
+
     def target(self, inputs_device: torch.device) -> Output:
         """Where finished chunks go."""
         if isinstance(self.output, Output):

@@ -10,6 +10,8 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_chunked.chunks.postprocessing import argmax
+from monai_chunked.inference.call import Call
+from monai_chunked.inference.calling import calling
 from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.labels import mark_labels
@@ -54,7 +56,19 @@ def infer_whole(
         before = replace(chain, invert=None, after=()) if chain.before and invert_only else None
         after = list(chain.after) if invert_only else [chain]
     parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
-    scores = infer(inputs, network, parts, condition)
+    reads = {"condition": condition, "network": network, "mask": settings.mask}
+    writing = replace(settings, mask=None, skip=None)
+    with calling(writing, inversion.source, inversion, None, reads) as call:
+        scores = infer(inputs, network, parts, condition)
+        images = _undone(scores, inversion, after)
+        result = _written(call, [voxels for voxels, _ in images], [dict(meta.meta) for _, meta in images])
+    templates = tuple(template for _, template in images)
+    labelled = with_metadata([result], templates, inversion.batch(templates))
+    return mark_labels(labelled, [chain])[0]
+
+
+def _undone(scores: Any, inversion: Inversion, after: list[Any]) -> list[tuple[torch.Tensor, MetaTensor]]:
+    """Each image on the patient's grid, with what is done to it there, and a tensor with its metadata."""
     if not isinstance(scores, torch.Tensor):
         raise ValueError(
             "the network returns several outputs, of which no one can be brought to the patient's grid whole"
@@ -66,23 +80,21 @@ def infer_whole(
         for function in after:
             voxels = function(voxels)
         images.append((voxels, MetaTensor(torch.zeros(0)).copy_meta_from(meta, copy_attr=False)))
-    result = _written([voxels for voxels, _ in images], settings, [dict(meta.meta) for _, meta in images])
-    templates = tuple(template for _, template in images)
-    labelled = with_metadata([result], templates, inversion.batch(templates))
-    return mark_labels(labelled, [chain])[0]
+    return images
 
 
-def _written(images: list[torch.Tensor], settings: Settings, metadata: list[dict[str, Any]]) -> Any:
+def _written(call: Call, images: list[torch.Tensor], metadata: list[dict[str, Any]]) -> Any:
     """In the output that was asked for."""
+    settings = call.settings
     if not isinstance(settings.output, Output) and settings.output != "disk":
         return torch.stack(images)
-    output = settings.target(images[0].device)
     shape = (len(images), *images[0].shape)
     cuts = tuple((0, size) for size in shape[2:])
     overwrite = bool(settings.overwrite)
     size = sum(image.nbytes for image in images)
-    output.check(Expected(size, images[0].dtype, tuple(metadata), overwrite))
-    writer = output.create(Result("prediction", shape, images[0].dtype, cuts, tuple(metadata), overwrite))
+    call.output.check(Expected(size, images[0].dtype, tuple(metadata), overwrite, call.used))
+    result = Result("prediction", shape, images[0].dtype, cuts, tuple(metadata), overwrite)
+    writer = call.recovery.writer(0, call.output, result)
     try:
         for number, image in enumerate(images):
             writer.write(number, tuple(slice(0, size) for size in shape[2:]), image)

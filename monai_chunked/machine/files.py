@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,20 @@ import numpy as np
 
 __all__ = [
     "ALLOCATES",
+    "LONGEST_NAME",
     "allocate",
+    "beside",
     "bytes_of",
     "check_folder",
     "leaving_no_empty_folder",
     "make_folder",
+    "new_file",
     "read_all",
     "remove",
     "rename",
     "rename_all",
     "replace_folder",
+    "restore_folder",
     "sync",
     "sync_folder",
     "write_all",
@@ -40,6 +46,10 @@ __all__ = [
 
 ALLOCATES = hasattr(os, "posix_fallocate")
 """Whether :py:func:`allocate` takes space, so that a full disk cannot end the process by a write through a map."""
+
+
+LONGEST_NAME = 255
+"""Bytes of the name of a file, which is the limit of most file systems."""
 
 
 SYNCING_THREADS = 8
@@ -124,26 +134,65 @@ def rename_all(root: Path, names: Mapping[Path, Path]) -> None:
         sync_folder(folder)
 
 
-def replace_folder(folder: Path, target: Path) -> None:
+def replace_folder(folder: Path, target: Path, old: Path) -> None:
     """Give a folder the name that another one may have, which is removed when that is safe.
 
     What it holds must be on disk already. If it is not there, it has its name from a process that ended meanwhile.
+
+    Args:
+        folder: that gets the name.
+        target: the name.
+        old: what the other one is called in between.
     """
-    old = target.with_name(target.name + ".old")
     if folder.is_dir():
-        if target.exists():
+        if os.path.lexists(target):
             remove(old)
             target.rename(old)
         rename(folder, target)
     remove(old)
 
 
+def restore_folder(target: Path, old: Path) -> None:
+    """Give a folder its name again, of which a process ended while it replaced it."""
+    if os.path.lexists(old) and not os.path.lexists(target):
+        rename(old, target)
+
+
 def remove(path: Path) -> None:
-    """A file, or a folder with all that is in it, if it is there."""
-    if path.is_dir():
+    """A file, or a folder with all that is in it, if it is there. Of a link the link."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def new_file(path: Path) -> FileIO:
+    """An empty file of this name. A file that has it loses it, and stays as it is where it has others, or is linked to.
+
+    Raises:
+        OSError: when it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    return FileIO(path, "x+")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """In the same folder, the name with an ending; where that is longer than names can be, it begins as the name does.
+
+    >>> beside(Path("results/scan.nii"), ".journal").name
+    'scan.nii.journal'
+    >>> name = beside(Path(249 * "x" + ".nii"), ".journal").name
+    >>> len(name), name[-25:]
+    (255, 'x~996dd6b307e115a8.journal')
+    """
+    name = path.name + ending
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        start = path.name
+        ending = f"~{blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}{ending}"
+        while len(os.fsencode(start + ending)) > LONGEST_NAME:
+            start = start[:-1]
+        name = start + ending
+    return path.with_name(name)
 
 
 def make_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from monai_chunked.machine.memory import available_memory, is_refusal
 from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.outputs.recovery.journal import check_forgotten
 from monai_chunked.plan.sizes import format_bytes
 
 __all__ = ["AutoOutput"]
@@ -42,7 +44,7 @@ class AutoOutput(Output):
 
     def check(self, expected: Expected) -> None:
         if not self.disk.temporary:  # the folder for temporary files matters only if it is needed
-            self.disk.check(Expected(0))
+            self.disk.check(replace(expected, least_bytes=0, dtype=None, overwrite=True))
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return self.disk.folders(metadata)
@@ -68,4 +70,8 @@ class AutoOutput(Output):
                 f"output='auto': the {result.name} takes {format_bytes(size)} {reason} on {device} beside open "
                 f"chunks, so it goes to {below}",
             )
+        journal = self.disk.journal(result.metadata)
+        if journal is not None and result.metadata[0].get("filename_or_obj"):
+            check_forgotten(journal, result.overwrite)
+            journal.unlink(missing_ok=True)
         return self.disk.create(result)

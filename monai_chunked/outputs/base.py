@@ -29,11 +29,25 @@ __all__ = [
     "ResumableOutput",
     "ResumableWriter",
     "TakesMetadata",
+    "UsedFile",
 ]
 
 
 Metadata = Mapping[str, Any]
 """Of one image, as in ``MetaTensor.meta``: ``affine``, ``filename_or_obj``, ``space``, ... ; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class UsedFile:
+    """What a run reads, and must not lose.
+
+    Attributes:
+        path: of a file or folder; or a URL.
+        name: of the parameter that is read from it.
+    """
+
+    path: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,16 @@ class Expected:
         dtype: of the results; ``None``: it is not known.
         metadata: of each image.
         overwrite: whether results that exist already may be replaced.
+        used: what the run reads, which no result may replace, contain, or lie in.
+        names: of the heads, as in :py:class:`Result`.
     """
 
     least_bytes: int
     dtype: torch.dtype | None = None
     metadata: tuple[Metadata, ...] = ()
     overwrite: bool = True
+    used: tuple[UsedFile, ...] = ()
+    names: tuple[str, ...] = ("prediction",)
 
 
 @dataclass(frozen=True)
@@ -171,6 +189,9 @@ class Output(ABC):
 
 class ResumableOutput(Output):
     """An output whose runs can be resumed."""
+
+    numbers_unnamed = False
+    """Whether results of images without a name, of runs that cannot be resumed, get names that no other run has."""
 
     @property
     @abstractmethod

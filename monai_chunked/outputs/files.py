@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
@@ -13,11 +14,24 @@ import numpy as np
 import torch
 from monai.data.folder_layout import FolderLayout
 
-from monai_chunked.machine.files import check_folder, make_folder
+from monai_chunked.machine.files import LONGEST_NAME, beside, check_folder, make_folder
+from monai_chunked.outputs.apart import check_apart
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableOutput
 from monai_chunked.outputs.names import subject_of
 
 __all__ = ["FileOutput", "check_different", "check_new", "ending", "make_folders", "numpy_dtype", "partial_path"]
+
+
+IMAGES = (
+    "images of the batch would be written to {path}; give them different names (filename_or_obj), or set data_root_dir"
+)
+
+
+HEADS = "heads of the network would be written to {path}; let it return a dict with other keys"
+
+
+BESIDE_JOURNAL = (".lock", ".new")
+"""Endings of what lies beside a journal while a run lasts."""
 
 
 class FileOutput(ResumableOutput):
@@ -31,12 +45,16 @@ class FileOutput(ResumableOutput):
 
     Raises:
         NotADirectoryError, PermissionError: when ``output_dir`` is not, or cannot become, a folder for files.
-        FileExistsError: when a result exists and may not be replaced, or two images would have the same file.
-        OSError: when its disk has less free space than the results need.
+        FileExistsError: when a result exists and may not be replaced; when two images would have the same file; when
+            it would take the place of what the run reads, lie around it, or in it.
+        OSError: when its disk has less free space than the results need, or a name is too long.
     """
 
     extension: str
     """With its dot."""
+
+    beside_result: tuple[str, ...] = (".partial",)
+    """Endings of what lies beside a result until it is complete."""
 
     def __init__(
         self,
@@ -52,9 +70,57 @@ class FileOutput(ResumableOutput):
 
     def check(self, expected: Expected) -> None:
         check_folder("output_dir", self.output_dir, expected.least_bytes)
-        paths = self.paths(expected.metadata)
-        check_different(paths)
-        check_new([path for path in paths if path.exists()], expected.overwrite)
+        self.check_names(expected)
+
+    def check_names(self, expected: Expected) -> None:
+        """The files can have their names, and nothing is lost."""
+        of_heads = [self.paths(expected.metadata, name) for name in expected.names]
+        paths = [path for each in of_heads for path in each]
+        for path in paths:
+            check_length(path)
+        for each in of_heads:
+            check_different(each)
+        check_different(paths, HEADS)
+        check_new([path for path in paths if self.exists(path)], expected.overwrite)
+        for path in paths:
+            self.check_kind(path)
+        if expected.used and expected.metadata:
+            taken = [each for name in expected.names for each in self.taken(expected.metadata, name)]
+            check_apart(taken, expected.used, self.meant_for_results(expected.metadata))
+
+    def exists(self, path: Path) -> bool:
+        """Whether an earlier result has this name."""
+        return os.path.lexists(path)
+
+    def check_kind(self, path: Path) -> None:
+        """What a result replaces is of its kind.
+
+        Raises:
+            OSError: when it is something else, and so not an earlier result.
+        """
+        for each in (path, *self.all_beside(path)):
+            if each.is_dir():
+                raise IsADirectoryError(
+                    errno.EISDIR, "a result is to have this name, but it is a folder; move it away", str(each)
+                )
+
+    def taken(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
+        """All names that results of these images take, with those that they need until they are complete."""
+        journal = self.journal(metadata)
+        logs = [] if journal is None else [journal, *(beside(journal, ending) for ending in BESIDE_JOURNAL)]
+        return [*logs, *(each for path in self.paths(metadata, name) for each in (path, *self.all_beside(path)))]
+
+    def beside(self, path: Path, ending: str) -> Path:
+        """A file that belongs to a result."""
+        return beside(path, ending)
+
+    def all_beside(self, path: Path) -> list[Path]:
+        """All that lies beside a result until it is complete."""
+        return [self.beside(path, ending) for ending in self.beside_result]
+
+    def meant_for_results(self, metadata: Sequence[Metadata]) -> list[Path]:
+        """Folders in the files of the images that are there for results."""
+        return []
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -68,7 +134,7 @@ class FileOutput(ResumableOutput):
         return [path.parent for path in self.paths(metadata)]
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
-        return self._path(metadata[0], "prediction", self.extension + ".journal")
+        return self.beside(self.paths(metadata[:1])[0], ".journal")
 
     def _path(self, metadata: Metadata, name: str, extension: str) -> Path:
         # "prediction-key" of a network with several heads becomes "<image>_<postfix>-key"
@@ -100,20 +166,31 @@ def ending(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name.removeprefix("prediction"))[:50]
 
 
+def check_length(path: Path) -> None:
+    """The system takes such a name.
+
+    Raises:
+        OSError: when it is too long.
+    """
+    if (length := len(os.fsencode(path.name))) > LONGEST_NAME:
+        reason = (
+            f"the name of the result has {length} bytes, and {LONGEST_NAME} are possible; give the image a shorter one "
+            f"(filename_or_obj), or set output_postfix"
+        )
+        raise OSError(errno.ENAMETOOLONG, reason, str(path))
+
+
 def check_new(existing: Sequence[Path] | Sequence[str], overwrite: bool) -> None:
     """Results that exist already may be replaced."""
     if existing and not overwrite:
         raise FileExistsError(f"{existing[0]} exists; overwrite=True replaces it, another output_dir keeps it")
 
 
-def check_different(paths: Sequence[Path] | Sequence[str]) -> None:
-    """No two images of a batch have the same file."""
+def check_different(paths: Sequence[Path] | Sequence[str], what: str = IMAGES) -> None:
+    """No two images of a batch, or heads of the network, have the same file."""
     for path, count in Counter(paths).items():
         if count > 1:
-            raise FileExistsError(
-                f"{count} images of the batch would be written to {path}; give them different names "
-                f"(filename_or_obj), or set data_root_dir"
-            )
+            raise FileExistsError(f"{count} {what.format(path=path)}")
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:
@@ -127,12 +204,12 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype:
 
 def partial_path(path: Path) -> Path:
     """What a file is called until it is complete."""
-    return path.with_name(path.name + ".partial")
+    return beside(path, ".partial")
 
 
 def make_folders(result: Result, paths: Sequence[Path]) -> None:
     """The folders of a result's files, which must not exist unless they may be replaced."""
     for path in paths:
-        if path.exists() and not result.overwrite:
+        if os.path.lexists(path) and not result.overwrite:
             raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
         make_folder(path.parent)

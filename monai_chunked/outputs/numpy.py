@@ -29,6 +29,7 @@ from monai_chunked.machine.files import (
     allocate,
     check_folder,
     make_folder,
+    new_file,
     read_all,
     rename,
     sync,
@@ -68,11 +69,12 @@ class NumpyOutput(FileOutput):
         TypeError: when the result is of ``torch.bfloat16``, which a ``.npy`` file cannot hold.
         NotADirectoryError: when ``output_dir`` is something else than a folder.
         PermissionError: when it cannot be written to.
-        FileExistsError: when a result exists and may not be replaced.
-        OSError: when its disk has less free space than the output needs.
+        FileExistsError: when a result exists and may not be replaced, or would replace what the run reads.
+        OSError: when its disk has less free space than the output needs, or a name is too long.
     """
 
     extension = ".npy"
+    numbers_unnamed = True
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class NumpyOutput(FileOutput):
         if _is_named(result.metadata[0]):
             path = self._only(result)
             make_folders(result, [path])
-            return _NumpyWriter.create(path, FileIO(partial_path(path), "w+"), result)
+            return _NumpyWriter.create(path, new_file(partial_path(path)), result)
         folder = Path(self.output_dir)
         make_folder(folder)
         return _NumpyWriter.create(*_reserve(folder, result.name), result)

@@ -158,3 +158,38 @@ def test_labels_are_stored_in_a_byte(tmp_path: Path) -> None:
         warnings.filterwarnings("ignore")
         result = case.ours(postprocessing="argmax", inverse="image", **OUTPUTS["nii"](tmp_path))
     assert torch.as_tensor(result[0]).dtype == torch.uint8
+
+
+def whole(folder: Path) -> Case:
+    """Whose inverse needs the whole prediction."""
+    rotated = [oriented(), Rotated(KEY, angle=(0.1, 0.0, 0.0))]
+    return Case(rotated, size=(24, 20, 26), affine=affine_of("plain", (1.1, 0.9, 1.7)), folder=folder)
+
+
+@pytest.mark.filterwarnings("ignore:the prediction is brought")
+def test_what_is_inverted_whole_takes_the_place_of_nothing_either(tmp_path: Path) -> None:
+    (folder := tmp_path / "results").mkdir()
+    case = whole(tmp_path)
+    own = NiftiOutput(tmp_path, "", ".nii.gz", separate_folder=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii*")}
+    with pytest.raises(FileExistsError, match="which inputs is read from"):
+        case.ours(output=own, overwrite=True)
+    assert case.network.predicted == 0
+    case.ours(output=NiftiOutput(folder))
+    with pytest.raises(FileExistsError, match="exists; overwrite=True replaces it"):
+        case.ours(output=NiftiOutput(folder))
+    assert case.network.predicted == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.filterwarnings("ignore:the prediction is brought")
+def test_what_is_inverted_whole_is_not_returned_as_the_result_of_an_earlier_run(tmp_path: Path) -> None:
+    (folder := tmp_path / "results").mkdir()
+    how = {"network_id": "conv", "postprocessing": None, "output": NiftiOutput(folder)}
+    whole(tmp_path).ours(**how)
+    (path,) = folder.rglob("*.nii")
+    first = path.read_bytes()
+    whole(tmp_path).ours(output=NiftiOutput(folder), overwrite=True)
+    assert path.read_bytes() != first
+    with pytest.raises(FileExistsError, match="overwrite=True replaces it"):
+        whole(tmp_path).ours(**how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import re
 import tempfile
@@ -20,7 +21,9 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImage, Spacing
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
+from monai_chunked.machine.files import beside
 from tests.inputs.ome_zarr_cases import write_plate
+from tests.outputs.ngff_cases import write
 from tests.refusals import never
 
 OUTPUTS: dict[str, Callable[..., Any]] = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": ZarrOutput}
@@ -191,3 +194,89 @@ def test_an_image_of_a_plate_keeps_its_name_behind_an_inverse(tmp_path: Path) ->
     inferer = ChunkedSlidingWindowInferer(6, postprocessing="argmax", inverse="image", output=output)
     inferer(Spacing((0.004, 0.004, 0.005))(tensor)[None], torch.nn.Conv3d(1, 2, 1))
     assert names_in(tmp_path / "results", ".nii") == ["plate_A_2_1_labels.nii"]
+
+
+# ---------------------------------------------------------------- as long as names can be
+
+
+def longest(kind: str, ending: str) -> str:
+    """The longest name of an image whose result SaveImage can write."""
+    unit = {"ascii": "x", "two bytes": "ü", "four bytes": "🧠", "decomposed": "u\u0308"}[kind]
+    room = 255 - len(ending.encode())
+    count = room // len(unit.encode())
+    return unit * count + "y" * (room - count * len(unit.encode()))
+
+
+@pytest.mark.parametrize("kind", ["ascii", "two bytes", "four bytes", "decomposed"])
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
+def test_every_name_that_save_image_can_write_can_be_written_and_gone_on_with(
+    extension: str, kind: str, tmp_path: Path
+) -> None:
+    (ours := tmp_path / "ours").mkdir()
+    name = longest(kind, f"_seg{extension}")
+    image = named(f"/data/{name}.nii.gz")
+    SaveImage(tmp_path / "monai", "seg", extension, print_log=False)(image[0])
+    (path,) = (tmp_path / "monai").rglob(f"*{extension}")
+    assert len(path.name.encode()) == 255
+    output = NiftiOutput(ours, "seg", extension)
+    network = torch.nn.Conv3d(1, 2, 1)
+    inferer = ChunkedSlidingWindowInferer(4, overlap=0.5, output=output, network_id="network")
+    with torch.no_grad(), pytest.raises(ZeroDivisionError):
+        inferer(image, stopping(network, 5))
+    seen: list[int] = []
+    with torch.no_grad():
+        inferer(image, stopping(network, 0, seen))
+    assert 0 < len(seen) < 27
+    assert (ours / path.relative_to(tmp_path / "monai")).is_file()
+    assert len(all_paths(ours)) == 3, "a folder, the file and its journal"
+
+
+def stopping(network: torch.nn.Module, at: int, seen: list[int] | None = None) -> torch.nn.Module:
+    seen = [] if seen is None else seen
+
+    class Stopping(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            seen.append(len(seen) + 1)
+            if seen[-1] == at:
+                raise ZeroDivisionError
+            return network(windows)
+
+    return Stopping()
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_name_that_no_file_can_have_is_refused_before_the_network_runs(output: str, tmp_path: Path) -> None:
+    name = longest("two bytes", "")
+    with pytest.raises(OSError, match=r"name of the result has 2\d\d bytes, and 255 are possible") as caught:
+        ChunkedSlidingWindowInferer(6, output=OUTPUTS[output](tmp_path))(named(f"{name}.nii.gz"), never)
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert all_paths(tmp_path) == set()
+
+
+def test_labels_of_an_image_with_a_long_name_go_into_its_store(tmp_path: Path) -> None:
+    path = tmp_path / f"{longest('two bytes', '.ome.zarr')}.ome.zarr"
+    write(path)
+    inferer = ChunkedSlidingWindowInferer(6, postprocessing="argmax", output=ZarrOutput(place="labels"))
+    inferer(open_image(path), torch.nn.Conv3d(1, 2, 1))
+    assert (path / "labels" / "trans").is_dir()
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(["x", "ü", "🧠", ".", "_"]), min_size=1, max_size=255)
+    .map("".join)
+    .filter(lambda name: name not in (".", ".."))
+)
+def test_what_lies_beside_a_result_has_a_name_that_is_possible_and_of_this_result_alone(name: str) -> None:
+    name = name.encode()[:255].decode("utf-8", "ignore")
+    one, other = Path("results", name), Path("results", name[:-1] + "z")
+    for ending in (".partial", ".journal", ".monai_chunked-replaced"):
+        found = beside(one, ending)
+        assert found.parent == one.parent
+        assert len(found.name.encode()) <= 255
+        assert found.name.endswith(ending)
+        assert found.name == name + ending or len((name + ending).encode()) > 255
+        assert beside(other, ending) != found
+        lock = beside(found, ".lock")
+        assert len(lock.name.encode()) <= 255
+        assert lock != beside(beside(other, ending), ".lock")

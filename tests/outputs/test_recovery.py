@@ -9,6 +9,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -158,6 +159,27 @@ def test_a_file_that_changes_where_no_sample_lies_is_another_input(kind: str, tm
                 with pytest.raises(FileExistsError, match="what differs: input"):
                     inferer(output)(lazy(), Network())
     assert len(list((tmp_path / "results").rglob("*.npy"))) == (1 if kind == "nifti" else 2)
+
+
+@pytest.mark.parametrize("keys", ["2.", "2/", "3.", "3/", "3/ sharded"])
+def test_only_what_belongs_to_a_zarr_array_is_compared(keys: str, tmp_path: Path) -> None:
+    version, separator, *sharded = keys
+    values = np.random.default_rng(0).random((1, 1, *SIZE), np.float32)
+    path = tmp_path / "raw"
+    encoding = {"name": "default" if version == "3" else "v2", "separator": separator}
+    options: Any = {"zarr_format": int(version), "chunk_key_encoding": encoding}
+    shards = (1, 1, 16, 16, 16) if sharded else None
+    array = zarr.create_array(path, data=values, chunks=(1, 1, 8, 8, 8), shards=shards, **options)
+    output = NumpyOutput(tmp_path / "results")
+    with torch.no_grad():
+        inferer(output)(zarr.open_array(path, mode="r"), Network())
+        shutil.copytree(path, path / "raw_trans.ome.zarr" / "0")  # the result of somebody else, say
+        (path / ".DS_Store").write_text("of the desktop")
+        with pytest.warns(UserWarning, match="without running the network"):
+            inferer(output)(zarr.open_array(path, mode="r"), Network(at=1))
+        array[0, 0, 9, 9, 9] += 1
+        inferer(output)(zarr.open_array(path, mode="r"), Network())
+    assert len(list((tmp_path / "results").rglob("*.npy"))) == 2
 
 
 def test_a_limit_or_a_chunk_size_may_change_since_results_do_not_depend_on_it(tmp_path: Path) -> None:

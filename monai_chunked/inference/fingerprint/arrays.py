@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
@@ -190,9 +191,15 @@ def _of_zarr(array: Any, describer: Describes) -> str:
     root = getattr(store, "root", None)
     if not isinstance(root, Path):
         return describer.cannot(array, f"in a {type(store).__name__}")
-    folder = root / array.path
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    folder, own = root / array.path, _file_of_array(array)
+    paths = sorted(path for path in folder.rglob("*") if own(path.relative_to(folder).as_posix()) and path.is_file())
     return f"zarr({_of_files(paths, describer, array, folder)}, {array.dtype}, {array.shape})"
+
+
+def _file_of_array(array: Any) -> Callable[[str], Any]:
+    """Whether a path in the folder of an array belongs to it: its metadata, and its storage chunks."""
+    more = max(len(array.shape) - 1, 0)
+    return re.compile(rf"zarr\.json|\.zarray|\.zattrs|c|(c[/.])?\d+([/.]\d+){{{more}}}").fullmatch
 
 
 def _of_dask(array: Any, describer: Describes) -> str:

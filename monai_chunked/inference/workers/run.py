@@ -126,7 +126,8 @@ class _Leader(_Worker):
     """The first of them, which has the output and its journal."""
 
     def infer(self) -> Any:
-        with calling(self.settings, self.source, self.inversion, self.fingerprint) as call:
+        reads = {"condition": self.condition, "network": self.network}
+        with calling(self.settings, self.source, self.inversion, self.fingerprint, reads) as call:
             self._compare(call)
             self._show_disk(call)
             recovery, recorded = call.recovery, None

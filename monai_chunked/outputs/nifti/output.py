@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_chunked.machine.files import beside
 from monai_chunked.outputs.base import Expected, Result, ResumableWriter
 from monai_chunked.outputs.files import FileOutput, make_folders
 from monai_chunked.outputs.images import Images
 from monai_chunked.outputs.nifti.header import header, stored_dtype
 from monai_chunked.outputs.nifti.spans import SpanLayout
-from monai_chunked.outputs.nifti.volume import NiftiVolume, path_beside
+from monai_chunked.outputs.nifti.volume import CHUNKS, PLAIN, NiftiVolume
 from monai_chunked.plan.boxes import Box
 
 __all__ = ["NiftiOutput"]
@@ -32,8 +33,9 @@ class NiftiOutput(FileOutput):
     left out. The dtype is that of the result, with ``torch.bool`` as uint8. Spatial unit and the code of the affine
     (qform and sform) are taken over where the metadata has them. A dimension of more than 32,767 makes it NIfTI-2.
 
-    ``<name>.nii.chunks`` and ``<name>.nii.partial`` lie beside the file until it is complete. ``.nii.gz`` is made from
-    the complete ``.nii.partial`` in one pass, at nibabel's default compression level, and takes its own space besides.
+    ``<name>.nii.chunks`` and ``<name>.nii.partial`` lie beside the file until it is complete; a file of this name that
+    was there before stays until then. ``.nii.gz`` is made from the complete ``<name>.nii.gz.plain`` in one pass, at
+    nibabel's default compression level, and takes its own space besides.
 
     The result is a tensor ``(1, C, *spatial)`` over the map of the file; for a batch of several images it is a list of
     tensors ``(C, *spatial)``, as of a batch that is decollated, since they are in several files; MONAI's engines take
@@ -71,6 +73,7 @@ class NiftiOutput(FileOutput):
         if output_ext not in (".nii", ".nii.gz"):
             raise ValueError(f"output_ext={output_ext!r} must be '.nii' or '.nii.gz'")
         self.extension = output_ext
+        self.beside_result = (CHUNKS, PLAIN, ".partial") if output_ext == ".nii.gz" else (CHUNKS, ".partial")
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -80,13 +83,14 @@ class NiftiOutput(FileOutput):
         if expected.dtype is not None:
             stored_dtype(expected.dtype)
         # what an earlier run took is used again
-        left = [path_beside(path, ".chunks") for path in self.paths(expected.metadata)]
+        left = [beside(path, CHUNKS) for path in self.paths(expected.metadata)]
         held = sum(path.stat().st_size for path in left if path.exists())
         super().check(replace(expected, least_bytes=max(expected.least_bytes - held, 0)))
 
     def create(self, result: Result) -> ResumableWriter:
         volumes = self._volumes(result)
-        self.check(Expected(sum(volume.bytes for volume in volumes), result.dtype, result.metadata))
+        size = sum(volume.bytes for volume in volumes)
+        self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
         make_folders(result, [volume.path for volume in volumes])
         try:
             for volume in volumes:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from io import FileIO
+from io import BufferedWriter, FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,29 @@ import numpy as np
 from nibabel.openers import Opener
 from tqdm import tqdm
 
-from monai_chunked.machine.files import allocate, bytes_of, read_all, rename, sync, sync_folder, write_all
+from monai_chunked.machine.files import (
+    allocate,
+    beside,
+    bytes_of,
+    new_file,
+    read_all,
+    rename,
+    sync,
+    sync_folder,
+    write_all,
+)
 from monai_chunked.outputs.files import partial_path
 from monai_chunked.outputs.nifti.spans import Span, SpanLayout
 from monai_chunked.plan.boxes import Box, sizes
 
-__all__ = ["NiftiVolume", "path_beside"]
+__all__ = ["CHUNKS", "PLAIN", "NiftiVolume"]
 
 
 logger = logging.getLogger(__name__)
+
+
+CHUNKS, PLAIN = ".chunks", ".plain"
+"""Endings of the files where chunks are kept, and where the voxels of a ``.nii.gz`` are put in order."""
 
 
 MOVED_BYTES = 2**27
@@ -69,23 +83,26 @@ class NiftiVolume:
         self.header = header
         self.layout = layout
         self.compressed = path.suffix == ".gz"
-        self.chunks = path_beside(path, ".chunks")
-        self.partial = path_beside(path, ".partial")
+        self.chunks = beside(path, CHUNKS)
+        self.partial = beside(path, PLAIN) if self.compressed else partial_path(path)
         self.bytes = prod(shape) * dtype.itemsize
         self._file: FileIO | None = None
         self._recorded = False
 
     def create(self) -> None:
-        """Start afresh; what an earlier run left is gone. The files have their names and sizes when the power goes."""
+        """Start afresh; what an earlier run left unfinished is gone, and what it finished stays until this one has.
+
+        The files have their names and sizes when the power goes.
+        """
         logger.info("writing %s", self.path)
         with self._telling(self.chunks):
-            self._file = FileIO(self.chunks, "w+")
+            self._file = new_file(self.chunks)
             allocate(self._file, self.bytes)
             sync(self._file)
         with self._telling(self.partial):
-            self.partial.write_bytes(self.header)
-            sync(self.partial)
-            self.path.unlink(missing_ok=True)  # nobody must take it for the result of this run
+            with new_file(self.partial) as file:
+                write_all(file, memoryview(self.header))
+                sync(file)
             sync_folder(self.path.parent)
 
     def resume(self) -> bool:
@@ -132,7 +149,7 @@ class NiftiVolume:
     def complete(self) -> None:
         """Bring the file to its name when all chunks are written, also after that has failed half-way.
 
-        The ``.nii.partial`` of a ``.nii.gz`` stays.
+        The ``.plain`` of a ``.nii.gz`` stays.
         """
         if self.chunks.exists():
             self._put_in_order()
@@ -226,7 +243,7 @@ class NiftiVolume:
         target = partial_path(self.path)
         level = Opener.default_compresslevel
         try:
-            with self._telling(target), target.open("wb") as file, self.partial.open("rb") as plain:
+            with self._telling(target), BufferedWriter(new_file(target)) as file, self.partial.open("rb") as plain:
                 with gzip.GzipFile("", "wb", level, file, mtime=0) as packed, self._progress() as bar:
                     while data := plain.read(COPY_BYTES):
                         packed.write(data)
@@ -264,8 +281,3 @@ class NiftiVolume:
                 raise
             whole = len(self.header) + self.bytes
             raise OSError(error.errno, f"{error.strerror}; the whole output is {whole:,} bytes", str(path)) from error
-
-
-def path_beside(path: Path, ending: str) -> Path:
-    """A file beside ``<name>.nii`` or ``<name>.nii.gz``: ``<name>.nii<ending>``."""
-    return path.with_name(path.name.removesuffix(".gz") + ending)

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_chunked.machine.files import make_folder, rename, sync
+from monai_chunked.machine.files import beside, make_folder, new_file, rename, sync, write_all
 
-__all__ = ["FORMAT", "Journal"]
+__all__ = ["FORMAT", "Journal", "check_forgotten"]
 
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,9 @@ class Journal:
         """A new file, in place of one that is there; it has its name when the header is safe."""
         make_folder(path.parent)
         record = {"format": FORMAT, **header}
-        new = path.with_name(path.name + ".new")
+        new = beside(path, ".new")
         try:
-            with new.open("wb") as file:
+            with new_file(new) as file:
                 _append(file, record)
         except BaseException:
             new.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ class Journal:
             if self._error is not None:
                 raise self._error
             try:
-                with self.path.open("ab") as file:
+                with self.path.open("ab", buffering=0) as file:
                     _append(file, *records)
             except OSError as error:
                 self._error = OSError(
@@ -116,9 +116,21 @@ class Journal:
             self.records.extend(records)
 
 
+def check_forgotten(path: Path, overwrite: bool) -> None:
+    """A run without a journal must not leave its result beside the journal of another one.
+
+    Raises:
+        FileExistsError: when there is one, and its result may not be replaced.
+    """
+    if path.exists() and not overwrite:
+        reason = "an earlier run began or finished this result, and this one cannot be compared with it"
+        advice = "overwrite=True starts afresh, another output_dir keeps both"
+        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(path))
+
+
 def _append(file: Any, *records: Mapping[str, Any]) -> None:
     texts = [json.dumps(record, sort_keys=True).encode() for record in records]
-    file.write(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
+    write_all(file, memoryview(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts)))
     sync(file)
 
 

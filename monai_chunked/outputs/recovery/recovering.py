@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import blake2b
+from pathlib import Path
 
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.machine.files import leaving_no_empty_folder
 from monai_chunked.outputs.base import Metadata, Output, ResumableOutput
+from monai_chunked.outputs.recovery.alone import Alone
+from monai_chunked.outputs.recovery.journal import check_forgotten
 from monai_chunked.outputs.recovery.recovery import NoRecovery, Overwrite, Recovery
 
 __all__ = ["recovering"]
@@ -21,6 +23,7 @@ def recovering(
     metadata: tuple[Metadata, ...],
     fingerprint: Callable[[], tuple[Mapping[str, str], Sequence[str]]] | None,
     overwrite: Overwrite,
+    check: Callable[[tuple[Metadata, ...]], None],
 ) -> Iterator[tuple[Recovery | NoRecovery, tuple[Metadata, ...]]]:
     """What is left of an earlier run for the same result, and metadata in which every image has a name.
 
@@ -32,6 +35,7 @@ def recovering(
         fingerprint: a text for each part that the result depends on, and what cannot be compared. Asked for only where
             a run can be resumed. ``None``: nobody can know what it depends on.
         overwrite: start afresh whatever is there, or what has changed.
+        check: called with the metadata that name the results, before anything is written; raises if they may not be.
 
     Yields:
         What is left. Nothing is, and nothing is recorded, if the output does not allow a run to be resumed, or if
@@ -39,8 +43,10 @@ def recovering(
 
     Raises:
         FileExistsError: when something differs from an earlier run, or cannot be compared with it.
+        BlockingIOError: when another run is writing the same results.
     """
     if not isinstance(output, ResumableOutput) or output.journal(metadata) is None:
+        check(metadata)
         with leaving_no_empty_folder(output.folders(metadata)):
             yield NoRecovery(), metadata
         return
@@ -51,9 +57,9 @@ def recovering(
             f"run_id= vouches for all of it, network_id= for the network",
         )
     if unknown or fingerprint is None:
-        with leaving_no_empty_folder(output.folders(metadata)):
-            _forget(output, metadata, overwrite)
-            yield NoRecovery(), metadata
+        check(metadata)
+        with leaving_no_empty_folder(output.folders(metadata)), _alone(output, metadata, bool(overwrite)) as earlier:
+            yield NoRecovery(earlier), metadata
         return
     endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
     content = blake2b(texts["input"].encode(), digest_size=4).hexdigest()
@@ -61,6 +67,7 @@ def recovering(
         each if each.get("filename_or_obj") else {**each, "filename_or_obj": f"image-{content}{ending}"}
         for each, ending in zip(metadata, endings)
     )
+    check(named)
     path = output.journal(named)
     assert path is not None
     with leaving_no_empty_folder(output.folders(named)):
@@ -71,13 +78,13 @@ def recovering(
             recovery.close()
 
 
-def _forget(output: ResumableOutput, metadata: Sequence[Metadata], overwrite: Overwrite) -> None:
-    """A run without a journal must not leave its result beside the journal of another one."""
+@contextmanager
+def _alone(output: ResumableOutput, metadata: Sequence[Metadata], overwrite: bool) -> Iterator[Path | None]:
+    """No other run writes the same results; yields the journal of an earlier one that did, which may be replaced."""
     path = output.journal(metadata)
-    if path is None or not path.exists() or not metadata[0].get("filename_or_obj"):
+    if path is None or (output.numbers_unnamed and not metadata[0].get("filename_or_obj")):
+        yield None
         return
-    if not overwrite:
-        reason = "an earlier run began or finished this result, and this one cannot be compared with it"
-        advice = "overwrite=True starts afresh, another output_dir keeps both"
-        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(path))
-    Recovery(path, len(metadata), {}, overwrite=True).close()
+    with closing(Alone(path)):
+        check_forgotten(path, overwrite)
+        yield path

@@ -10,11 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from monai_chunked.machine.caller import warn_caller
-from monai_chunked.machine.files import make_folder
 from monai_chunked.outputs.base import Output, OutputWriter, Result, ResumableOutput, ResumableWriter
+from monai_chunked.outputs.recovery.alone import Alone
 from monai_chunked.outputs.recovery.differences import differences
 from monai_chunked.outputs.recovery.journal import FORMAT, Journal
 from monai_chunked.outputs.recovery.left import Cuts, Left
@@ -33,10 +31,21 @@ Overwrite = bool | Literal["changed"]
 
 
 class NoRecovery(Left):
-    """Where a run cannot be resumed: nothing was left, and nothing is recorded."""
+    """Where a run cannot be resumed: nothing was left, and nothing is recorded.
+
+    Args:
+        earlier: the journal of an earlier run with the same results, which goes when this run begins to write them.
+    """
+
+    def __init__(self, earlier: Path | None = None) -> None:
+        super().__init__()
+        self.earlier = earlier
 
     journal: Path | None = None
     """Of a run that can be resumed when it fails."""
+
+    replaces = False
+    """Whether the run that began the results was told that they may replace others."""
 
     def load(self, output: Output, results: Sequence[Result]) -> list[Any] | None:
         """No results: no earlier run finished them."""
@@ -48,6 +57,8 @@ class NoRecovery(Left):
 
     def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
         """Start a result of a head of the network."""
+        if self.earlier is not None:
+            self.earlier.unlink(missing_ok=True)
         return output.create(result)
 
     def finish(self) -> None:
@@ -79,19 +90,14 @@ class Recovery(Left):
         self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
-        make_folder(path.parent)
+        self.replaces = overwrite is not False
         self._begun = False
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        self._alone = Alone(path)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            reason = "another run is writing this result; wait for it, or choose another output_dir"
-            raise BlockingIOError(errno.EAGAIN, reason, str(path)) from None
-        try:
+            # of an earlier run, until this one begins to write
             self._journal = None if overwrite is True else self._earlier(overwrite)
-            if self._journal is None:
-                path.unlink(missing_ok=True)
-            else:
+            if self._journal is not None:
+                self.replaces |= self._journal.records[0].get("replaces", False)
                 for record in self._journal.records[1:]:
                     self.take(record)
         except BaseException:
@@ -166,7 +172,7 @@ class Recovery(Left):
         if not self.resumed:
             self.keys, self.heads, self.cuts = keys, list(heads), list(cuts)
             self._begun = True
-            self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint})
+            self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint, "replaces": self.replaces})
             self._journal.add({"keys": keys, "heads": heads, "cuts": cuts})
         elif list(heads) != self.heads:
             raise ValueError(
@@ -235,11 +241,10 @@ class Recovery(Left):
 
     def close(self) -> None:
         """Let others have the journal, if it says anything of a result."""
-        if self._lock.is_locked:
+        if self._alone.lasts:
             if self._begun and not self.results:
                 self.path.unlink(missing_ok=True)
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+            self._alone.close()
 
     def _add(self, *records: dict[str, Any]) -> None:
         assert self._journal is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from monai_chunked.machine.files import check_folder
+from monai_chunked.machine.files import beside, check_folder
+from monai_chunked.outputs.apart import check_apart, is_url
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
 from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, make_folders, numpy_dtype
 from monai_chunked.outputs.zarr.layout import Layout
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
     from monai_chunked.outputs.zarr.writer import ZarrWriter
 
 __all__ = ["ZarrOutput"]
+
+
+REPLACED = ".monai_chunked-replaced"
+"""Ending of a store, or what it may be, while another one gets its name."""
+
+
+OWN_FILES = ("zarr.json", "zarr.json.unfinished")
+"""That an unfinished store may have beside its levels."""
 
 
 class ZarrOutput(FileOutput):
@@ -46,7 +56,9 @@ class ZarrOutput(FileOutput):
 
     ``output_dir`` may also be a URL that fsspec opens (or else obstore), such as ``"s3://bucket/folder"``. Nothing can
     be renamed there, so the store is written in place, says that it is an image only when it is complete, and is
-    removed when the run fails; such a run cannot be resumed.
+    removed when the run fails; such a run cannot be resumed. Where a store has the name already, the new one is written
+    with ``.partial`` behind it; when it is complete, the old one is removed and the new one copied to its place, which
+    sends it twice. What ends the process in between leaves the new one under ``.partial``.
 
     Storage chunks are written once, whole, unless all of their voxels are zero. Their size is chosen by the cuts of the
     chunks, so that next to nothing has to be held in memory until one is whole, and never more than 512 MiB an image.
@@ -71,8 +83,9 @@ class ZarrOutput(FileOutput):
         ValueError: when a parameter does not fit, or a result has another number of spatial dimensions than 2 or 3.
         TypeError: when Zarr cannot hold the dtype, or labels are not of integers.
         FileNotFoundError, NotADirectoryError, PermissionError: when ``output_dir`` is not a folder for files.
-        FileExistsError: when a result exists and may not be replaced, or two images would have the same store.
-        OSError: when its disk has less free space than results without compression need.
+        FileExistsError: when a result exists and may not be replaced, or is no Zarr store; when two images would have
+            the same store; when it would take the place of what the run reads, lie around it, or in it.
+        OSError: when its disk has less free space than results without compression need, or a name is too long.
 
     Example::
 
@@ -81,6 +94,7 @@ class ZarrOutput(FileOutput):
     """
 
     extension = ".ome.zarr"
+    beside_result = (".partial", REPLACED)
 
     def __init__(
         self,
@@ -123,7 +137,7 @@ class ZarrOutput(FileOutput):
     @property
     def is_remote(self) -> bool:
         """Whether ``output_dir`` is a URL."""
-        return "://" in str(self.output_dir)
+        return is_url(self.output_dir)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -137,22 +151,49 @@ class ZarrOutput(FileOutput):
         if self.compression_level is not None:
             expected = replace(expected, least_bytes=0)
         if self.place == "labels":
-            paths = self.paths(expected.metadata)
-            for path in paths:
+            for path in self.paths(expected.metadata):
                 check_folder("output_dir", path.parents[2], expected.least_bytes)
-            check_new([path for path in paths if path.exists()], expected.overwrite)
+            self.check_names(expected)
         elif not self.is_remote:
             super().check(expected)
         else:
             # says early that a package for it is missing
             RemotePlace(str(self.output_dir), self.storage_options).open()
-            places = self._remote_places(expected.metadata, "prediction")
+            places = [place for name in expected.names for place in self._remote_places(expected.metadata, name)]
             check_different([place.name for place in places])
             check_new([place.name for place in places if place.is_published], expected.overwrite)
+            for other in filter(None, (place.other() for place in places)):
+                raise _other_kind(other, "is no Zarr store")
+            check_apart([name for place in places for name in (place.name, place.partial)], expected.used)
+
+    def exists(self, path: Path) -> bool:
+        """Also where a process ended while another store got this name."""
+        return os.path.lexists(path) or os.path.lexists(self.beside(path, REPLACED))
+
+    def check_kind(self, path: Path) -> None:
+        from monai_chunked.outputs.zarr.places import METADATA
+
+        for each in (path, self.beside(path, REPLACED)):
+            if each.exists() and not (_is_empty(each) or any((each / name).is_file() for name in METADATA)):
+                raise _other_kind(each, "is no Zarr store")
+        partial = self.beside(path, ".partial")
+        if partial.exists() and not (partial.is_dir() and all(map(_is_own, partial.iterdir()))):
+            raise _other_kind(partial, "is no store that a run left unfinished")
+
+    def beside(self, path: Path, ending: str) -> Path:
+        """A file that belongs to a result; those of labels lie beside their image's store."""
+        if self.place is None:
+            return super().beside(path, ending)
+        image = path.parents[1]
+        stem = image.name.removesuffix(".zarr").removesuffix(".ome")
+        return beside(image.with_name(f"{stem}_{path.name}.labels"), ending)
+
+    def meant_for_results(self, metadata: Sequence[Metadata]) -> list[Path]:
+        return [] if self.place is None else [self._image(each) / "labels" for each in metadata]
 
     def create(self, result: Result) -> ResumableWriter:
         size = prod(result.shape) * result.dtype.itemsize
-        self.check(Expected(size, result.dtype, result.metadata, result.overwrite))
+        self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
         layout = self._layout(result)
         if not self.is_remote and self.place is None:
             make_folders(result, self.paths(result.metadata, result.name))
@@ -160,8 +201,6 @@ class ZarrOutput(FileOutput):
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         """As for other files; ``None`` for a URL, where a run cannot be resumed."""
-        if self.place == "labels":
-            return self._beside(metadata[0], "prediction", ".journal")
         return None if self.is_remote else super().journal(metadata)
 
     def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
@@ -215,22 +254,15 @@ class ZarrOutput(FileOutput):
             raise ValueError(f"output_postfix={self.output_postfix!r} must be the name of a label, without a folder")
         return label
 
-    def _beside(self, metadata: Metadata, name: str, extension: str) -> Path:
-        """A file of the labels of an image, beside the image's store."""
-        image = self._image(metadata)
-        stem = image.name.removesuffix(".zarr").removesuffix(".ome")
-        return image.with_name(f"{stem}_{self._label_name(metadata, name)}.labels{extension}")
-
     def _places(self, metadata: Sequence[Metadata], name: str) -> Sequence[Place]:
         return self._remote_places(metadata, name) if self.is_remote else self._local_places(metadata, name)
 
     def _local_places(self, metadata: Sequence[Metadata], name: str) -> Sequence[LocalPlace]:
         from monai_chunked.outputs.zarr.places import LabelPlace, LocalPlace
 
+        kind = LocalPlace if self.place is None else LabelPlace
         paths = self.paths(metadata, name)
-        if self.place == "labels":
-            return [LabelPlace(p, self._beside(each, name, ".partial")) for p, each in zip(paths, metadata)]
-        return [LocalPlace(path) for path in paths]
+        return [kind(path, self.beside(path, ".partial"), self.beside(path, REPLACED)) for path in paths]
 
     def _remote_places(self, metadata: Sequence[Metadata], name: str) -> Sequence[RemotePlace]:
         from monai_chunked.outputs.zarr.places import RemotePlace
@@ -260,6 +292,20 @@ class ZarrOutput(FileOutput):
         together = channels_together(channels, chunk, itemsize) if automatic else 1
         sharded = None if shard is None else (1, *shard)
         return Layout((together, *chunk), sharded, self.compression_level, self.levels, label, self.label_names)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it may be in a store that a run left unfinished: metadata, or a level."""
+    return path.name.isdigit() if path.is_dir() else path.name in OWN_FILES
+
+
+def _other_kind(path: Path | str, reason: str) -> OSError:
+    text = f"a result is to have this name, but what is there {reason}; move it away, or choose another output_dir"
+    return FileExistsError(errno.EEXIST, text, str(path))
 
 
 def _zarr_writer() -> type[ZarrWriter]:

@@ -10,15 +10,18 @@ from typing import Any
 import zarr
 from filelock import FileLock
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
-from monai_chunked.machine.files import make_folder, remove, rename_all, replace_folder
-from monai_chunked.outputs.files import partial_path
+from monai_chunked.machine.files import beside, make_folder, remove, rename_all, replace_folder, restore_folder
 from monai_chunked.outputs.zarr.consolidated import consolidate
 
 __all__ = ["LabelPlace", "LocalPlace", "Place", "RemotePlace"]
+
+
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+"""One of these is in every Zarr group and array."""
 
 
 UNFINISHED = ".unfinished"
@@ -67,11 +70,18 @@ class DurableStore(LocalStore):
 
 
 class LocalPlace:
-    """A folder for a store, which has another name until the store is complete."""
+    """A folder for a store, which has another name until the store is complete.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the folder.
+        partial: until the store is complete.
+        old: of the store that had the name before, while it is replaced.
+    """
+
+    def __init__(self, path: Path, partial: Path, old: Path) -> None:
         self.path = path
-        self.partial = partial_path(path)
+        self.partial = partial
+        self.old = old
         self.name = str(path)
         self._store: DurableStore | None = None
 
@@ -85,6 +95,7 @@ class LocalPlace:
 
     def create(self) -> Store:
         """An empty store."""
+        restore_folder(self.path, self.old)
         remove(self.partial)
         make_folder(self.partial)
         return self.begun()
@@ -108,7 +119,7 @@ class LocalPlace:
     def publish(self) -> None:
         """Give the store its name, if it has another. The store that had it is removed when that is safe."""
         self.flush()
-        replace_folder(self.partial, self.path)
+        replace_folder(self.partial, self.path, self.old)
 
     def abandon(self, keep: bool) -> None:
         """The run failed; what is written is kept for one that goes on with it, or removed."""
@@ -126,15 +137,7 @@ class LabelPlace(LocalPlace):
     """A store in the ``labels`` of an image's own store, which lists it when it is complete.
 
     Until then it lies beside the image's store, which a run that fails leaves as it was.
-
-    Args:
-        path: in ``labels``.
-        partial: until the store is complete.
     """
-
-    def __init__(self, path: Path, partial: Path) -> None:
-        super().__init__(path)
-        self.partial = partial
 
     def publish(self) -> None:
         make_folder(self.path.parent)
@@ -151,7 +154,7 @@ class LabelPlace(LocalPlace):
         labels, image = self.path.parent, self.path.parents[1]
         if self.path.name in _listed(labels):
             return
-        lock = FileLock(image.with_name(image.name + ".labels.lock"))
+        lock = FileLock(beside(image, ".labels.lock"))
         with lock:
             store = DurableStore(labels)
             group = zarr.open_group(store, mode="a", zarr_format=3)
@@ -165,23 +168,33 @@ class LabelPlace(LocalPlace):
 
 
 class RemotePlace:
-    """A URL for a store, which is written in place. A run cannot go on with what another one left there."""
+    """A URL for a store, which is written in place. A run cannot go on with what another one left there.
+
+    Where a store has the name already, the new one is written beside it until it is complete.
+    """
 
     def __init__(self, url: str, storage_options: dict[str, Any] | None) -> None:
         self.name = url
+        self.partial = f"{url}.partial"
         self.storage_options = storage_options
         self.is_begun = False
+        self._written = url
 
     @property
     def is_published(self) -> bool:
-        try:
-            zarr.open_group(self.open(read_only=True), mode="r")
-        except FileNotFoundError:
-            return False
-        return True
+        return not sync(self.open(read_only=True).is_empty(""))
+
+    def other(self) -> str | None:
+        """What there is at one of its URLs that is no Zarr store."""
+        for url in (self.name, self.partial):
+            store = self._open(url, read_only=True)
+            if not sync(store.is_empty("")) and not any(sync(store.exists(name)) for name in METADATA):
+                return url
+        return None
 
     def create(self) -> Store:
-        store = self.open()
+        self._written = self.partial if self.is_published else self.name
+        store = self._open(self._written)
         sync(store.delete_dir(""))
         self.is_begun = True
         return store
@@ -193,13 +206,16 @@ class RemotePlace:
         """Nothing waits."""
 
     def publish(self) -> None:
-        """It has its name already."""
+        """Bring the store to its name, if it has another. It stays where it is if that fails."""
         self.is_begun = False
+        if self._written != self.name:
+            sync(_move(self._open(self._written), self.open()))
+            self._written = self.name
 
     def abandon(self, keep: bool) -> None:
         """Remove the store, unless it is complete."""
         if self.is_begun:
-            sync(self.open().delete_dir(""))
+            sync(self._open(self._written).delete_dir(""))
 
     def path_to(self, image: str | None) -> None:
         """Not known: the image is elsewhere."""
@@ -210,18 +226,32 @@ class RemotePlace:
         Raises:
             ImportError: when neither can.
         """
+        return self._open(self.name, read_only)
+
+    def _open(self, url: str, read_only: bool = False) -> Store:
         options = self.storage_options
         try:
-            return FsspecStore.from_url(self.name, storage_options=options, read_only=read_only)
+            return FsspecStore.from_url(url, storage_options=options, read_only=read_only)
         except (ImportError, ValueError) as error:
             try:
                 from obstore.store import from_url
             except ImportError:
-                raise ImportError(f"{self.name} needs obstore, or fsspec with what it says: {error}") from error
-            return ObjectStore(from_url(self.name, **(options or {})), read_only=read_only)
+                raise ImportError(f"{url} needs obstore, or fsspec with what it says: {error}") from error
+            return ObjectStore(from_url(url, **(options or {})), read_only=read_only)
 
 
 Place = LocalPlace | RemotePlace
+
+
+async def _move(source: Store, target: Store) -> None:
+    """All of a store to where another one is; last what makes an image of it."""
+    await target.delete_dir("")
+    keys = [key async for key in source.list()]
+    for key in sorted(keys, key=lambda key: key == "zarr.json"):
+        value = await source.get(key, default_buffer_prototype())
+        assert value is not None
+        await target.set(key, value)
+    await source.delete_dir("")
 
 
 def _listed(labels: Path) -> list[str]:

@@ -152,9 +152,10 @@ class _Image:
         self.greatest: int | None = None if resumed else 0
 
     def write(self, box: Box, chunk: torch.Tensor) -> None:
+        values = chunk.detach().cpu().numpy()
         if self.layout.label and self.greatest is not None:
-            self.greatest = max(self.greatest, int(chunk.max()))
-        self._put(self.collector.add(box, chunk.detach().cpu().numpy()))
+            self.greatest = max(self.greatest, int(values.max()))  # PyTorch has none for most unsigned integers
+        self._put(self.collector.add(box, values))
 
     def write_rest(self) -> None:
         """Storage chunks that are held, though they are not whole."""

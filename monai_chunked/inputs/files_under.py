@@ -1,0 +1,134 @@
+"""The files, folders and URLs that an array is read from, as far as its kind is known."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import filterfalse
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+
+from monai_chunked.inputs.lazy_array import LazyArray
+from monai_chunked.machine.mapped import MappedFiles
+
+__all__ = ["files_of_metadata", "files_under"]
+
+
+NAMES = ("filename_or_obj", "ome_zarr")
+"""What metadata say of where an image was read from."""
+
+
+def files_under(value: Any, mapped: MappedFiles) -> Iterator[str]:
+    """Of an array or tensor, or of what one stands on.
+
+    Args:
+        value: of any kind; of what is none of those that are known nothing comes.
+        mapped: the files that tensors may lie in.
+    """
+    yield from files_of_metadata(getattr(value, "meta", None))
+    if isinstance(value, torch.Tensor):
+        yield from _of_tensor(value, mapped)
+    elif isinstance(value, np.ndarray):
+        yield from _of_numpy(value, mapped)
+    elif isinstance(value, LazyArray):
+        for part in value.stands_on.values():
+            yield from files_under(part, mapped)
+    elif nibabel.is_proxy(value):
+        yield from _path(getattr(value, "file_like", None))
+    elif _is(value, "h5py", "Dataset"):
+        yield from _of_h5py(value)
+    elif _is(value, "zarr", "Array"):
+        yield from _of_zarr(value)
+    elif _is(value, "dask.array", "Array"):
+        for task in dict(value.__dask_graph__()).values():
+            yield from _of_task(task, mapped)
+
+
+def files_of_metadata(metadata: Any) -> Iterator[str]:
+    """Of one image, as in ``MetaTensor.meta``, or of several."""
+    if isinstance(metadata, Mapping):
+        for name in NAMES:
+            given = metadata.get(name)
+            for each in given if isinstance(given, (list, tuple)) else [given]:
+                yield from filterfalse(_is_of_results, _path(each))
+    elif isinstance(metadata, (list, tuple)):
+        for each in metadata:
+            yield from files_of_metadata(each)
+
+
+def _is_of_results(path: str) -> bool:
+    """Whether an image that has this name was not read from there: it is a folder for what was made of the image."""
+    folder = path.rstrip("/")
+    if not os.path.isdir(folder):
+        return False
+    with os.scandir(folder) as entries:
+        return all(entry.name.startswith(os.path.basename(folder)) for entry in entries)
+
+
+def _is(value: Any, package: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(package), name, None)
+    return kind is not None and isinstance(value, kind)
+
+
+def _path(value: Any) -> Iterator[str]:
+    """Of a path; an open file says its own."""
+    value = getattr(value, "filename", getattr(value, "name", value)) if hasattr(value, "read") else value
+    if isinstance(value, (str, bytes, os.PathLike)) and value:
+        yield os.fsdecode(value)
+
+
+def _of_tensor(tensor: torch.Tensor, mapped: MappedFiles) -> Iterator[str]:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.numel():
+        return
+    plain = tensor.detach().as_subclass(torch.Tensor)
+    yield from _path(getattr(plain.untyped_storage(), "filename", None) or mapped.of(plain.data_ptr()))
+
+
+def _of_numpy(array: Any, mapped: MappedFiles) -> Iterator[str]:
+    yield from _path(mapped.of(array.__array_interface__["data"][0]))
+    while array is not None:
+        if isinstance(array, np.memmap):
+            yield from _path(array.filename)
+        array = getattr(array, "base", None)
+
+
+def _of_h5py(dataset: Any) -> Iterator[str]:
+    yield from _path(dataset.file.filename)
+    folder = Path(os.fsdecode(dataset.file.filename)).parent
+    sources = dataset.virtual_sources() if dataset.is_virtual else ()
+    for name in [each.file_name for each in sources] + [each[0] for each in dataset.external or ()]:
+        yield from _path(folder / os.fsdecode(name))
+
+
+def _of_zarr(array: Any) -> Iterator[str]:
+    store, path = array.store, array.path
+    while hasattr(store, "_store") and not hasattr(store, "root"):
+        store = store._store  # that another one wraps
+    if isinstance(getattr(store, "root", None), Path):
+        yield str(store.root / path)
+    elif hasattr(store, "fs"):
+        schemes = store.fs.protocol
+        for scheme in (schemes,) if isinstance(schemes, str) else schemes:
+            yield f"{scheme}://{store.path}/{path}"
+    else:
+        yield from _path(getattr(store, "path", None))
+
+
+def _of_task(task: Any, mapped: MappedFiles) -> Iterator[str]:
+    """What a task of dask holds: arrays, and other tasks."""
+    if isinstance(task, Mapping):
+        parts: Iterable[Any] = task.values()
+    elif isinstance(task, (list, tuple)):
+        parts = task
+    elif type(task).__module__ == "dask._task_spec":
+        parts = [getattr(task, "value", None), getattr(task, "args", ()), getattr(task, "kwargs", {})]
+    else:
+        yield from files_under(task, mapped)
+        return
+    for part in parts:
+        yield from _of_task(part, mapped)
