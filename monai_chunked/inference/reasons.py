@@ -48,7 +48,6 @@ __all__ = [
     "keeps_metadata",
     "name_of",
     "stays_in_memory",
-    "unknown",
     "why_whole_volume",
     "written_by",
 ]
@@ -74,7 +73,7 @@ def why_whole_volume(transform: MapTransform, key: Hashable) -> str | None:
     """Why a transform of the prediction may give something else in chunks: voxels, class or metadata."""
     kind = type(transform)
     if kind in WHOLE or kind not in DICTIONARY:
-        return WHOLE.get(kind) or unknown(transform)
+        return WHOLE.get(kind) or _unknown(transform)
     if isinstance(transform, Activationsd):
         other = transform.other[transform.keys.index(key)]
         if not isinstance(other, (EachVoxel, NoneType)):
@@ -84,7 +83,7 @@ def why_whole_volume(transform: MapTransform, key: Hashable) -> str | None:
     return why_not_voxelwise(transform, key)
 
 
-def unknown(transform: Any) -> str:
+def _unknown(transform: Any) -> str:
     if type(transform).__module__.startswith("monai."):
         return "is none of the transforms that are known to treat each voxel by itself"
     return "is not MONAI's own, so it may look at other voxels; vouch for it with each_voxel"
