@@ -5,32 +5,23 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai import config
 from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.engines.utils import IterationEvents, PrepareBatchDefault, PrepareBatchExtraInput, default_prepare_batch
+from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
-from monai.transforms import (
-    Activationsd,
-    CastToTyped,
-    Compose,
-    ConvertToMultiChannelBasedOnBratsClassesd,
-    EnsureTyped,
-    Identityd,
-    Invertd,
-    InvertibleTransform,
-    MapLabelValued,
-)
+from monai.transforms import Activationsd, CastToTyped, Compose, EnsureTyped, Identityd, ToDeviced
 from monai.utils import CommonKeys, optional_import
 
+from monai_chunked.inference.chains import Streamed
 from monai_chunked.inference.forecast import plan_logged
+from monai_chunked.inference.reasons import KEEPS_CLASS
 from monai_chunked.inference.replacing import chunked_inferer
-from monai_chunked.inference.splitting import split
+from monai_chunked.inference.splitting import images_of, split
 from monai_chunked.inference.vouching import EachVoxeld
 
 __all__ = ["ChunkedEvaluator"]
@@ -39,12 +30,8 @@ __all__ = ["ChunkedEvaluator"]
 logger = logging.getLogger("monai_chunked")
 
 
-SCORES = {Activationsd, CastToTyped, EnsureTyped, Identityd}
+SCORES = {Activationsd, CastToTyped, EnsureTyped, Identityd, ToDeviced}
 """What leaves scores as many as they are. If there is nothing else, there is nothing to save."""
-
-
-KEEPS_CLASS = {CastToTyped, ConvertToMultiChannelBasedOnBratsClassesd, EachVoxeld, Identityd, MapLabelValued}
-"""What does not make a ``MetaTensor`` of a tensor."""
 
 
 class ChunkedEvaluator(SupervisedEvaluator):
@@ -80,7 +67,7 @@ class ChunkedEvaluator(SupervisedEvaluator):
         evaluator.run()
     """
 
-    streamed: Compose | None = None
+    streamed: Streamed | None = None
     behind: Callable[..., Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -91,11 +78,12 @@ class ChunkedEvaluator(SupervisedEvaluator):
         self._given = bound.arguments
         self._scores_are_seen = False
         self._is_planned = False
+        self._without_inverse: str | None = None
         self.behind = self._given["postprocessing"]
         behind = None if self.behind is None else _Behind(self)
         super().__init__(**{**self._given, "postprocessing": behind})
         if self.behind is not None:
-            self._split(inverse=True)
+            self._split()
 
     def add_event_handler(self, event_name: Any, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """As in Ignite. Whoever asks for what the network says before it is postprocessed gets scores."""
@@ -106,22 +94,29 @@ class ChunkedEvaluator(SupervisedEvaluator):
                 self._leave(SCORES_ARE_SEEN)
         return added
 
-    def _split(self, inverse: bool) -> None:
-        """Give to the inferer what it can do, if the answer is the same."""
+    def _split(self, without_inverse: str | None = None) -> None:
+        """Give to the inferer what it can do, if the answer is the same.
+
+        Args:
+            without_inverse: why ``Invertd`` stays behind; ``None``: it need not, whichever image of the batch it names.
+        """
+        self._without_inverse = without_inverse
         inferer = self._why_not() or chunked_inferer(self._given["inferer"])
         if isinstance(inferer, str):
             self._leave(inferer)
             return
-        inverse = inverse and not self._given["compile"] and _is_monais(self._given["prepare_batch"])
-        streamed, behind = split(self._given["postprocessing"], CommonKeys.PRED, CommonKeys.IMAGE, inverse)
+        without_inverse = COMPILED if self._given["compile"] else without_inverse
+        found = split(self._given["postprocessing"], CommonKeys.PRED, None, without_inverse)
+        streamed, behind = found.streamed, found.behind
         if streamed is None or all(type(each) in SCORES for each in streamed.transforms):
-            first = None if behind is None else _first_of(behind)
-            self._leave(f"{first} needs scores of the whole volume" if first else "postprocessing ends in scores")
+            self._leave(found.reason or "postprocessing ends in scores")
             return
         inferer.postprocessing = streamed
         self.inferer, self.streamed, self.behind = inferer, streamed, behind
         logger.info("in chunks: %s", _text(streamed))
         logger.info("behind: %s", _text(behind))
+        if found.reason is not None:
+            logger.info("because %s", found.reason)
 
     def _why_not(self) -> str | None:
         """What stands in the way of doing anything in chunks."""
@@ -140,16 +135,59 @@ class ChunkedEvaluator(SupervisedEvaluator):
         )
 
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
-        """One iteration, with what is found out from its data."""
-        inverts = [each for each in self.streamed.transforms if isinstance(each, Invertd)] if self.streamed else []
-        if any(not _inverts_the_image(each, batchdata) for each in inverts):
-            self._split(inverse=False)
+        """One iteration, with what is found out from its data when the network's input is there."""
+        if self._given["postprocessing"] is not None:
+            waiting: Any = _AtTheBatch(self)
+            self.inferer = waiting
+        try:
+            return super()._iteration(engine, batchdata)
+        finally:
+            if isinstance(self.inferer, _AtTheBatch):
+                self.inferer = self.inferer.inferer
+
+    def _decide(self) -> None:
+        """Have ``Invertd`` undo what it would behind the inferer: by what the postprocessing is going to get."""
+        left = self.streamed is None and self._without_inverse is None
+        found = None if left or self._given["compile"] else split(self._given["postprocessing"], CommonKeys.PRED, None)
+        if found is None or found.streamed is None:
+            return
+        batch, output = self.state.batch, self.state.output
+        data = {**batch, **output} if isinstance(batch, dict) else output  # as MONAI's engines put them together
+        images = images_of(found.streamed, data, output[CommonKeys.IMAGE])
+        reason = images if isinstance(images, str) else None
+        if reason != self._without_inverse:
+            self._split(reason)
+        if self.streamed is not None:
+            self.streamed.images = None if isinstance(images, str) else images
+
+    def _infer(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+        """What MONAI's iteration gets of the inferer."""
+        self._decide()
         silent = self._given["compile"] or not logger.isEnabledFor(logging.INFO)
         if self._is_planned or self.streamed is None or silent:
-            return super()._iteration(engine, batchdata)
+            return self.inferer(inputs, network, *args, **kwargs)
         self._is_planned = True
-        with plan_logged(self.network, self.inferer, lambda: self.state.output[CommonKeys.IMAGE]):
-            return super()._iteration(engine, batchdata)
+        with plan_logged(self.network, self.inferer, lambda: inputs):
+            return self.inferer(inputs, network, *args, **kwargs)
+
+
+class _AtTheBatch:
+    """Stands for the inferer until MONAI's iteration calls it, which has prepared the batch by then.
+
+    Args:
+        evaluator: whose inferer it is.
+    """
+
+    def __init__(self, evaluator: ChunkedEvaluator) -> None:
+        self.evaluator = evaluator
+        self.inferer = evaluator.inferer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.evaluator.inferer = self.inferer
+        return self.evaluator._infer(*args, **kwargs)
+
+
+COMPILED = "with compile=True the network sees an image without metadata, and the prediction gets that of the image"
 
 
 SCORES_ARE_SEEN = "a handler at FORWARD_COMPLETED sees scores"
@@ -177,28 +215,6 @@ def _as_meta_tensor(prediction: Any) -> Any:
     """As transforms return tensors of images that have no metadata."""
     plain = isinstance(prediction, torch.Tensor) and not isinstance(prediction, MetaTensor)
     return MetaTensor(prediction) if plain else prediction
-
-
-def _is_monais(prepare_batch: Any) -> bool:
-    """Whether what the network sees is the image of the batch, with its metadata."""
-    known = (PrepareBatchDefault, PrepareBatchExtraInput)
-    return prepare_batch is default_prepare_batch or type(prepare_batch) in known
-
-
-def _inverts_the_image(invert: Invertd, batch: Any) -> bool:
-    """Whether ``Invertd`` looks at the image's own metadata, and at nothing else in the batch."""
-    key = CommonKeys.IMAGE
-    if not isinstance(batch, Mapping) or not isinstance(batch.get(key), MetaTensor) or config.USE_META_DICT:
-        return False
-    return (
-        InvertibleTransform.trace_key(key) not in batch
-        and (invert.orig_meta_keys[0] or f"{key}_{invert.meta_key_postfix[0]}") not in batch
-    )
-
-
-def _first_of(behind: Any) -> str:
-    first = behind.transforms[0] if isinstance(behind, Compose) and behind.transforms else behind
-    return str(getattr(type(first), "__name__", first))
 
 
 def _text(transforms: Compose | None) -> str:

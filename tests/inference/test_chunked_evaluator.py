@@ -222,9 +222,9 @@ ARGMAX = AsDiscreted("pred", argmax=True)
         (ARGMAX, {"inferer": Own(**WINDOWS)}, "the inferer is Own, not a sliding window"),
         (ARGMAX, {"inferer": OwnInChunks(**WINDOWS)}, "the inferer is OwnInChunks, which may need scores itself"),
         (ARGMAX, {"inferer": SimpleInferer(), "data": images(1, (8, 8, 8))}, "the inferer is SimpleInferer"),
-        (Compose([FillHolesd("pred")]), {}, "FillHolesd needs scores of the whole volume"),
+        (Compose([FillHolesd("pred")]), {}, "FillHolesd.pred. looks at whole components"),
         (Activationsd("pred", softmax=True), {}, "postprocessing ends in scores"),
-        (Lambdad("pred", torch.neg), {}, "Lambdad needs scores of the whole volume"),
+        (Lambdad("pred", torch.neg), {}, "Lambdad.pred. calls a function that may look at other voxels; vouch for it"),
         (ARGMAX, {"decollate": False, "batch_size": 1}, "with decollate=False postprocessing gets batches"),
     ],
 )  # fmt: skip
@@ -304,12 +304,12 @@ def inverting(**options: Any) -> Any:
     return evaluator(ChunkedEvaluator, Compose(chain), **options)
 
 
-def test_an_inverse_stays_behind_where_the_network_sees_something_else() -> None:
+def test_an_inverse_stays_behind_where_a_compiled_network_sees_no_metadata(caplog: pytest.LogCaptureFixture) -> None:
     assert text(inverting().streamed) == ["AsDiscreted", "Invertd"]
-    prepared = inverting(prepare_batch=lambda batch, device, non_blocking, **kwargs: (batch["image"], None))
-    assert text(prepared.streamed) == ["AsDiscreted"]
-    assert text(prepared.behind) == ["Invertd"]
-    assert text(inverting(compile=True, network=unet()).streamed) == ["AsDiscreted"]
+    with caplog.at_level(logging.INFO, "monai_chunked"):
+        assert text(inverting(compile=True, network=unet()).streamed) == ["AsDiscreted"]
+    told = "with compile=True the network sees an image without metadata, and the prediction gets that of the image"
+    assert f"because {told}" in [record.message for record in caplog.records]
 
 
 @pytest.mark.parametrize("other", [{"image_transforms": []}, {"image_meta_dict": {}}])
@@ -338,8 +338,9 @@ def test_the_log_says_what_runs_in_chunks_what_stays_behind_and_what_the_first_i
     messages = [record.message for record in caplog.records if record.name == "monai_chunked"]
     assert messages[0] == "in chunks: Lambdad(pred), AsDiscreted(pred)"
     assert messages[1] == "behind: AsDiscreted(label), FillHolesd(pred)"
-    assert messages[2] == f"the first image:\n{engine.inferer.plan((2, 1, 11, 10, 9), 3)}"
-    assert len(messages) == 3
+    assert messages[2] == "because FillHolesd(pred) looks at whole components, which reach from chunk to chunk"
+    assert messages[3] == f"the first image:\n{engine.inferer.plan((2, 1, 11, 10, 9), 3)}"
+    assert len(messages) == 4
     assert not engine.network._forward_hooks
 
 
@@ -362,5 +363,5 @@ def test_without_ignite_it_says_what_to_install() -> None:
 
 
 def test_array_transforms_are_no_postprocessing_of_dictionaries() -> None:
-    with pytest.warns(UserWarning, match="AsDiscrete needs scores of the whole volume"):
+    with pytest.warns(UserWarning, match="AsDiscrete is no dictionary transform with keys"):
         evaluator(ChunkedEvaluator, Compose([AsDiscrete(argmax=True)]))
