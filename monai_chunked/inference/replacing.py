@@ -5,12 +5,14 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
+import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
+from monai.transforms.utils import fall_back_tuple
 
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 
-__all__ = ["chunked_inferer"]
+__all__ = ["blends_alike", "chunked_inferer"]
 
 
 PARAMETERS = (
@@ -20,11 +22,12 @@ PARAMETERS = (
 """Of MONAI's inferers, but for the importance map that they may have computed already."""
 
 
-def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
+def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindowInferer | str:
     """An inferer of its own that gives what another one gives, in chunks.
 
     Args:
         inferer: MONAI's, or one that works in chunks already.
+        has_more: whether it is called with further arguments for the network.
 
     Returns:
         the inferer; or why there is none.
@@ -44,13 +47,38 @@ def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
         name = "SimpleInferer" if inferer is None else kind.__name__
         return f"the inferer is {name}, not a sliding window"
     given = {name: getattr(inferer, name) for name in PARAMETERS}
-    if kind is SlidingWindowInfererAdapt:  # it buffers when memory runs out, not when it is told to
+    if kind is SlidingWindowInfererAdapt and inferer.device is None:  # it buffers when memory runs out, not before
         given["buffer_steps"] = None
     result: ChunkedSlidingWindowInferer
     if kind is SliceInferer:
+        if has_more:
+            return "MONAI's SliceInferer may keep further arguments from the network"
         given["roi_size"] = inferer.orig_roi_size  # a call changes the other one
         result = ChunkedSliceInferer(inferer.spatial_dim, **given)
     else:
         result = ChunkedSlidingWindowInferer(**given)
     result.roi_weight_map = inferer.roi_weight_map
     return result
+
+
+def blends_alike(inferer: Any, inputs: Any) -> bool:
+    """Whether scores blended in chunks have the bits, and the place in memory, of those that one of MONAI's blends.
+
+    Args:
+        inferer: MONAI's.
+        inputs: ``(B, C, *spatial)``.
+    """
+    if isinstance(inferer, ChunkedSlidingWindowInferer) or not isinstance(inputs, torch.Tensor):
+        return False
+    rounds = inputs.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(inputs.device.type)
+    buffers = inferer.buffer_steps is not None and inferer.buffer_steps > 0
+    if isinstance(inferer, SlidingWindowInfererAdapt) and inferer.device is None:
+        buffers = inputs.is_cuda and inferer.cpu_thresh is not None
+    if rounds or buffers or torch.is_grad_enabled():
+        return False
+    roi_size = inferer.roi_size
+    if isinstance(inferer, SliceInferer):
+        roi_size = list(inferer.orig_roi_size)
+        roi_size.insert(inferer.spatial_dim, 1)
+    size = tuple(inputs.shape[2:])  # where a window is larger, MONAI's scores have gaps in memory
+    return all(n >= roi for n, roi in zip(size, fall_back_tuple(roi_size, size)))
