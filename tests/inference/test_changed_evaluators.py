@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Events
-from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.networks.utils import train_mode
 from monai.transforms import (
-    Activationsd,
-    AsDiscreted,
     Compose,
-    Flipd,
-    Invertd,
     LabelFilterd,
     Lambdad,
-    SaveImaged,
-    Spacingd,
 )
 
 from monai_chunked import ChunkedEvaluator, ChunkedSlidingWindowInferer
-from tests.outputs.nifti_cases import files_in
+from tests.inference.evaluators import ARGMAX, INVERT, SIZE, SOFTMAX, WINDOWS, Network, compare, evaluator, images
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
-
-WINDOWS: dict[str, Any] = {"roi_size": (6, 7, 6), "sw_batch_size": 2, "overlap": 0.25}
-PREPROCESSING = Compose([Flipd("image", 0), Spacingd("image", (1.9, 2.4, 2.6))])
-SOFTMAX = Activationsd("pred", softmax=True)
-ARGMAX = AsDiscreted("pred", argmax=True)
-INVERT = Invertd("pred", PREPROCESSING, "image", nearest_interp=False)
-
-
-class Network(torch.nn.Sequential):
-    def __init__(self, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        super().__init__(torch.nn.Conv3d(1, 3, 3, padding=1), torch.nn.Dropout3d(0.2), torch.nn.Conv3d(3, 3, 1))
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        return super().forward(windows.float())
-
-
-@cache
-def images(*sizes: tuple[int, ...]) -> list[dict[str, MetaTensor]]:
-    generator = torch.Generator().manual_seed(0)
-    affine = torch.diag(torch.tensor([-1.5, 2, 3, 1], dtype=torch.float64))
-    voxels = [torch.rand(1, *size, generator=generator) for size in sizes]
-    items = [
-        {"image": MetaTensor(each, affine, {"filename_or_obj": f"{k}.nii.gz"}), "label": (each > 0.5).float()}
-        for k, each in enumerate(voxels)
-    ]
-    return [PREPROCESSING(item) for item in items]
-
-
-SIZE = (12, 10, 9)
-
-
-def evaluator(kind: type, folder: Path, **options: Any) -> Any:
-    save = SaveImaged("pred", output_dir=folder, output_ext=".nii", separate_folder=False, print_log=False)
-    chain = Compose([SOFTMAX, INVERT, ARGMAX, save])
-    batch_size = options.pop("batch_size", 1)
-    loader = DataLoader(Dataset(options.pop("data", images(SIZE, SIZE))), batch_size=batch_size)
-    given = {"inferer": SlidingWindowInferer(**WINDOWS), "network": Network(), "postprocessing": chain, **options}
-    engine = kind(device="cpu", val_data_loader=loader, **given)
-    engine.handed = given  # the objects that were handed over
-    return engine
-
 
 # ---------------------------------------------------------------- what may change
 
@@ -195,7 +144,7 @@ def apply(change: str, engine: Any) -> None:
     CHANGES[change](engine)
 
 
-# ---------------------------------------------------------------- when it may change, and what is compared
+# ---------------------------------------------------------------- when it may change
 
 
 def at(event: Any) -> Callable[[Any, str], None]:
@@ -224,52 +173,6 @@ MOMENTS: dict[str, Callable[[Any, str], None]] = {
     "between runs": between_runs,
     "between iterations": at(Events.ITERATION_COMPLETED(once=1)),
 }
-
-
-def record(engine: Any, seen: list[Any]) -> None:
-    """All that is left of each iteration."""
-    engine.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: seen.append((engine.state.batch, engine.state.output))
-    )
-
-
-def assert_same(ours: Any, reference: Any) -> None:
-    assert type(ours) is type(reference)
-    if isinstance(reference, (list, tuple)):
-        assert len(ours) == len(reference)
-        for one, other in zip(ours, reference):
-            assert_same(one, other)
-    elif isinstance(reference, dict):
-        assert list(ours) == list(reference)
-        for key in reference:
-            assert_same(ours[key], reference[key])
-    elif isinstance(reference, torch.Tensor):
-        assert (ours.dtype, ours.device) == (reference.dtype, reference.device)
-        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(reference))
-        if isinstance(reference, MetaTensor):
-            assert ours.meta.keys() == reference.meta.keys()
-            assert torch.equal(ours.affine, reference.affine)
-            assert_same(ours.applied_operations, reference.applied_operations)
-    else:
-        assert ours == reference
-
-
-def compare(folder: Path, drive: Callable[[Any], None], **options: Any) -> Any:
-    """Drive both evaluators alike; the one in chunks, after a comparison of all that they leave."""
-    seen: dict[type, list[Any]] = {ChunkedEvaluator: [], SupervisedEvaluator: []}
-    engines = {}
-    for kind, items in seen.items():
-        made = {name: make() for name, make in options.items()}
-        engine = engines[kind] = evaluator(kind, folder / kind.__name__, **made)
-        record(engine, items)
-        drive(engine)
-    assert_same(seen[ChunkedEvaluator], seen[SupervisedEvaluator])
-    names = files_in(folder / "SupervisedEvaluator")
-    assert files_in(folder / "ChunkedEvaluator") == names
-    for name in names:
-        one, other = (folder / kind.__name__ / name for kind in seen)
-        assert one.read_bytes() == other.read_bytes()
-    return engines[ChunkedEvaluator]
 
 
 # ---------------------------------------------------------------- the promise
