@@ -21,7 +21,7 @@ from monai_chunked.inference.inverse.tracing import trace
 from monai_chunked.inputs.source import Source
 from monai_chunked.plan.resampling import ChunkResampling, Resampling
 
-__all__ = ["ImageInverse", "Images", "Inversion", "Undone", "by_invertd"]
+__all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "by_invertd"]
 
 
 CHANNELS = 2
@@ -65,6 +65,10 @@ class ImageInverse:
                 each[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
             prediction = _transform_of(last).inverse(prediction)
         return prediction
+
+
+class DifferentGrids(ValueError):
+    """The images of a batch end on grids of different sizes, so that their predictions cannot be one tensor."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ class Inversion:
 
         Raises:
             Unstreamable: when it cannot be done a chunk at a time.
-            ValueError: when the images of a batch end on different grids.
+            DifferentGrids: when the images of a batch end on different ones.
         """
         if size not in self._known:
             self._known[size] = self._over(size)
@@ -184,7 +188,7 @@ class Inversion:
         traces = [trace(prediction, partial(self.undo, template)) for template in self.images.templates]
         sizes = {tuple(each.result.shape[1:]) for each in traces}
         if len(sizes) > 1:
-            raise ValueError(
+            raise DifferentGrids(
                 f"the images of a batch must end on grids of one size, but they have {', '.join(map(str, sizes))} "
                 f"voxels; set batch_size: 1 in the data loader"
             )
