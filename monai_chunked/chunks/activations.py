@@ -89,7 +89,15 @@ class Activation:
         return ()
 
     def of(self, values: torch.Tensor, box: Box, image: int = 0) -> torch.Tensor:
-        """Of a chunk ``(C, *chunk)`` at a box of the volume of an image."""
+        """Of a chunk ``(C, *chunk)`` at a box of the volume of an image.
+
+        MONAI computes it in float32, of whatever comes, and returns it as it came. What it converts lies row by row.
+        """
+        if values.dtype != torch.float32:
+            return self._of(values.float(), box, None).to(values.dtype)
+        return self._of(values, box, None if self.strides is None else self.strides[image])
+
+    def _of(self, values: torch.Tensor, box: Box, strides: tuple[int, ...] | None) -> torch.Tensor:
         values = values.contiguous()
         result = self._work.whole(values)
         vector = VECTOR.get(torch.backends.cpu.get_cpu_capability(), 0) // values.itemsize
@@ -102,7 +110,7 @@ class Activation:
             more = -len(own) % (2 * vector * torch.get_num_threads())  # so that no thread has anything left over
             together = torch.cat([sources[:, own], sources.new_zeros(len(sources), more)], 1)
             targets[:, own] = self._work.whole(together)[:, : len(own)]
-        order = self._work.order(len(values), self.size, None if self.strides is None else self.strides[image])
+        order = self._work.order(len(values), self.size, strides)
         ends = self._work.ends(prod(order.shape), vector)
         alone = torch.from_numpy(order.left_over(ends, self._work.box(len(values), box)))
         if len(alone):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from monai.transforms import Activations
 
 from monai_chunked.chunks.activations import Activation, undecided
 from monai_chunked.plan.boxes import Box
@@ -84,6 +85,18 @@ def test_scores_that_lie_in_memory_in_any_way(
     for box in boxes([sorted({0, n, data.draw(st.integers(0, n))}) for n in size]):
         chunk = scores[(slice(None), *box)]
         assert torch.equal(activation.of(chunk, box, image=1), whole[(slice(None), *box)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.bool])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_of_other_dtypes_as_monai_computes_it(kind: str, dtype: torch.dtype) -> None:
+    scores = (random(3, 11, 13, 17) * 6).to(dtype)
+    whole = Activations(**{kind: True})(scores)
+    activation = Activation(kind, scores.shape[1:], [(0, 1, 11, 143)])  # type: ignore[arg-type]
+    for box in boxes([[0, 4, 11], [0, 13], [0, 8, 17]]):
+        ours = activation.of(scores[(slice(None), *box)], box)
+        assert ours.dtype == whole.dtype == dtype
+        assert torch.equal(ours, whole[(slice(None), *box)].as_tensor())
 
 
 @pytest.mark.parametrize("threads", [1, 2])
