@@ -14,9 +14,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from monai.bundle import ConfigWorkflow, create_workflow
+from monai.engines import Evaluator, SupervisedEvaluator
 from monai.utils import optional_import
 
-__all__ = ["NoEvaluator", "add_bundle"]
+from monai_chunked.inference.evaluator import ChunkedEvaluator
+from monai_chunked.inference.replacing import Blending
+
+__all__ = ["add_bundle"]
+
+
+logger = logging.getLogger("monai_chunked")
 
 
 CHUNKED = "monai_chunked.ChunkedEvaluator"
@@ -24,10 +31,6 @@ CHUNKED = "monai_chunked.ChunkedEvaluator"
 
 REPLACED = ("SupervisedEvaluator", "monai.engines.SupervisedEvaluator", "monai.engines.evaluator.SupervisedEvaluator")
 """What :py:class:`ChunkedEvaluator` takes the place of."""
-
-
-class NoEvaluator(ValueError):
-    """There is nothing in a bundle that could run in chunks."""
 
 
 def add_bundle(commands: Any) -> None:
@@ -39,7 +42,7 @@ def add_bundle(commands: Any) -> None:
     bundle = commands.add_parser(
         "bundle", help="run a bundle as 'python -m monai.bundle run' does, in chunks", add_help=False
     )
-    bundle.set_defaults(run=_bundle, told=(NoEvaluator, MissingPackage))
+    bundle.set_defaults(run=_bundle, told=(MissingPackage,))
     bundle.add_argument("arguments", nargs=argparse.REMAINDER, help="those of 'python -m monai.bundle', from run on")
 
 
@@ -66,7 +69,7 @@ def run(
     args_file: str | None = None,
     **override: Any,
 ) -> None:
-    """Run a bundle as ``monai.bundle.run`` does, with every SupervisedEvaluator in chunks.
+    """Run a bundle as ``monai.bundle.run`` does, with every SupervisedEvaluator in chunks, and windows of others.
 
     Args:
         run_id: ID of the expression to run, "run" by default.
@@ -95,47 +98,71 @@ def run(
         workflow.finalize()
 
 
+NOTHING = "no sliding window inferer of MONAI's was called in a way that chunks answer with the same bits"
+
+
+BY_OTHERS = (
+    "the config does not make it by _target_: SupervisedEvaluator; there monai_chunked.ChunkedEvaluator would do"
+)
+
+
 class ChunkedWorkflow(ConfigWorkflow):
-    """A bundle whose evaluators work in chunks."""
+    """A bundle whose evaluators work in chunks; those that cannot take their place run with inferers that do."""
 
     def initialize(self) -> Any:
-        """Initialize the bundle.
-
-        Raises:
-            NoEvaluator: when no evaluator in it can work in chunks.
-        """
-        logging.getLogger("monai_chunked").disabled = False  # as a bundle's own logging may leave it
+        """Initialize the bundle."""
+        logger.disabled = False  # as a bundle's own logging may leave it
         self.parser.resolve_macro_and_relative_ids()
-        targets = list(_targets(self.parser.config))
-        for part, _ in targets:
+        for part in _parts(self.parser.config):
             if part["_target_"] in REPLACED:
                 part["_target_"] = CHUNKED
-        if not any(part["_target_"] == CHUNKED for part, _ in targets):
-            others = [f"{part['_target_']} as {name!r}" for part, name in targets if "Evaluator" in part["_target_"]]
-            found = f"it has {', '.join(others)}" if others else "it has no evaluator"
-            raise NoEvaluator(
-                f"the config has no _target_: SupervisedEvaluator that could run in chunks; {found}; "
-                f"python -m monai.bundle run runs it as it is"
-            )
-        return super().initialize()
+        self._told: list[Any] = []
+        result = super().initialize()
+        self._tell_what_is_left()
+        return result
+
+    def run(self) -> Any:
+        """Run the bundle."""
+        with Blending() as blending:
+            result = super().run()
+        self._tell_what_is_left()
+        if blending.calls:
+            logger.info("blended in chunks, and held whole: scores of %s calls of inferers of MONAI's", blending.calls)
+        elif not any(isinstance(each, ChunkedEvaluator) for each in self._evaluators().values()):
+            logger.warning("nothing ran in chunks: %s", NOTHING)
+        return result
+
+    def _evaluators(self) -> dict[str, Any]:
+        """All that there are by now, by their ID."""
+        made = self.parser.ref_resolver.resolved_content.items()
+        return {name.replace("::", "#"): each for name, each in made if isinstance(each, Evaluator)}
+
+    def _tell_what_is_left(self) -> None:
+        """Of evaluators that could not be replaced in the config, once each."""
+        for name, each in self._evaluators().items():
+            if isinstance(each, ChunkedEvaluator) or any(each is other for other in self._told):
+                continue
+            self._told.append(each)
+            kind = type(each)
+            why = BY_OTHERS if kind is SupervisedEvaluator else f"it is {kind.__name__}, not SupervisedEvaluator"
+            logger.warning("%s: postprocessing left whole: %s", name, why)
 
 
-def _targets(config: Any, name: str = "") -> Iterator[tuple[dict[str, Any], str]]:
-    """All parts of a config that make something, with their ID."""
+def _parts(config: Any) -> Iterator[dict[str, Any]]:
+    """All parts of a config that make something."""
     if isinstance(config, Mapping):
         if isinstance(config.get("_target_"), str) and isinstance(config, dict):
-            yield config, name
-        parts: Any = config.items()
+            yield config
+        parts: Any = config.values()
     else:
-        parts = enumerate(config) if isinstance(config, list) else ()
-    for key, value in parts:
-        yield from _targets(value, f"{name}#{key}" if name else str(key))
+        parts = config if isinstance(config, list) else ()
+    for each in parts:
+        yield from _parts(each)
 
 
 @contextmanager
 def _told() -> Iterator[None]:
     """Print what evaluators say: what runs in chunks, what stays behind, and what the first image takes."""
-    logger = logging.getLogger("monai_chunked")
     handler = logging.StreamHandler(sys.stdout)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)

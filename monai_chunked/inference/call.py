@@ -115,6 +115,12 @@ class Call:
         each = (self.ending(grid).finished(written, images, head) for head, grid in enumerate(layout.grids))
         return frozenset(itertools.chain.from_iterable(each))
 
+    def _full(self, head: Head) -> tuple[int, ...]:
+        """Spatial size of the scores of an image, where it is smaller than a window with what was added to it."""
+        windows = self.settings.windows
+        zooms = [size / float(roi) for size, roi in zip(head.size, windows.roi_size)]
+        return tuple(int(n * zoom) for n, zoom in zip(windows.image_size, zooms))
+
     def finisher(
         self,
         heads: Sequence[Head],
@@ -152,7 +158,9 @@ class Call:
             for k, part in enumerate(parts):
                 division = Division(layout.grids[k], weights[k], differentiable)
                 uncovered = Uncovered(layout.grids[k], background[k])
-                stages: list[Stage] = [division, uncovered, *stages_of(*part, self.result_dtype, self.recovery.done)]
+                full = [self._full(heads[k])] * len(self.metadata)
+                own = stages_of(*part, self.result_dtype, self.recovery.done, full)
+                stages: list[Stage] = [division, uncovered, *own]
                 create = self.share.creating(k, partial(self._create, k, heads[k], endings[k]))
                 result = self.recovery.results.get(k, known[k])
                 finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))

@@ -7,18 +7,26 @@ What is around ``Invertd`` treats each voxel by itself; ``Invertd`` in between b
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import AsDiscreted, Compose, Invertd, Lambdad, MapTransform
 
+from monai_chunked.inference.inverse.inversion import Images
+
 __all__ = ["Chain", "Step", "Streamed", "chain_of"]
 
 
 class Streamed(Compose):
-    """The part of a postprocessing that the inferer does. What comes behind it is the rest, and knows of it."""
+    """The part of a postprocessing that the inferer does. What comes behind it is the rest, and knows of it.
+
+    Attributes:
+        images: whose operations an ``Invertd`` in it undoes; ``None``: those of the input.
+    """
+
+    images: Images | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Chain:
         invert: what brings it to the patient's grid, if anything does.
         after: as ``before``, on the grid that ``invert`` brings to.
         ends: whether nothing that was written for scores comes behind it by mistake.
+        images: whose operations ``invert`` undoes; ``None``: those of the input.
     """
 
     key: Hashable
@@ -57,6 +66,7 @@ class Chain:
     invert: Invertd | None
     after: tuple[Step, ...]
     ends: bool = False
+    images: Images | None = field(default=None, compare=False)
 
     @property
     def transforms(self) -> tuple[MapTransform, ...]:
@@ -128,7 +138,8 @@ def chain_of(postprocessing: Any) -> Chain | None:
     at = inverts[0] if inverts else len(transforms)
     before, after = (tuple(Step(each, key) for each in part) for part in (transforms[:at], transforms[at + 1 :]))
     ends = isinstance(postprocessing, Streamed)
-    return Chain(key, before, transforms[at] if inverts else None, after, ends)
+    images = postprocessing.images if isinstance(postprocessing, Streamed) else None
+    return Chain(key, before, transforms[at] if inverts else None, after, ends, images)
 
 
 def _calls_others(transform: MapTransform) -> bool:

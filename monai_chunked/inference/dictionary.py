@@ -16,9 +16,9 @@ from typing import Any
 from monai import transforms
 from monai.transforms import Activations, AsDiscrete, Invertd, Lambda, MapTransform
 
-from monai_chunked.inference.voxelwise import check_voxelwise, kind_of, refusal
+from monai_chunked.inference.voxelwise import check_voxelwise, instead_of, kind_of, refusal
 
-__all__ = ["DICTIONARY", "check_dictionary", "check_invert", "odd_parameter", "restricted"]
+__all__ = ["DICTIONARY", "check_dictionary", "check_invert", "odd_parameter", "restricted", "why_not_voxelwise"]
 
 
 Odd = tuple[str, str]
@@ -82,6 +82,24 @@ def check_invert(name: str, invert: Invertd) -> None:
                 f"{name} contains Invertd with {parameter}={given!r}; give {parameter}={value}, and do that to the "
                 f"result, behind the inferer"
             )
+
+
+def why_not_voxelwise(transform: MapTransform, key: Hashable) -> str | None:
+    """What about one of the listed transforms looks at other voxels or keys; ``None`` if nothing does.
+
+    Args:
+        transform: one of MONAI's, of those that are listed.
+        key: of the prediction.
+
+    >>> why_not_voxelwise(transforms.AsDiscreted("pred", argmax=True, dim=1), "pred")
+    'does not treat each voxel by itself: use dim=0, the channels'
+    """
+    number, kind = transform.keys.index(key), type(transform)
+    if (odd := odd_parameter(kind, transform, number)) is not None:
+        found, use = odd
+        return f"has {found}; use {use}"
+    instead = instead_of(DICTIONARY[kind].array(transform, number))
+    return None if instead is None else f"does not treat each voxel by itself: {instead}"
 
 
 def odd_parameter(kind: type, transform: MapTransform, number: int) -> Odd | None:

@@ -1,31 +1,36 @@
-"""The plan of an evaluator's first image, said when the network's first prediction shows how many classes there are."""
+"""The plan of an evaluator's image, said when the network's first prediction shows how many classes there are."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inference.settings import Settings
 from monai_chunked.outputs.base import ResumableOutput
 
-__all__ = ["plan_logged"]
+__all__ = ["plan_logged", "what_plans"]
 
 
 logger = logging.getLogger("monai_chunked")
 
 
+PLAIN = (bool, int, float, str, list, tuple, torch.device)
+
+
 @contextmanager
-def plan_logged(network: Any, inferer: Any, image: Callable[[], Any]) -> Iterator[None]:
+def plan_logged(network: Any, inferer: Any, image: Any, which: str) -> Iterator[None]:
     """Log the plan once, after the first prediction.
 
     Args:
         network: its forward pass is watched.
         inferer: plans.
-        image: what it runs on, known when the network does.
+        image: what it runs on.
+        which: image this is, as in "the first image".
     """
 
     def say(module: Any, inputs: Any, outputs: Any) -> None:
@@ -35,7 +40,7 @@ def plan_logged(network: Any, inferer: Any, image: Callable[[], Any]) -> Iterato
         tensors = heads if isinstance(heads, (list, tuple)) else [None]
         if all(isinstance(head, torch.Tensor) and head.dim() > 2 for head in tensors):
             classes = [head.shape[1] for head in heads]
-            logger.info("the first image:\n%s", inferer.plan(image(), classes, heads[0].shape[2:]))
+            logger.info("%s:\n%s", which, inferer.plan(image, classes, heads[0].shape[2:]))
 
     if not _can_be_watched(network, inferer):
         yield
@@ -45,6 +50,12 @@ def plan_logged(network: Any, inferer: Any, image: Callable[[], Any]) -> Iterato
         yield
     finally:
         handle.remove()
+
+
+def what_plans(inferer: Any) -> str:
+    """The parameters that a plan depends on, to know whether they are still the same."""
+    given = Settings.given(inferer)
+    return repr({name: value for name, value in given.items() if isinstance(value, PLAIN)})
 
 
 def _can_be_watched(network: Any, inferer: Any) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from monai.transforms import Invertd
 
 from monai_chunked.inference.chains import Chain
-from monai_chunked.inference.inverse.inversion import ImageInverse, Inversion, by_invertd
+from monai_chunked.inference.inverse.inversion import Images, Inversion, by_invertd
+from monai_chunked.inference.reasons import stays_in_memory
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inputs.source import Source
 from monai_chunked.plan.resampling import Unstreamable
@@ -21,15 +23,28 @@ def inversion_of(settings: Settings, source: Source) -> Inversion | None:
     Raises:
         ValueError: when the input does not say what was done to it.
     """
-    chain = settings.postprocessing
+    chain, undo = settings.postprocessing, settings.inverse
+    images = Images.of_source(source)
     if isinstance(chain, Chain) and chain.invert is not None:
-        return Inversion(source, by_invertd(chain.invert, chain.key))
-    if settings.inverse is None:
+        undo, images = by_invertd(chain.invert, chain.key), chain.images or images
+        if len(images.templates) not in (0, source.shape[0]):
+            raise ValueError(
+                f"postprocessing has an Invertd that was split for a batch of {len(images.templates)} image(s), but "
+                f"the input has {source.shape[0]}; call split_postprocessing(..., batch=) for each batch"
+            )
+    if undo is None:
         return None
-    undo = settings.inverse
-    if isinstance(undo, ImageInverse):
-        return Inversion(source, undo)
-    return Inversion(source, by_invertd(undo, undo.keys[0]))
+    if isinstance(undo, Invertd):
+        undo = by_invertd(undo, undo.keys[0])
+    size = settings.image_size
+    padded = size if _moves_to_new_memory(chain) else tuple(map(max, size, settings.roi_size))
+    return Inversion(images, undo, (size, padded))
+
+
+def _moves_to_new_memory(postprocessing: Any) -> bool:
+    """Whether a prediction that was cut from a larger one lies without gaps when it comes to be inverted."""
+    before = postprocessing.before if isinstance(postprocessing, Chain) else ()
+    return any(not stays_in_memory(step.transform) for step in before)
 
 
 def why_whole(inversion: Inversion, settings: Settings, sum_dtype: torch.dtype) -> str | None:

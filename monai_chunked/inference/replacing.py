@@ -1,16 +1,21 @@
-"""The inferer that works in chunks in the place of one of MONAI's."""
+"""What works in chunks in the place of MONAI's inferers, where that gives what they give."""
 
 from __future__ import annotations
 
+import inspect
 from copy import copy
 from typing import Any
 
+import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
+from monai.inferers import inferer as monais_inferers
+from monai.transforms.utils import fall_back_tuple
 
+from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 
-__all__ = ["chunked_inferer"]
+__all__ = ["Blending", "blends_alike", "chunked_inferer"]
 
 
 PARAMETERS = (
@@ -20,11 +25,12 @@ PARAMETERS = (
 """Of MONAI's inferers, but for the importance map that they may have computed already."""
 
 
-def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
+def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindowInferer | str:
     """An inferer of its own that gives what another one gives, in chunks.
 
     Args:
         inferer: MONAI's, or one that works in chunks already.
+        has_more: whether it is called with further arguments for the network.
 
     Returns:
         the inferer; or why there is none.
@@ -44,13 +50,72 @@ def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
         name = "SimpleInferer" if inferer is None else kind.__name__
         return f"the inferer is {name}, not a sliding window"
     given = {name: getattr(inferer, name) for name in PARAMETERS}
-    if kind is SlidingWindowInfererAdapt:  # it buffers when memory runs out, not when it is told to
+    if kind is SlidingWindowInfererAdapt and inferer.device is None:  # it buffers when memory runs out, not before
         given["buffer_steps"] = None
     result: ChunkedSlidingWindowInferer
     if kind is SliceInferer:
+        if has_more:
+            return "MONAI's SliceInferer may keep further arguments from the network"
         given["roi_size"] = inferer.orig_roi_size  # a call changes the other one
         result = ChunkedSliceInferer(inferer.spatial_dim, **given)
     else:
         result = ChunkedSlidingWindowInferer(**given)
     result.roi_weight_map = inferer.roi_weight_map
     return result
+
+
+def blends_alike(inferer: Any, inputs: Any) -> bool:
+    """Whether scores blended in chunks have the bits, and the place in memory, of those that one of MONAI's blends.
+
+    Args:
+        inferer: MONAI's.
+        inputs: ``(B, C, *spatial)``.
+    """
+    if isinstance(inferer, ChunkedSlidingWindowInferer) or not isinstance(inputs, torch.Tensor):
+        return False
+    buffer_steps, roi_size = inferer.buffer_steps, inferer.roi_size
+    if isinstance(inferer, SlidingWindowInfererAdapt) and inferer.device is None:
+        buffer_steps = 1 if inputs.is_cuda and inferer.cpu_thresh is not None else None
+    if isinstance(inferer, SliceInferer):
+        roi_size = list(inferer.orig_roi_size)
+        roi_size.insert(inferer.spatial_dim, 1)
+    return _has_same_bits(inputs, roi_size, buffer_steps)
+
+
+def _has_same_bits(inputs: torch.Tensor, roi_size: Any, buffer_steps: int | None) -> bool:
+    """Whether MONAI neither rounds, nor adds up in another order, nor leaves gaps between the scores in memory."""
+    if inputs.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(inputs.device.type):
+        return False
+    if torch.is_grad_enabled() or (buffer_steps is not None and buffer_steps > 0):
+        return False
+    size = tuple(inputs.shape[2:])
+    return all(n >= roi for n, roi in zip(size, fall_back_tuple(roi_size, size)))
+
+
+class Blending:
+    """MONAI's inferers blend in chunks within a ``with``, where that gives the same bits.
+
+    Attributes:
+        calls: how many did so far.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._monais = monais_inferers.sliding_window_inference
+        self._signature = inspect.signature(self._monais)
+
+    def __enter__(self) -> Blending:
+        monais_inferers.sliding_window_inference = self._infer
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        monais_inferers.sliding_window_inference = self._monais
+
+    def _infer(self, *args: Any, **kwargs: Any) -> Any:
+        given = self._signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        inputs, roi_size, buffer_steps = (given.arguments[name] for name in ("inputs", "roi_size", "buffer_steps"))
+        if not isinstance(inputs, torch.Tensor) or not _has_same_bits(inputs, roi_size, buffer_steps):
+            return self._monais(*args, **kwargs)
+        self.calls += 1
+        return chunked_sliding_window_inference(*args, **kwargs)

@@ -2,62 +2,69 @@
 The part of a bundle's postprocessing that can be done a chunk at a time, and the part that cannot.
 
 A list of MONAI's transforms that treat each voxel by itself decides. Whatever is not on it stays behind, and with it
-all that comes after it.
+all that comes after it. Why it does is always said, by the first transform that cannot be taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import logging
+from collections.abc import Hashable, Iterator, Mapping
 from copy import copy
-from types import NoneType
+from dataclasses import dataclass
 from typing import Any
 
-from monai.transforms import (
-    Activationsd,
-    Compose,
-    EnsureTyped,
-    FillHolesd,
-    Identityd,
-    Invertd,
-    KeepLargestConnectedComponentd,
-    Lambdad,
-    MapTransform,
-    RemoveSmallObjectsd,
-    SaveImaged,
-    ToDeviced,
-    ToNumpyd,
-    ToTensord,
-)
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import Compose, Invertd, InvertibleTransform
 from monai.utils import CommonKeys
 
 from monai_chunked.inference.chains import Streamed
-from monai_chunked.inference.dictionary import DICTIONARY, check_dictionary, restricted
-from monai_chunked.inference.vouching import EachVoxel, EachVoxeld
+from monai_chunked.inference.inverse.inversion import Images
+from monai_chunked.inference.reasons import KEEPS_CLASS, name_of
+from monai_chunked.inference.splitter import Splitter
 
-__all__ = ["split", "split_postprocessing"]
-
-
-PASSED = {*DICTIONARY, SaveImaged, KeepLargestConnectedComponentd, FillHolesd, RemoveSmallObjectsd, Invertd}
-"""What reads and writes nothing but its keys, so that of other keys it is done behind with the same result."""
+__all__ = ["Split", "images_of", "split", "split_postprocessing", "with_images"]
 
 
-NEUTRAL = {Identityd, SaveImaged, ToDeviced}
-"""What leaves of an image all that ``Invertd`` looks at."""
+logger = logging.getLogger("monai_chunked")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A postprocessing in two parts, which in turn give what the whole gives.
+
+    Attributes:
+        streamed: what the inferer can do a chunk at a time; ``None``: nothing.
+        behind: what is left for the whole result; ``None``: nothing.
+        reason: why the inferer does not do all that is done to the prediction: a transform, and what about it; ``None``
+            if it does.
+    """
+
+    streamed: Streamed | None
+    behind: Any
+    reason: str | None = None
 
 
 def split_postprocessing(
-    transforms: Any, key: Hashable = CommonKeys.PRED, image_key: Hashable = CommonKeys.IMAGE
+    transforms: Any,
+    key: Hashable = CommonKeys.PRED,
+    image_key: Hashable = CommonKeys.IMAGE,
+    *,
+    batch: Mapping[Hashable, Any] | None = None,
 ) -> tuple[Compose | None, Compose | None]:
     """What of a postprocessing the inferer can do a chunk at a time, and what has to stay behind it.
 
     The first part is the longest beginning that consists of MONAI's dictionary transforms that treat each voxel of the
-    prediction by itself, and of what was vouched for with :py:func:`each_voxel`. Both parts in turn give what the whole
-    gives. Of a transform of several keys the prediction's part is taken, the rest stays behind.
+    prediction by itself, of ``Invertd``, and of what was vouched for with :py:func:`each_voxel`. Both parts in turn
+    give what the whole gives. Of a transform of several keys the prediction's part is taken, the rest stays behind. Why
+    anything of the prediction's stays behind is logged by the logger ``monai_chunked``, at the level INFO.
 
     Args:
         transforms: a ``Compose``, or a dictionary transform, or a list of them; ``None``: nothing.
         key: of the prediction.
-        image_key: of the image, whose transforms ``Invertd`` undoes.
+        image_key: of what the inferer gets, whose transforms ``Invertd`` undoes.
+        batch: what the data loader gives. With it, ``Invertd`` undoes what was done to any image of the batch
+            (``orig_keys="t1"``, where the inferer gets several images as one); split again for the next batch. Without
+            it, only what was done to the image that the inferer gets.
 
     Returns:
         ``(streamed, behind)``: the inferer's ``postprocessing``, and the postprocessing behind it; ``None`` where
@@ -69,7 +76,7 @@ def split_postprocessing(
         inferer = ChunkedSlidingWindowInferer(96, postprocessing=streamed)
         evaluator = SupervisedEvaluator(..., inferer=inferer, postprocessing=behind)
 
-    >>> from monai.transforms import AsDiscreted
+    >>> from monai.transforms import Activationsd, AsDiscreted, FillHolesd
     >>> ending = [Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], to_onehot=2), FillHolesd("pred")]
     >>> streamed, behind = split_postprocessing(ending)
     >>> [(type(each).__name__, each.keys) for each in streamed.transforms]
@@ -77,125 +84,97 @@ def split_postprocessing(
     >>> [(type(each).__name__, each.keys) for each in behind.transforms]
     [('AsDiscreted', ('label',)), ('FillHolesd', ('pred',))]
     """
-    return split(transforms, key, image_key, inverse=True)
+    if batch is None:
+        found = split(transforms, key, image_key)
+    else:
+        found = with_images(transforms, key, batch, batch.get(image_key))
+    if found.reason is not None:
+        logger.info("left behind the inferer: %s", found.reason)
+    return found.streamed, found.behind
 
 
-def split(transforms: Any, key: Hashable, image_key: Hashable, inverse: bool) -> tuple[Compose | None, Compose | None]:
+def with_images(transforms: Any, key: Hashable, data: Any, image: Any) -> Split:
+    """A split whose ``Invertd`` undoes what was done to an image of the batch, whichever it names.
+
+    Args:
+        transforms: all of them.
+        key: of the prediction.
+        data: what the postprocessing is going to get beside the prediction, before it is decollated.
+        image: what the network sees, ``(B, C, *spatial)``.
+    """
+    found = split(transforms, key, None)
+    images = None if found.streamed is None else images_of(found.streamed, data, image)
+    if isinstance(images, str):
+        return split(transforms, key, None, images)
+    if found.streamed is not None:
+        found.streamed.images = images
+    return found
+
+
+def images_of(streamed: Streamed, data: Any, image: Any) -> Images | str | None:
+    """The images whose operations the ``Invertd`` among some transforms undoes, as MONAI finds them.
+
+    Args:
+        streamed: the transforms.
+        data, image: as for :py:func:`with_images`.
+
+    Returns:
+        the images; ``None``: nothing is undone; or why ``Invertd`` does something else.
+    """
+    inverts = [number for number, each in enumerate(streamed.transforms) if isinstance(each, Invertd)]
+    if not inverts:
+        return None
+    invert = streamed.transforms[inverts[0]]
+    own, key = name_of(invert), invert.orig_keys[0]
+    told = f"{own} undoes what was done to {key!r}"
+    if not isinstance(data, Mapping) or key not in data:
+        return f"{told}, which is not in the batch"
+    value = data[key]
+    if not isinstance(value, MetaTensor) or value.dim() < 2:
+        return f"{told}, which is {type(value).__name__} in the batch and does not say it"
+    written = (InvertibleTransform.trace_key(key), invert.orig_meta_keys[0] or f"{key}_{invert.meta_key_postfix[0]}")
+    if found := [each for each in written if each in data]:
+        return f"{own} reads and writes {found[0]!r}, which is in the batch"
+    makes = any(type(each) not in KEEPS_CLASS for each in streamed.transforms[: inverts[0]])
+    if not makes and not isinstance(image, MetaTensor):
+        return f"{own} does nothing to a prediction without metadata, and what the network sees has none"
+    if len(value) != len(image):
+        return f"{told}, of which there are {len(value)} in the batch, but the network sees {len(image)}"
+    images = Images.of_batch(value)
+    if any(each.pending_operations for each in images.templates):
+        return f"{told}, which has pending operations (of transforms with lazy=True)"
+    return images
+
+
+def split(transforms: Any, key: Hashable, image_key: Hashable | None, without_inverse: str | None = None) -> Split:
     """As :py:func:`split_postprocessing`.
 
     Args:
         transforms: all of them.
         key: of the prediction.
-        image_key: of the image.
-        inverse: whether ``Invertd`` may be taken.
+        image_key: of what the inferer gets; ``None``: ``Invertd`` may undo what was done to any image, because who asks
+            gives its :py:func:`images_of` to what is streamed.
+        without_inverse: why ``Invertd`` may not be taken; ``None``: it may.
     """
     whole = transforms if isinstance(transforms, Compose) else Compose(transforms)
     if not whole.transforms:
-        return None, None
-    if not _is_plain(whole):
-        return None, whole
-    both = _Split(key, image_key, inverse)
-    all_transforms = list(_flat(whole))
-    for number, each in enumerate(all_transforms):
-        if not both.take(each):
-            both.behind += all_transforms[number:]
-            break
+        return Split(None, None)
+    if (reason := _why_not_plain(whole)) is not None:
+        return Split(None, whole, reason)
+    both = Splitter(key, image_key, without_inverse)
+    reason = both.take(_flat(whole))
     if not both.streamed:
-        return None, whole
+        return Split(None, whole, reason)
     behind = copy(whole)  # its options and its random state stay what they are
     behind.transforms = tuple(both.behind)
-    return Streamed(both.streamed), behind if behind.transforms else None
+    return Split(Streamed(both.streamed), behind if behind.transforms else None, reason)
 
 
-class _Split:
-    """What was taken so far, and what is left.
-
-    Args:
-        key: of the prediction.
-        image_key: of the image.
-        inverse: whether ``Invertd`` may be taken.
-    """
-
-    def __init__(self, key: Hashable, image_key: Hashable, inverse: bool) -> None:
-        self.key = key
-        self.image_key = image_key
-        self.inverse = inverse
-        self.streamed: list[Any] = []
-        self.behind: list[Any] = []
-
-    def take(self, transform: Any) -> bool:
-        """Whether all that a transform does to the prediction is taken, so that the next one can be looked at."""
-        keys = getattr(transform, "keys", ())
-        if isinstance(transform, EachVoxeld) and keys == (self.key,):
-            self.streamed.append(transform)
-            return True
-        if type(transform) not in PASSED or keys.count(self.key) > 1 or _writes_elsewhere(transform):
-            return False
-        if self.key not in keys or isinstance(transform, ToDeviced):  # where it is makes no difference to what it is
-            self._leave(transform)
-            return True
-        if isinstance(transform, Invertd):
-            return self._take_inverse(transform)
-        if not _is_known(transform, self.key) or self._is_late(transform):
-            return False
-        self._take(transform)
-        return True
-
-    def _is_late(self, transform: MapTransform) -> bool:
-        """Whether it is an activation behind ``Invertd``: what that leaves may lie in memory with gaps or in another
-        order, and then PyTorch computes other voxels one by one, whose last bits may differ."""
-        return isinstance(transform, Activationsd) and any(isinstance(each, Invertd) for each in self.streamed)
-
-    def _take(self, transform: MapTransform) -> None:
-        others = [key for key in transform.keys if key != self.key]
-        self.streamed.append(restricted(transform, [self.key]) if others else transform)
-        if others:
-            self._leave(restricted(transform, others))
-
-    def _take_inverse(self, transform: Invertd) -> bool:
-        number = transform.keys.index(self.key)
-        does_more = transform.post_func[number] is not None or not transform.to_tensor[number]
-        if not self.inverse or does_more or transform.orig_keys[number] != self.image_key:
-            return False
-        self.inverse = False  # a second one undoes what is on another grid by now
-        device = transform.device[number]
-        if device is not None:
-            transform = copy(transform)
-            transform.device = tuple(None if n == number else each for n, each in enumerate(transform.device))
-        self._take(transform)
-        if device is not None:
-            self._leave(ToDeviced(self.key, device))
-        return True
-
-    def _leave(self, transform: MapTransform) -> None:
-        self.behind.append(transform)
-        if self.image_key in transform.keys and type(transform) not in NEUTRAL:
-            self.inverse = False  # it undoes what was done to the image, this too
-
-
-def _is_known(transform: MapTransform, key: Hashable) -> bool:
-    """Whether a transform of the prediction is known to give the same in chunks, voxels, class and metadata."""
-    number = transform.keys.index(key)
-    if type(transform) not in DICTIONARY or isinstance(transform, (Lambdad, ToNumpyd, ToTensord)):
-        return False
-    if isinstance(transform, Activationsd) and not isinstance(transform.other[number], (EachVoxel, NoneType)):
-        return False
-    if isinstance(transform, EnsureTyped):
-        ensure = transform.converter
-        return (ensure.data_type, ensure.device, ensure.track_meta) == ("tensor", None, True)
-    try:
-        check_dictionary("postprocessing", transform, key)
-    except ValueError:
-        return False
-    return True
-
-
-def _writes_elsewhere(transform: Any) -> bool:
-    return isinstance(transform, Lambdad) and not all(isinstance(each, bool) for each in transform.overwrite)
-
-
-def _is_plain(compose: Compose) -> bool:
-    return type(compose) in (Compose, Streamed) and compose.lazy is False
+def _why_not_plain(compose: Compose) -> str | None:
+    """Why the transforms of a ``Compose`` are not just called one after the other; ``None`` if they are."""
+    if type(compose) not in (Compose, Streamed):
+        return f"{type(compose).__name__} chooses what it does, or in which order, each time"
+    return None if compose.lazy is False else f"Compose with lazy={compose.lazy} puts operations off"
 
 
 def _flat(compose: Compose) -> Iterator[Any]:

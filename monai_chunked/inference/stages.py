@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from monai.transforms import Activations, Activationsd, AsDiscrete, AsDiscreted, Compose
 
-from monai_chunked.chunks.activations import Activation, undecided
+from monai_chunked.chunks.activations import Activation, Kind, undecided
 from monai_chunked.chunks.inverse import Inverse, Make, scores
 from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, argmax, known_result, label_dtype
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.inference.chains import Chain, Step
 from monai_chunked.inference.inverse.inversion import Inversion, Undone
+from monai_chunked.inference.reasons import stays_in_memory
 from monai_chunked.inference.results import at_resolution
 from monai_chunked.outputs.base import Metadata
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
@@ -96,7 +97,12 @@ def ending_of(grid: ChunkGrid, inversion: Inversion | None) -> Ending:
 
 
 def stages_of(
-    ending: Ending, head: Head, function: Postprocessing | Chain | None, dtype: torch.dtype, written: Container[ChunkId]
+    ending: Ending,
+    head: Head,
+    function: Postprocessing | Chain | None,
+    dtype: torch.dtype,
+    written: Container[ChunkId],
+    full: Sequence[tuple[int, ...]],
 ) -> list[Stage]:
     """What the chunks of a head go through behind the division by their weights.
 
@@ -106,13 +112,16 @@ def stages_of(
         function: its postprocessing.
         dtype: of scores.
         written: the boxes that an earlier run has written.
+        full: for each image the spatial size of what MONAI cuts scores out of, if the image is smaller than a window;
+            else that of the scores.
     """
     before, after = _sides(function, ending)
     make, label, after = _making(head, after) if ending.moves else (scores, None, after)
     stages: list[Stage] = []
     if function is None or isinstance(function, Chain) or ending.undone is not None:
         stages.append(Cast(dtype))  # as behind the inferer, where scores are of the dtype of its result
-    stages += [_stage(step, head, ending.grid.size) for step in before]
+    strides = [torch.empty((head.channels, *size), device="meta").stride() for size in full]
+    stages += _stages(before, head, ending.grid.size, strides)
     if ending.undone is not None and ending.undone.casts and not ending.moves:
         stages.append(Cast(torch.float32))
     cuts: Sequence[Sequence[int]] = ending.grid.cuts
@@ -122,7 +131,7 @@ def stages_of(
         made = (label or (torch.float32 if ending.undone and ending.undone.casts else None)) if last else None
         stages.append(Inverse(each, make if last else scores, cuts, made, written if last else ()))
         cuts = each[0].cuts
-    return stages + [_stage(step, head, ending.size) for step in after]
+    return stages + _stages(after, head, ending.size, None if ending.undone is None else ending.undone.strides)
 
 
 def known_of(
@@ -167,6 +176,8 @@ def _threshold_of_sigmoid(after: list[Any]) -> float | None:
     flat: list[Any] = []
     for each in after:
         transform = each.transform if isinstance(each, Step) else each
+        if stays_in_memory(transform):
+            continue
         flat += transform.transforms if type(transform) is Compose else [transform]
     if (
         len(flat) < 2
@@ -203,15 +214,34 @@ def _is_argmax(step: Any) -> bool:
     return bool(transform.argmax[0]) and transform.to_onehot[0] is None and transform.threshold[0] is None
 
 
-def _stage(step: Any, head: Head, size: tuple[int, ...]) -> Stage:
-    """On a grid of this size."""
+def _stages(
+    steps: Sequence[Any], head: Head, size: tuple[int, ...], strides: Sequence[tuple[int, ...]] | None
+) -> list[Stage]:
+    """On a grid of this size.
+
+    Args:
+        steps: what is done, one after the other.
+        head: of the network.
+        size: spatial size of the grid.
+        strides: of what the first step gets, for each image; ``None``: voxels lie row by row, as for all other steps.
+    """
+    stages: list[Stage] = []
+    for step in steps:
+        kind = _activation(step)
+        stages.append(Postprocess(step, head.name) if kind is None else Activation(kind, size, strides))
+        strides = strides if isinstance(step, Step) and stays_in_memory(step.transform) else None
+    return stages
+
+
+def _activation(step: Any) -> Kind | None:
+    """What it is, if it is nothing but a softmax over the channels or a sigmoid."""
     transform = getattr(step, "transform", None)
     if isinstance(step, Step) and type(transform) is Activationsd and transform.other[0] is None:
         options = transform.converter.kwargs
         softmax, sigmoid = transform.softmax[0], transform.sigmoid[0]
         if bool(softmax) != bool(sigmoid) and options.get("dim", 0) == 0:
-            return Activation("softmax" if softmax else "sigmoid", size)
-    return Postprocess(step, head.name)
+            return "softmax" if softmax else "sigmoid"
+    return None
 
 
 def _positions(cuts: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:

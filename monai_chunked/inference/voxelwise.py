@@ -16,7 +16,7 @@ from monai import transforms
 from monai.transforms import MapTransform, Transform
 from monai.transforms.traits import RandomizableTrait
 
-__all__ = ["check_voxelwise", "kind_of", "refusal"]
+__all__ = ["check_voxelwise", "instead_of", "kind_of", "refusal"]
 
 
 Check = Callable[[Any], "str | None"]
@@ -50,8 +50,13 @@ def check_voxelwise(name: str, transform: Any) -> None:
             check_voxelwise(name, part)
     if kind not in PER_VOXEL:
         raise ValueError(refusal(name, kind.__name__, HINTS.get(kind.__name__)))
-    if (instead := PER_VOXEL[kind](transform)) is not None:
+    if (instead := instead_of(transform)) is not None:
         raise ValueError(refusal(name, f"{kind.__name__} with these parameters", instead))
+
+
+def instead_of(transform: Any) -> str | None:
+    """What to do instead of one of the transforms on the list, with its parameters; ``None`` if they are fine."""
+    return PER_VOXEL[kind_of(transform)](transform)
 
 
 def kind_of(transform: Any) -> Any:

@@ -74,7 +74,7 @@ def _undone(scores: Any, inversion: Inversion, after: list[Any]) -> list[tuple[t
             "the network returns several outputs, of which no one can be brought to the patient's grid whole"
         )
     images = []
-    for number, template in enumerate(inversion.source.templates):
+    for number, template in enumerate(inversion.images.templates):
         image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))
         voxels, meta = image.as_tensor(), image
         for function in after:

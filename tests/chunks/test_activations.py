@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from monai.transforms import Activations
 
 from monai_chunked.chunks.activations import Activation, undecided
 from monai_chunked.plan.boxes import Box
@@ -58,6 +59,44 @@ def test_any_chunks_of_any_volume(
     torch.set_num_threads(threads)
     size, cuts = volume
     assert_same(kind, random(channels, *size) * scale, cuts)
+
+
+@st.composite
+def strided(draw: st.DrawFn) -> torch.Tensor:
+    """Scores ``(C, *size)`` that lie in memory in any order, perhaps cut out of larger ones, or with others between."""
+    shape = [draw(st.integers(1, 6)), *[draw(st.integers(1, MOST[3])) for _ in range(3)]]
+    order = draw(st.permutations(range(4)))
+    around = [draw(st.sampled_from([(0, 0), (0, 0), (1, 0), (3, 2)])) for _ in shape]
+    whole = [n + sum(pair) for n, pair in zip(shape, around)]
+    scores = random(*(whole[d] for d in order)).permute([order.index(d) for d in range(4)]) * 6
+    scores = scores[tuple(slice(before, before + n) for (before, _), n in zip(around, shape))]
+    return scores[..., :: draw(st.sampled_from([1, 1, 1, 2]))]
+
+
+@ANY
+@given(kind=st.sampled_from(["softmax", "sigmoid"]), scores=strided(), threads=st.integers(1, 2), data=st.data())
+def test_scores_that_lie_in_memory_in_any_way(
+    kind: str, scores: torch.Tensor, threads: int, data: st.DataObject
+) -> None:
+    torch.set_num_threads(threads)
+    size = scores.shape[1:]
+    whole = torch.softmax(scores, 0) if kind == "softmax" else torch.sigmoid(scores)
+    activation = Activation(kind, size, [(0, 0, 0, 0), scores.stride()])  # type: ignore[arg-type]
+    for box in boxes([sorted({0, n, data.draw(st.integers(0, n))}) for n in size]):
+        chunk = scores[(slice(None), *box)]
+        assert torch.equal(activation.of(chunk, box, image=1), whole[(slice(None), *box)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.bool])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_of_other_dtypes_as_monai_computes_it(kind: str, dtype: torch.dtype) -> None:
+    scores = (random(3, 11, 13, 17) * 6).to(dtype)
+    whole = Activations(**{kind: True})(scores)
+    activation = Activation(kind, scores.shape[1:], [(0, 1, 11, 143)])  # type: ignore[arg-type]
+    for box in boxes([[0, 4, 11], [0, 13], [0, 8, 17]]):
+        ours = activation.of(scores[(slice(None), *box)], box)
+        assert ours.dtype == whole.dtype == dtype
+        assert torch.equal(ours, whole[(slice(None), *box)].as_tensor())
 
 
 @pytest.mark.parametrize("threads", [1, 2])

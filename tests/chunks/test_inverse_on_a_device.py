@@ -25,7 +25,8 @@ def everything(nearest: bool, shape: tuple[int, ...] = (21, 18, 10)) -> tuple[to
     affine = torch.tensor(np.diag([-1.2, -1.1, 2.5, 1]))
     image = preprocessing({"image": MetaTensor(torch.rand(1, *shape), affine)})["image"]
     invert = Invertd("pred", preprocessing, "image", nearest_interp=nearest)
-    undone = trace(image.shape, torch.float32, lambda volume: invert({"pred": volume, "image": image})["pred"])
+    volume = torch.empty(image.shape, device="meta")
+    undone = trace(volume, lambda prediction: invert({"pred": prediction, "image": image})["pred"])
     (resampling,) = resamplings(undone)
     size = image.shape[1:]
     chunks = resampling.over([(0, n) for n in size])

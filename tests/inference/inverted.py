@@ -279,7 +279,4 @@ def cases(draw: st.DrawFn) -> Case:
         assume(False)
         raise
     assume(all(4 <= n <= 45 for n in case.batch[KEY].shape[2:]))
-    # MONAI cuts what it padded off the scores, and a sigmoid of what has gaps in memory has other last bits
-    padded = any(n < roi for n, roi in zip(case.batch[KEY].shape[2:], case.roi_size))
-    assume(not (padded and activation == {"sigmoid": True}))
     return case

@@ -35,6 +35,7 @@ from monai.transforms import (
 from monai.utils import set_determinism
 
 from monai_chunked import ChunkedEvaluator, ChunkedSliceInferer, ChunkedSlidingWindowInferer, each_voxel
+from monai_chunked.inference.replacing import chunked_inferer
 from tests import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,7 +140,6 @@ def test_the_output_of_each_iteration_is_monais(case: str) -> None:
     make, streamed, behind = CASES[case]
     engine = both(make())
     assert (text(engine.streamed), text(engine.behind)) == (streamed, behind)
-    assert isinstance(engine.inferer, ChunkedSlidingWindowInferer)
 
 
 @pytest.mark.parametrize("options", [{"amp": True}, {"mode": "train"}, {"non_blocking": True}, {"batch_size": 1}])
@@ -163,19 +163,22 @@ def test_sliding_windows_of_monai_are_replaced_with_all_their_parameters(inferer
     before = dict(vars(inferer))
     engine = both(Compose([AsDiscreted("pred", argmax=True)]), inferer=inferer)
     assert engine.streamed is not None
-    assert type(engine.inferer) is ChunkedSlidingWindowInferer
-    assert engine.inferer is not inferer
+    assert engine.inferer is inferer
     assert vars(inferer) == before
+    replacing = chunked_inferer(inferer)
+    assert type(replacing) is ChunkedSlidingWindowInferer
+    assert replacing is not inferer
     for name, value in before.items():
         if name not in ("postprocessing", "buffer_steps"):
-            assert getattr(engine.inferer, name) is value
-    assert engine.inferer.buffer_steps is None  # what adapts itself buffers when memory runs out, not before
+            assert getattr(replacing, name) is value
+    assert replacing.buffer_steps is None  # what adapts itself buffers when memory runs out, not before
 
 
 def test_slices_are_replaced_too() -> None:
     inferer = SliceInferer(spatial_dim=2, roi_size=(8, 8))
     engine = both(Compose([AsDiscreted("pred", argmax=True)]), inferer=inferer, network=unet(2))
-    assert type(engine.inferer) is ChunkedSliceInferer
+    assert engine.streamed is not None
+    assert type(chunked_inferer(inferer)) is ChunkedSliceInferer
 
 
 def test_saved_files_and_metrics_are_monais(tmp_path: Path) -> None:
@@ -209,49 +212,62 @@ class OwnInChunks(ChunkedSlidingWindowInferer):
     """The same."""
 
 
-def update(engine: Any, batch: Any) -> dict[str, Any]:
-    return {"image": batch["image"], "label": batch["label"], "pred": engine.network(batch["image"])}
+def update(engine: Any, batch: Any) -> Any:
+    scores = engine.inferer(batch["image"], engine.network)
+    engine.state.output = {"image": batch["image"], "label": batch["label"], "pred": -scores}
+    engine.fire_event(IterationEvents.MODEL_COMPLETED)
+    return engine.state.output
+
+
+def softmax(scores: torch.Tensor) -> torch.Tensor:
+    return scores.softmax(0)
 
 
 ARGMAX = AsDiscreted("pred", argmax=True)
 
 
+AS_THEY_ARE = "leaves inferer and postprocessing as they are: "
+BLENDED = "leaves postprocessing as it is, and blends windows in chunks: "
+
+
 @pytest.mark.parametrize(
     ("postprocessing", "options", "reason"),
     [
-        (ARGMAX, {"inferer": Own(**WINDOWS)}, "the inferer is Own, not a sliding window"),
+        (ARGMAX, {"inferer": Own(**WINDOWS)}, AS_THEY_ARE + "the inferer is Own, not a sliding window"),
         (ARGMAX, {"inferer": OwnInChunks(**WINDOWS)}, "the inferer is OwnInChunks, which may need scores itself"),
         (ARGMAX, {"inferer": SimpleInferer(), "data": images(1, (8, 8, 8))}, "the inferer is SimpleInferer"),
-        (Compose([FillHolesd("pred")]), {}, "FillHolesd needs scores of the whole volume"),
-        (Activationsd("pred", softmax=True), {}, "postprocessing ends in scores"),
-        (Lambdad("pred", torch.neg), {}, "Lambdad needs scores of the whole volume"),
+        (Compose([FillHolesd("pred")]), {}, BLENDED + "FillHolesd(pred) looks at whole components"),
+        (Activationsd("pred", softmax=True), {}, BLENDED + "postprocessing ends in scores"),
+        (Lambdad("pred", torch.neg), {}, BLENDED + "Lambdad(pred) calls a function that may look at other voxels"),
         (ARGMAX, {"decollate": False, "batch_size": 1}, "with decollate=False postprocessing gets batches"),
+        (Compose([ARGMAX]), {"inferer": ChunkedSlidingWindowInferer(**WINDOWS, postprocessing=softmax)},
+         AS_THEY_ARE + "the inferer has a postprocessing of its own"),
     ],
 )  # fmt: skip
 def test_one_warning_says_why_all_is_left_as_it_is(postprocessing: Any, options: dict[str, Any], reason: str) -> None:
-    with pytest.warns(UserWarning, match=f"leaves inferer and postprocessing as they are: {reason}") as caught:
-        engine = evaluator(ChunkedEvaluator, postprocessing, **options)
-    assert len([each for each in caught if "ChunkedEvaluator" in str(each.message)]) == 1
-    assert caught[0].filename == __file__
+    engine = evaluator(ChunkedEvaluator, postprocessing, **options)
     assert engine.streamed is None
     assert engine.behind is postprocessing
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ours = run(engine)
+    (told,) = [each for each in caught if "ChunkedEvaluator" in str(each.message)]
+    assert reason in str(told.message)
+    assert told.filename == __file__
     if options.get("decollate", True):
-        assert_same(run(engine), run(evaluator(SupervisedEvaluator, postprocessing, **options)))
+        assert_same(ours, run(evaluator(SupervisedEvaluator, postprocessing, **options)))
 
 
-def test_an_iteration_of_ones_own_is_left_alone() -> None:
-    with pytest.warns(UserWarning, match="iteration_update does with scores what it likes"):
-        engine = evaluator(ChunkedEvaluator, ARGMAX, iteration_update=update)
+@pytest.mark.parametrize("calls_monais", [False, True])
+def test_an_iteration_of_ones_own_is_left_alone(calls_monais: bool) -> None:
+    def own(engine: Any, batch: Any) -> Any:
+        return engine._iteration(engine, batch) if calls_monais else update(engine, batch)
+
+    engine = evaluator(ChunkedEvaluator, ARGMAX, iteration_update=own)
     assert engine.streamed is None
-
-
-def test_an_inferer_with_a_postprocessing_keeps_it() -> None:
-    inferer = ChunkedSlidingWindowInferer(**WINDOWS, postprocessing="argmax")
-    with pytest.warns(UserWarning, match="the inferer has a postprocessing of its own"):
-        engine = evaluator(ChunkedEvaluator, Compose([LabelFilterd("pred", [1])]), inferer=inferer)
-    assert engine.inferer is inferer
-    expected = evaluator(SupervisedEvaluator, Compose([LabelFilterd("pred", [1])]), inferer=inferer)
-    assert_same(run(engine), run(expected))
+    with pytest.warns(UserWarning, match="an iteration of its own .* does with scores what it likes"):
+        ours = run(engine)
+    assert_same(ours, run(evaluator(SupervisedEvaluator, ARGMAX, iteration_update=own)))
 
 
 def test_without_postprocessing_there_is_nothing_to_do_or_to_say() -> None:
@@ -286,10 +302,11 @@ def test_a_handler_that_looks_at_scores_gets_them(late: bool) -> None:
             engine = evaluator(kind, ARGMAX, val_handlers=None if late else [handler])
             if late:
                 handler.attach(engine)
+            seen = run(engine)
         told = [str(each.message) for each in caught if "ChunkedEvaluator" in str(each.message)]
         assert len(told) == (kind is ChunkedEvaluator)
         assert all("a handler at FORWARD_COMPLETED sees scores" in each for each in told)
-        found.append((run(engine), handler.seen))
+        found.append((seen, handler.seen))
     assert_same(found[0][0], found[1][0])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[0][1], found[1][1], strict=True))
 
@@ -304,24 +321,24 @@ def inverting(**options: Any) -> Any:
     return evaluator(ChunkedEvaluator, Compose(chain), **options)
 
 
-def test_an_inverse_stays_behind_where_the_network_sees_something_else() -> None:
+def test_an_inverse_stays_behind_where_a_compiled_network_sees_no_metadata() -> None:
     assert text(inverting().streamed) == ["AsDiscreted", "Invertd"]
-    prepared = inverting(prepare_batch=lambda batch, device, non_blocking, **kwargs: (batch["image"], None))
-    assert text(prepared.streamed) == ["AsDiscreted"]
-    assert text(prepared.behind) == ["Invertd"]
-    assert text(inverting(compile=True, network=unet()).streamed) == ["AsDiscreted"]
+    compiled = inverting(data=[PREPROCESSING(images(1)[0])], batch_size=1)
+    compiled.compile = True
+    assert text(compiled.streamed) == ["AsDiscreted"]
+    with pytest.warns(UserWarning, match="with compile=True the network sees an image without metadata, and the"):
+        compiled.run()
 
 
 @pytest.mark.parametrize("other", [{"image_transforms": []}, {"image_meta_dict": {}}])
 def test_an_inverse_stays_behind_where_a_batch_says_otherwise(other: dict[str, Any]) -> None:
     data = [{**PREPROCESSING(images(1)[0]), **other}]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        engine = inverting(data=data, batch_size=1)
-        assert text(engine.streamed) == ["AsDiscreted", "Invertd"]
-        chain = Compose([ARGMAX, Invertd("pred", PREPROCESSING, "image")])
-        ours, reference = run(engine), run(evaluator(SupervisedEvaluator, chain, data=data, batch_size=1))
-    assert text(engine.streamed) == ["AsDiscreted"]
+    engine = inverting(data=data, batch_size=1)
+    assert text(engine.streamed) == ["AsDiscreted", "Invertd"]
+    with pytest.warns(UserWarning, match="and what comes behind it as they are: Invertd.pred. reads and writes"):
+        ours = run(engine)
+    chain = Compose([ARGMAX, Invertd("pred", PREPROCESSING, "image")])
+    reference = run(evaluator(SupervisedEvaluator, chain, data=data, batch_size=1))
     assert torch.equal(torch.as_tensor(ours[0]["pred"]), torch.as_tensor(reference[0]["pred"]))
 
 
@@ -338,13 +355,32 @@ def test_the_log_says_what_runs_in_chunks_what_stays_behind_and_what_the_first_i
     messages = [record.message for record in caplog.records if record.name == "monai_chunked"]
     assert messages[0] == "in chunks: Lambdad(pred), AsDiscreted(pred)"
     assert messages[1] == "behind: AsDiscreted(label), FillHolesd(pred)"
-    assert messages[2] == f"the first image:\n{engine.inferer.plan((2, 1, 11, 10, 9), 3)}"
-    assert len(messages) == 3
+    assert messages[2] == "because FillHolesd(pred) looks at whole components, which reach from chunk to chunk"
+    planning = chunked_inferer(engine.inferer)
+    planning.postprocessing = engine.streamed
+    assert messages[3] == f"the first image:\n{planning.plan((2, 1, 11, 10, 9), 3)}"
+    assert len(messages) == 4
     assert not engine.network._forward_hooks
 
 
+def test_the_log_says_it_again_when_something_has_changed(caplog: pytest.LogCaptureFixture) -> None:
+    engine = evaluator(ChunkedEvaluator, Compose([ARGMAX]), batch_size=1)
+    with caplog.at_level(logging.INFO, "monai_chunked"):
+        engine.run()
+        engine.inferer.roi_size = (8, 8, 4)
+        engine.run()
+    planned = [record.message for record in caplog.records if "\n" in record.message]
+    assert [each.split("\n")[0] for each in planned] == [
+        "the first image:",
+        "the next image, as something has changed:",
+    ]
+    assert "of 8 x 8 x 8 voxels" in planned[0]
+    assert "of 8 x 8 x 4 voxels" in planned[1]
+    assert [record.message for record in caplog.records].count("in chunks: AsDiscreted(pred)") == 1
+
+
 def test_wrong_arguments_are_monais_errors() -> None:
-    with pytest.raises(TypeError, match="missing a required argument: 'network'"):
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'network'"):
         ChunkedEvaluator("cpu", [])
     with pytest.raises(TypeError, match="unexpected keyword argument 'postprocesing'"):
         evaluator(ChunkedEvaluator, None, postprocesing=None)
@@ -362,5 +398,6 @@ def test_without_ignite_it_says_what_to_install() -> None:
 
 
 def test_array_transforms_are_no_postprocessing_of_dictionaries() -> None:
-    with pytest.warns(UserWarning, match="AsDiscrete needs scores of the whole volume"):
-        evaluator(ChunkedEvaluator, Compose([AsDiscrete(argmax=True)]))
+    engine = evaluator(ChunkedEvaluator, Compose([AsDiscrete(argmax=True)]))
+    with pytest.warns(UserWarning, match="AsDiscrete is no dictionary transform with"), pytest.raises(RuntimeError):
+        engine.run()

@@ -11,25 +11,27 @@ from typing import Any
 import pytest
 import yaml
 from monai.bundle import run
+from monai.inferers import inferer as monais_inferers
+from monai.inferers import sliding_window_inference
 
 from monai_chunked.__main__ import main
 from tests import ROOT
-from tests.inference.zoo import ARGMAX, BUNDLES, assert_same_files, invert, save, saved, write_bundle
+from tests.inference.zoo import ARGMAX, BUNDLES, assert_same_files, invert, save, write_bundle
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 RUN = ["bundle", "run", "--config_file"]
 
-IN_CHUNKS: dict[str, str | None] = {
+IN_CHUNKS: dict[str, str] = {
     "spleen_ct": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
     "swin_unetr_btcv": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
-    "renalStructures_CECT": None,
+    "renalStructures_CECT": "Invertd(pred), ToDeviced(pred), Activationsd(pred), AsDiscreted(pred)",
     "wholeBody_ct": "Activationsd(pred), AsDiscreted(pred), Invertd(pred)",
     "prostate_mri": "AsDiscreted(pred)",
     "brats_mri": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
     "pediatric_abdominal": "Activationsd(pred), Invertd(pred), AsDiscreted(pred)",
 }
-"""What runs in chunks; ``None``: nothing."""
+"""What runs in chunks."""
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -40,9 +42,8 @@ def test_a_bundle_saves_the_same_files(name: str, tmp_path: Path, capsys: pytest
     assert main([*RUN, str(ours)]) == 0
     assert_same_files(tmp_path / "ours", tmp_path / "monai")
     printed = capsys.readouterr().out
-    if (expected := IN_CHUNKS[name]) is not None:
-        assert f"in chunks: {expected}\n" in printed
-        assert printed.count("MONAI's scores") == 1
+    assert f"in chunks: {IN_CHUNKS[name]}\n" in printed
+    assert printed.count("MONAI's scores") == 1
 
 
 def test_a_batch_of_images_is_saved_too(tmp_path: Path) -> None:
@@ -107,23 +108,105 @@ def test_a_lambda_of_a_config_can_be_vouched_for(tmp_path: Path, capsys: pytest.
     assert "in chunks: AsDiscreted(pred), Lambdad(pred)" in capsys.readouterr().out
 
 
+# ---------------------------------------------------------------- evaluators that none of ours can take the place of
+
+ZOO = "tests.inference.zoo"
+ARGUMENTS = {
+    name: f"@{name}" for name in ("device", "network", "inferer", "postprocessing")
+} | {"val_data_loader": "@dataloader", "val_handlers": "@handlers"}  # fmt: skip
+CALL = ", ".join(f"{name}={value}" for name, value in ARGUMENTS.items())
+LEFT = "evaluator: postprocessing left whole: "
+BY_OTHERS = LEFT + "the config does not make it by _target_: SupervisedEvaluator"
+FROM = ["$from monai.engines import SupervisedEvaluator", "$from tests.inference import zoo"]
+MORE_IMPORTS = ["$import numpy as np", "$import torch", *FROM]
+OWN = {"_target_": f"{ZOO}.OwnEvaluator", **ARGUMENTS}
+IS_OWN = LEFT + "it is OwnEvaluator, not SupervisedEvaluator"
+ENSEMBLE = {"_target_": "EnsembleEvaluator", "networks": ["@network", "@network"], "pred_keys": ["pred", "other"]}
+OTHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a subclass": ({"evaluator": OWN}, [IS_OWN]),
+    "an expression": ({"evaluator": f"$SupervisedEvaluator({CALL})"}, [BY_OTHERS]),
+    "a function of a script": ({"evaluator": f"$zoo.make_evaluator({CALL})"}, [BY_OTHERS]),
+    "a function as target": ({"evaluator": {"_target_": f"{ZOO}.make_evaluator", **ARGUMENTS}}, [BY_OTHERS]),
+    "a subclass and an inferer of one's own": (
+        {"evaluator": OWN, "inferer": {"_target_": f"{ZOO}.OwnInferer"}},
+        [IS_OWN],
+    ),
+    "several networks": (
+        {"evaluator": {**{k: v for k, v in ARGUMENTS.items() if k != "network"}, **ENSEMBLE}},
+        [LEFT + "it is EnsembleEvaluator, not SupervisedEvaluator"],
+    ),
+    "an evaluator that no config knows": (
+        {"evaluator": None, "run": [f"$zoo.make_evaluator({CALL}).run()"]}, []
+    ),
+    "one of each": (
+        {
+            "validate": {"evaluator": {"_target_": "SupervisedEvaluator", **ARGUMENTS}},
+            "evaluator": OWN,
+            "run": ["$@validate#evaluator.run()", "$@evaluator.run()"],
+        },
+        [IS_OWN, "in chunks: Activationsd(pred), Invertd(pred), AsDiscreted(pred)"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_windows_of_other_evaluators_are_blended_in_chunks_and_it_says_what_is_left_whole(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, told = OTHERS[case]
+    changes = {"imports": MORE_IMPORTS, **changes}
+    reference, ours = (write_bundle(tmp_path / place, "spleen_ct", **changes) for place in ("monai", "ours"))
+    run(config_file=str(reference))
+    capsys.readouterr()
+    assert main([*RUN, str(ours)]) == 0
+    assert_same_files(tmp_path / "ours", tmp_path / "monai")
+    printed = capsys.readouterr().out
+    for each in told:
+        assert printed.count(each) == 1
+    calls = 4 if case == "several networks" else 2
+    assert f"blended in chunks, and held whole: scores of {calls} calls" in printed
+    assert sliding_window_inference is monais_inferers.sliding_window_inference
+
+
+SEVERAL: dict[str, dict[str, Any]] = {
+    "an inferer that is an expression": {"inferer": "$monai.inferers.SlidingWindowInferer(16, overlap=0.5)"},
+    "an inferer that is chosen": {"inferer": "$@small if True else @large"},
+    "an inferer that initialize sets": {"initialize": ["$setattr(@evaluator, 'inferer', @small)"]},
+    "an inferer that initialize changes": {"initialize": ["$@evaluator", "$setattr(@inferer, 'overlap', 0.75)"]},
+    "several evaluators": {
+        "validate": {"again": {"_target_": "SupervisedEvaluator", **ARGUMENTS, "inferer": "@small"}},
+        "run": ["$@evaluator.run()", "$@validate#again.run()"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_whatever_inferers_a_config_makes_and_sets_they_run_in_chunks(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"_target_": "SlidingWindowInferer", "roi_size": [12, 16, 8], "overlap": 0.25}
+    changes = {"small": small, "large": None, "imports": [*MORE_IMPORTS, "$import monai"], **SEVERAL[case]}
+    reference, ours = (write_bundle(tmp_path / place, "spleen_ct", **changes) for place in ("monai", "ours"))
+    run(config_file=str(reference))
+    capsys.readouterr()
+    assert main([*RUN, str(ours)]) == 0
+    assert_same_files(tmp_path / "ours", tmp_path / "monai")
+    printed = capsys.readouterr().out
+    expected = "in chunks: Activationsd(pred), Invertd(pred), AsDiscreted(pred)"
+    assert printed.count(expected) == (2 if case == "several evaluators" else 1)
+    assert "left whole" not in printed
+
+
 # ---------------------------------------------------------------- sentences
 
 
-@pytest.mark.parametrize(
-    ("evaluator", "found"),
-    [
-        ({"_target_": "EnsembleEvaluator"}, "it has EnsembleEvaluator as 'evaluator'"),
-        ("$None", "it has no evaluator"),
-    ],
-)
-def test_a_bundle_without_an_evaluator_that_can_be_replaced_is_a_sentence(
-    evaluator: Any, found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bundle_in_which_nothing_can_run_in_chunks_runs_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*RUN, str(write_bundle(tmp_path, "spleen_ct", evaluator=evaluator))]) == 2
-    error = capsys.readouterr().err
-    assert f"error: the config has no _target_: SupervisedEvaluator that could run in chunks; {found}; " in error
-    assert not saved(tmp_path)
+    assert main([*RUN, str(write_bundle(tmp_path, "spleen_ct", run=["$print('ran')"]))]) == 0
+    printed = capsys.readouterr().out
+    assert "ran\n" in printed
+    assert "nothing ran in chunks: no sliding window inferer of MONAI's was called" in printed
 
 
 def test_errors_of_monai_are_monais(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SlidingWindowInferer, SlidingWindowInfererAdapt
 from monai.networks.nets import UNet
 
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, -1.2, 0, 20], [0, 0, 2.5, -40], [0, 0, 0, 1]])
@@ -76,6 +79,32 @@ ABDOMEN = {
     "preprocessing": [*spatial([1.6, 1.6, 2.1]), RANGE, TYPED],
     "postprocessing": [SOFTMAX, invert(meta_keys="pred_meta_dict"), ARGMAX, save()],
 }
+
+
+class OwnEvaluator(SupervisedEvaluator):
+    """As bundles have that hand their network more than an image."""
+
+    def _iteration(self, engine: Any, batchdata: Any) -> Any:
+        image = batchdata["image"].to(engine.state.device)
+        engine.state.output = {"image": image, "label": None}
+        with engine.mode(engine.network):
+            engine.state.output["pred"] = 2 * engine.inferer(inputs=image, network=engine.network)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+
+class OwnInferer(Inferer):
+    """As bundles have that make another one at each call."""
+
+    def __call__(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+        return SlidingWindowInfererAdapt(16, 4, 0.5, padding_mode="replicate")(inputs, network, *args, **kwargs)
+
+
+def make_evaluator(roi_size: int = 16, **arguments: Any) -> SupervisedEvaluator:
+    """As bundles have in their scripts."""
+    return SupervisedEvaluator(**{**arguments, "inferer": SlidingWindowInferer(roi_size, 4, 0.5)})
+
 
 BUNDLES: dict[str, dict[str, Any]] = {
     "spleen_ct": {**ABDOMEN, "classes": 2, "inferer": {"sw_batch_size": 4, "overlap": 0.5}},

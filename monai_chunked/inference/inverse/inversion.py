@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from monai import transforms
 from monai.data.meta_tensor import MetaTensor
-from monai.data.utils import collate_meta_tensor_fn
+from monai.data.utils import collate_meta_tensor_fn, decollate_batch
 from monai.transforms import Invertd, InvertibleTransform
 from monai.transforms.utils import convert_applied_interp_mode
 from monai.utils import TraceKeys
@@ -21,7 +21,11 @@ from monai_chunked.inference.inverse.tracing import trace
 from monai_chunked.inputs.source import Source
 from monai_chunked.plan.resampling import ChunkResampling, Resampling
 
-__all__ = ["ImageInverse", "Inversion", "Undone", "by_invertd"]
+__all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "by_invertd"]
+
+
+CHANNELS = 2
+"""Of the predictions that are followed."""
 
 
 Undo = Callable[[MetaTensor, MetaTensor], Any]
@@ -63,6 +67,39 @@ class ImageInverse:
         return prediction
 
 
+class DifferentGrids(ValueError):
+    """The images of a batch end on grids of different sizes, so that their predictions cannot be one tensor."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a batch of images says of itself, without its voxels.
+
+    Attributes:
+        templates: for each image a tensor without voxels that has its metadata.
+        is_batch: whether they were collated, so that what is made of them is taken apart again.
+    """
+
+    templates: tuple[MetaTensor, ...]
+    is_batch: bool
+
+    @classmethod
+    def of_batch(cls, batch: MetaTensor) -> Images:
+        """Those that MONAI takes a batch apart into.
+
+        Args:
+            batch: ``(B, C, *spatial)``.
+        """
+        each = decollate_batch(batch)
+        return cls(tuple(MetaTensor([]).copy_meta_from(one, copy_attr=False) for one in each), batch.is_batch)
+
+    @classmethod
+    def of_source(cls, source: Source) -> Images:
+        """Those that windows are read from."""
+        template = source.template
+        return cls(source.templates, template is not None and template.is_batch)
+
+
 @dataclass(frozen=True)
 class Undone:
     """What an inverse does to predictions of one size.
@@ -72,12 +109,15 @@ class Undone:
         templates: for each image a tensor without voxels, with the metadata that the prediction has afterwards.
         size: spatial size afterwards, in voxels.
         casts: whether voxels become float32, whatever they were.
+        strides: for each image, those that its prediction, of any number of channels that lie one behind the other, has
+            in memory when MONAI has undone all of it.
     """
 
     resamplings: tuple[tuple[Resampling, ...], ...]
     templates: tuple[MetaTensor, ...]
     size: tuple[int, ...]
     casts: bool
+    strides: tuple[tuple[int, ...], ...]
 
     def chunks(self, cuts: Sequence[Sequence[int]]) -> tuple[tuple[ChunkResampling, ...], ...]:
         """For each image, how chunks make the patient's grid.
@@ -102,26 +142,28 @@ class Inversion:
     another process they are other objects.
 
     Args:
-        source: the images.
+        images: whose operations are undone.
         undo: what is done to each.
+        padded: spatial size of the images and of what they were padded to, which predictions are cut from.
 
     Raises:
         ValueError: when the images do not say what was done to them.
     """
 
-    def __init__(self, source: Source, undo: Undo) -> None:
-        if not source.templates:
+    def __init__(self, images: Images, undo: Undo, padded: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+        if not images.templates:
             raise ValueError(
                 "the prediction cannot be brought to the patient's grid: the input has no metadata that says what was "
                 "done to it; give a MetaTensor, as LoadImaged and the transforms behind it make it"
             )
-        if any(template.pending_operations for template in source.templates):
+        if any(template.pending_operations for template in images.templates):
             raise ValueError(
                 "the input has pending operations (of transforms with lazy=True) that were not applied; apply them "
                 "first, with monai.transforms.ApplyPendingd at the end of the preprocessing"
             )
-        self.source = source
+        self.images = images
         self.undo = undo
+        self.padded = padded
         self._known: dict[tuple[int, ...], Undone] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,31 +174,32 @@ class Inversion:
 
         Raises:
             Unstreamable: when it cannot be done a chunk at a time.
-            ValueError: when the images of a batch end on different grids.
+            DifferentGrids: when the images of a batch end on different ones.
         """
         if size not in self._known:
             self._known[size] = self._over(size)
         return self._known[size]
 
     def _over(self, size: tuple[int, ...]) -> Undone:
-        traces = []
-        for template in self.source.templates:
-            traces.append(trace((1, *size), torch.float32, partial(self.undo, template)))
+        image_size, padded = self.padded
+        # two channels: of a single one nobody can say how far apart they are
+        whole = torch.empty((CHANNELS, *(padded if size == image_size else size)), device="meta")
+        prediction = whole[(slice(None), *map(slice, size))]
+        traces = [trace(prediction, partial(self.undo, template)) for template in self.images.templates]
         sizes = {tuple(each.result.shape[1:]) for each in traces}
         if len(sizes) > 1:
-            raise ValueError(
+            raise DifferentGrids(
                 f"the images of a batch must end on grids of one size, but they have {', '.join(map(str, sizes))} "
                 f"voxels; set batch_size: 1 in the data loader"
             )
         each = tuple(resamplings(one) for one in traces)
         templates = tuple(MetaTensor(torch.zeros(0)).copy_meta_from(one.result, copy_attr=False) for one in traces)
         casts = any(step.name == "_to_copy" for one in traces for step in one.steps)
-        return Undone(each, templates, sizes.pop(), casts)
+        return Undone(each, templates, sizes.pop(), casts, tuple(one.strides for one in traces))
 
     def batch(self, templates: Sequence[MetaTensor]) -> MetaTensor:
         """A tensor without voxels, with the metadata of the batch, of those that have that of each image."""
-        before = self.source.template
-        if len(templates) == 1 and not (before is not None and before.is_batch):
+        if len(templates) == 1 and not self.images.is_batch:
             return templates[0]
         collated: MetaTensor = collate_meta_tensor_fn(list(templates))
         return collated

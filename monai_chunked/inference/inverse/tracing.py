@@ -9,7 +9,7 @@ said by MONAI, whatever its version.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,51 +58,61 @@ class Trace:
         shape: of the volume before, ``(C, *spatial)``.
         steps: the operations, first to last.
         result: a tensor without memory, ``(C, *spatial)``, with the metadata that is left.
+        strides: that the result has in the next transform, where the volume has memory; in voxels.
     """
 
     shape: tuple[int, ...]
     steps: tuple[Step, ...]
     result: MetaTensor
+    strides: tuple[int, ...]
 
 
-def trace(shape: Sequence[int], dtype: torch.dtype, function: Callable[[MetaTensor], Any]) -> Trace:
+def trace(volume: torch.Tensor, function: Callable[[MetaTensor], Any]) -> Trace:
     """Call a function with a volume that is not there.
 
     Args:
-        shape: of the volume, ``(C, *spatial)``.
-        dtype: of the volume.
+        volume: shape ``(C, *spatial)``, dtype and strides; on PyTorch's device ``meta``.
         function: takes a ``MetaTensor`` and returns one.
 
     Raises:
         Unstreamable: when it does what cannot be followed.
     """
     recorder = _Recorder()
-    volume = recorder.volume(tuple(shape), dtype)
+    followed = recorder.volume(volume)
     try:
         with torch.no_grad(), recorder:
-            result = function(MetaTensor(volume))
+            result = function(MetaTensor(followed))
     except RuntimeError as error:  # MONAI tells what went wrong in a transform with an error of its own
         if (reason := _reason(error)) is not None:
             raise reason from error
         raise
     if not isinstance(result, MetaTensor) or not recorder.knows(result):
         raise Unstreamable("its result does not come from the prediction by operations of PyTorch")
-    return Trace(tuple(shape), tuple(recorder.steps), result)
+    left = recorder.like(result).to(memory_format=torch.contiguous_format)  # as the next transform asks for it
+    return Trace(tuple(volume.shape), tuple(recorder.steps), result, left.stride())
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes what is done to volumes that take no memory: views of a single voxel, known by where that is."""
+    """
+    Notes what is done to volumes that take no memory: views of a single voxel, known by where that is.
+
+    Each has a twin on the device ``meta``, which knows the strides that a volume with memory would have.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[Step] = []
-        self._volumes: dict[int, Any] = {}
+        self._volumes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._grids: dict[int, tuple[Any, ...]] = {}
 
-    def volume(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        volume = torch.zeros(1, dtype=dtype).expand(shape)
-        self._volumes[_place(volume)] = volume
+    def volume(self, like: torch.Tensor) -> torch.Tensor:
+        volume = torch.zeros(1, dtype=like.dtype).expand(like.shape)
+        self._volumes[_place(volume)] = volume, like
         return volume
+
+    def like(self, volume: torch.Tensor) -> torch.Tensor:
+        """Its twin."""
+        return self._volumes[_place(volume)][1]
 
     def knows(self, tensor: torch.Tensor) -> bool:
         return _place(tensor) in self._volumes
@@ -133,13 +143,18 @@ class _Recorder(TorchDispatchMode):
     def _note(self, name: str, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         if name == "_local_scalar_dense":
             raise Unstreamable(f"{_transform()} looks at single voxels")
-        without_memory = tree_map(_on_meta, (args, {k: v for k, v in kwargs.items() if k != "device"}))
+        without_memory = tree_map(self._on_meta, (args, {k: v for k, v in kwargs.items() if k != "device"}))
         like = func(*without_memory[0], **without_memory[1])
         if not isinstance(like, torch.Tensor) or name.endswith("_"):
             raise Unstreamable(f"{_transform()} uses an operation that cannot be followed ({name})")
         others = tuple(self._argument(each) for each in args if not self._is_volume(each))
         self.steps.append(Step(name, others, tuple(like.shape), like.dtype, _transform()))
-        return self.volume(tuple(like.shape), like.dtype)
+        return self.volume(like)
+
+    def _on_meta(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return self.like(value) if self.knows(value) else value.to("meta")
 
     def _is_volume(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and self.knows(value)
@@ -156,12 +171,6 @@ def _reason(error: BaseException | None) -> Unstreamable | None:
 
 def _place(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _on_meta(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
 def _transform() -> str:
