@@ -53,8 +53,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         device: where the result is if it is in memory; by default the device of the input.
         progress: show a bar with windows, finished chunks and the bytes of open ones; or an :py:class:`Observer`,
             which is told of each window.
-        cache_roi_weight_map: compute the weights of a window once, when the inferer is made; ``roi_size`` must be
-            positive then.
+        cache_roi_weight_map: compute the weights of a window once, for a ``roi_size`` that is positive.
         cpu_thresh: results with more voxels than this are in CPU memory, if ``device`` is ``None``.
         buffer_steps: if positive, windows advance along ``buffer_dim`` last, and a chunk is so many scan steps long in
             it. Takes less memory where ``plan`` says so; adds up in another order than MONAI.
@@ -173,6 +172,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             buffer_dim,
             with_coord,
         )
+        self._cached = self.roi_weight_map
         self.mode: Any = self.mode if known else check_mode(mode)
         self.progress: Any = progress
         self.chunk_size = chunk_size
@@ -283,6 +283,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         if device is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             device = "cpu"
 
+        if self.roi_weight_map is self._cached and self.mode not in list(BlendMode):  # set later; MONAI has no such
+            roi_weight_map = None
         given = Settings.given(self) | {
             "roi_size": roi_size,
             "roi_weight_map": roi_weight_map,

@@ -65,6 +65,35 @@ def test_one_inferer_serves_calls_of_different_shapes_dtypes_and_networks() -> N
         assert_same(ours(inputs, network), reference(inputs, network))
 
 
+CACHED: dict[str, Any] = {**SETTINGS, "mode": "constant", "cache_roi_weight_map": True}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"mode": "gaussian"}, {"sigma_scale": 0.3, "mode": "gaussian"}, {"overlap": 0.75}, {"sw_batch_size": 3}),
+        *({"roi_size": (6, 5, 7), "roi_weight_map": None}, {"padding_mode": "reflect", "cval": 2.0}, {"device": "cpu"}),
+        *({"cpu_thresh": 3}, {"progress": True}, {"roi_weight_map": torch.rand(6, 6, 6) + 0.1, "roi_size": (6, 6, 6)}),
+    ],
+    ids=str,
+)
+def test_parameters_that_are_set_later_count_as_they_do_for_monais_inferer(changed: dict[str, Any]) -> None:
+    ours, reference = ChunkedSlidingWindowInferer(**CACHED), SlidingWindowInferer(**CACHED)
+    for inferer in (ours, reference):
+        vars(inferer).update(changed)
+    assert_same(ours(volume(), scores), reference(volume(), scores))
+
+
+@pytest.mark.parametrize("mode", ["hann", "nnunet", "crop"])
+def test_a_mode_of_ours_that_is_set_later_is_not_blended_with_weights_of_the_earlier_one(mode: str) -> None:
+    inferer = ChunkedSlidingWindowInferer(**CACHED)
+    assert inferer.roi_weight_map is not None
+    inferer.mode = mode
+    expected = ChunkedSlidingWindowInferer(**{**CACHED, "mode": mode})(volume(), scores)
+    assert_same(copy.deepcopy(inferer)(volume(), scores), expected)
+    assert not torch.equal(expected, ChunkedSlidingWindowInferer(**CACHED)(volume(), scores))
+
+
 @with_and_without_gradients
 @pytest.mark.parametrize("postprocessing", [None, "argmax"])
 def test_calls_from_many_threads_do_not_disturb_each_other(postprocessing: Any) -> None:

@@ -185,7 +185,7 @@ def test_files_and_state_are_monais_whatever_is_changed_when(change: str, moment
     compare(tmp_path, lambda engine: MOMENTS[moment](engine, change), **options)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(changes=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(sorted(CHANGES))), min_size=2, max_size=5))
 def test_files_and_state_are_monais_after_any_changes(
     changes: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
