@@ -1,5 +1,6 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
+from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
 from monai_chunked.inference.aggregating import ChunkAggregator
 from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
@@ -28,6 +29,7 @@ __all__ = [
     "ChunkedEvaluator",
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
+    "ChunkedSlidingWindowInfererAdapt",
     "Expected",
     "ImageArray",
     "ImageInverse",

@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
 
+from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 
@@ -18,6 +19,9 @@ PARAMETERS = (
     "progress", "cpu_thresh", "buffer_steps", "buffer_dim", "with_coord",
 )  # fmt: skip
 """Of MONAI's inferers, but for the importance map that they may have computed already."""
+
+
+OURS = (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt, ChunkedSliceInferer)
 
 
 def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
@@ -38,8 +42,7 @@ def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
     if isinstance(inferer, ChunkedSlidingWindowInferer):
         if inferer.postprocessing is not None:
             return "the inferer has a postprocessing of its own"
-        known = kind in (ChunkedSlidingWindowInferer, ChunkedSliceInferer)
-        return copy(inferer) if known else f"the inferer is {kind.__name__}, which may need scores itself"
+        return copy(inferer) if kind in OURS else f"the inferer is {kind.__name__}, which may need scores itself"
     if kind not in (SlidingWindowInferer, SlidingWindowInfererAdapt, SliceInferer):
         name = "SimpleInferer" if inferer is None else kind.__name__
         return f"the inferer is {name}, not a sliding window"
@@ -51,6 +54,7 @@ def chunked_inferer(inferer: Any) -> ChunkedSlidingWindowInferer | str:
         given["roi_size"] = inferer.orig_roi_size  # a call changes the other one
         result = ChunkedSliceInferer(inferer.spatial_dim, **given)
     else:
-        result = ChunkedSlidingWindowInferer(**given)
+        adapts = kind is SlidingWindowInfererAdapt
+        result = (ChunkedSlidingWindowInfererAdapt if adapts else ChunkedSlidingWindowInferer)(**given)
     result.roi_weight_map = inferer.roi_weight_map
     return result

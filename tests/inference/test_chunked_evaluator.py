@@ -34,7 +34,13 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 
-from monai_chunked import ChunkedEvaluator, ChunkedSliceInferer, ChunkedSlidingWindowInferer, each_voxel
+from monai_chunked import (
+    ChunkedEvaluator,
+    ChunkedSliceInferer,
+    ChunkedSlidingWindowInferer,
+    ChunkedSlidingWindowInfererAdapt,
+    each_voxel,
+)
 from tests import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,7 +169,8 @@ def test_sliding_windows_of_monai_are_replaced_with_all_their_parameters(inferer
     before = dict(vars(inferer))
     engine = both(Compose([AsDiscreted("pred", argmax=True)]), inferer=inferer)
     assert engine.streamed is not None
-    assert type(engine.inferer) is ChunkedSlidingWindowInferer
+    adapts = isinstance(inferer, SlidingWindowInfererAdapt)
+    assert type(engine.inferer) is (ChunkedSlidingWindowInfererAdapt if adapts else ChunkedSlidingWindowInferer)
     assert engine.inferer is not inferer
     assert vars(inferer) == before
     for name, value in before.items():
