@@ -6,6 +6,7 @@ from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.inverse.inversion import ImageInverse
+from monai_chunked.inference.patching import patch
 from monai_chunked.inference.progress import Observer
 from monai_chunked.inference.sampling import WindowSampler
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
@@ -48,6 +49,7 @@ __all__ = [
     "chunked_sliding_window_inference",
     "each_voxel",
     "open_image",
+    "patch",
     "split_postprocessing",
 ]
 
