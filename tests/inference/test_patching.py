@@ -456,7 +456,6 @@ def traced(image: torch.Tensor) -> torch.Tensor:
 LEFT: dict[str, Callable[[], Any]] = {
     "buffered": lambda: sliding_window_inference(volume(), predictor=scores, **WINDOWS, buffer_steps=2),
     "buffered by an array's number": lambda: sliding_window_inference(volume(), 4, 1, scores, buffer_steps=np.int64(1)),
-    "half": lambda: sliding_window_inference(volume().half(), predictor=scores, **WINDOWS),
     "integers": lambda: sliding_window_inference(volume().long(), predictor=scores, **WINDOWS),
     "complex": lambda: sliding_window_inference(volume().to(torch.complex64), 4, 1, lambda w: w * 2),
     "numpy": lambda: sliding_window_inference(volume().numpy(), predictor=scores, **WINDOWS),
@@ -502,6 +501,13 @@ def test_autocast_has_monais_bits() -> None:
     expected = run()
     with monai_chunked.patch():
         assert_same(run(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inputs_in_half_precision_have_monais_bits(dtype: torch.dtype) -> None:
+    expected = reference(volume().to(dtype))
+    with monai_chunked.patch():
+        assert_same(sliding_window_inference(volume().to(dtype), predictor=scores, **WINDOWS), expected)
 
 
 @pytest.mark.xfail(strict=True, reason="products are not rounded as MONAI rounds them; see AS_MONAI")
