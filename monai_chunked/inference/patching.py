@@ -289,7 +289,7 @@ def _takes(predictor: Callable[..., Any], name: str) -> bool:
 class _AsMonai(MemoryOutput):
     """A result that lies in memory as MONAI's: what was padded is cut off, and its memory stays between the rows.
 
-    So what the program does with it, such as a softmax, has the same last bits.
+    So what the program does with it, such as a sigmoid, has the same last bits.
 
     Args:
         inputs: the image.
