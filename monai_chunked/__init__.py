@@ -1,10 +1,12 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
+from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
 from monai_chunked.inference.aggregating import ChunkAggregator
 from monai_chunked.inference.evaluator import ChunkedEvaluator
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.inverse.inversion import ImageInverse
+from monai_chunked.inference.patching import patch
 from monai_chunked.inference.progress import Observer
 from monai_chunked.inference.sampling import WindowSampler
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
@@ -28,6 +30,7 @@ __all__ = [
     "ChunkedEvaluator",
     "ChunkedSliceInferer",
     "ChunkedSlidingWindowInferer",
+    "ChunkedSlidingWindowInfererAdapt",
     "Expected",
     "ImageArray",
     "ImageInverse",
@@ -46,6 +49,7 @@ __all__ = [
     "chunked_sliding_window_inference",
     "each_voxel",
     "open_image",
+    "patch",
     "split_postprocessing",
 ]
 

@@ -1,4 +1,4 @@
-"""``python -m monai_chunked``: what a run will take, and bundles that run in chunks."""
+"""``python -m monai_chunked``: what a run will take, and bundles and programs that run in chunks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from monai_chunked import __version__
 from monai_chunked.commands.bundle import add_bundle
+from monai_chunked.commands.exec import add_exec
 from monai_chunked.commands.plan import add_plan
 
 __all__ = ["main"]
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     add_plan(commands)
     add_bundle(commands)
+    add_exec(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))

@@ -16,7 +16,7 @@ import monai_chunked
 from tests import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FOLDERS = ["monai_chunked", "tests", "configs", "models", "tutorials", "benchmarks"]
+FOLDERS = ["monai_chunked", "tests", "configs", "models", "tutorials", "benchmarks", "docs"]
 FILES = ["README.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"]
 CACHES = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".hypothesis")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.settings import Settings
 from monai_chunked.outputs.base import ResumableOutput
@@ -60,7 +61,8 @@ def what_plans(inferer: Any) -> str:
 
 def _can_be_watched(network: Any, inferer: Any) -> bool:
     """Whether a hook changes nothing. A run that may be resumed compares the network with its hooks."""
-    if type(inferer) is not ChunkedSlidingWindowInferer or isinstance(inferer.output, ResumableOutput):
+    plans = type(inferer) in (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt)
+    if not plans or isinstance(inferer.output, ResumableOutput):
         return False
     resumable = inferer.output_dir is not None
     return isinstance(network, torch.nn.Module) and not isinstance(network, torch.jit.ScriptModule) and not resumable

@@ -11,6 +11,7 @@ from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfe
 from monai.inferers import inferer as monais_inferers
 from monai.transforms.utils import fall_back_tuple
 
+from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
 from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
@@ -23,6 +24,9 @@ PARAMETERS = (
     "progress", "cpu_thresh", "buffer_steps", "buffer_dim", "with_coord",
 )  # fmt: skip
 """Of MONAI's inferers, but for the importance map that they may have computed already."""
+
+
+OURS = (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt, ChunkedSliceInferer)
 
 
 def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindowInferer | str:
@@ -44,8 +48,7 @@ def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindo
     if isinstance(inferer, ChunkedSlidingWindowInferer):
         if inferer.postprocessing is not None:
             return "the inferer has a postprocessing of its own"
-        known = kind in (ChunkedSlidingWindowInferer, ChunkedSliceInferer)
-        return copy(inferer) if known else f"the inferer is {kind.__name__}, which may need scores itself"
+        return copy(inferer) if kind in OURS else f"the inferer is {kind.__name__}, which may need scores itself"
     if kind not in (SlidingWindowInferer, SlidingWindowInfererAdapt, SliceInferer):
         name = "SimpleInferer" if inferer is None else kind.__name__
         return f"the inferer is {name}, not a sliding window"
@@ -59,7 +62,8 @@ def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindo
         given["roi_size"] = inferer.orig_roi_size  # a call changes the other one
         result = ChunkedSliceInferer(inferer.spatial_dim, **given)
     else:
-        result = ChunkedSlidingWindowInferer(**given)
+        adapts = kind is SlidingWindowInfererAdapt
+        result = (ChunkedSlidingWindowInfererAdapt if adapts else ChunkedSlidingWindowInferer)(**given)
     result.roi_weight_map = inferer.roi_weight_map
     return result
 

@@ -34,7 +34,13 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 
-from monai_chunked import ChunkedEvaluator, ChunkedSliceInferer, ChunkedSlidingWindowInferer, each_voxel
+from monai_chunked import (
+    ChunkedEvaluator,
+    ChunkedSliceInferer,
+    ChunkedSlidingWindowInferer,
+    ChunkedSlidingWindowInfererAdapt,
+    each_voxel,
+)
 from monai_chunked.inference.replacing import chunked_inferer
 from tests import ROOT
 
@@ -166,7 +172,8 @@ def test_sliding_windows_of_monai_are_replaced_with_all_their_parameters(inferer
     assert engine.inferer is inferer
     assert vars(inferer) == before
     replacing = chunked_inferer(inferer)
-    assert type(replacing) is ChunkedSlidingWindowInferer
+    adapts = isinstance(inferer, SlidingWindowInfererAdapt)
+    assert type(replacing) is (ChunkedSlidingWindowInfererAdapt if adapts else ChunkedSlidingWindowInferer)
     assert replacing is not inferer
     for name, value in before.items():
         if name not in ("postprocessing", "buffer_steps"):
