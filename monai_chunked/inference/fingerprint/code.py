@@ -118,7 +118,7 @@ def _makes_more(cls: type) -> bool:
         for each in cls.__mro__
         if installed_version(each.__module__) is None
         for name, value in vars(each).items()
-        if name not in MAKING
+        if not name.startswith("__") or name == "__call__"  # others ask for names, and compare
     ]
     return any(
         not MAKES.isdisjoint(code.co_names)
