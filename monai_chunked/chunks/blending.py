@@ -28,8 +28,13 @@ EXACT = (torch.float32, torch.float64)
 """What NumPy and PyTorch compute alike."""
 
 
-PART_BYTES = 2**21
-"""How much of a prediction is multiplied at a time by a thread: enough to need few calls."""
+PART_BYTES, LEAST_PART_BYTES = 2**21, 2**16
+"""How much of a prediction is multiplied at a time on a CPU by all threads together, at most, and by one, at least:
+enough to need few calls."""
+
+
+PART = 8
+"""Products take no more than this part of a prediction, which MONAI multiplies in place."""
 
 
 THREAD_BYTES = 2**19
@@ -219,13 +224,18 @@ class Blending:
         and not once an operation, which costs dearly when the processor has other things to do. Each takes the next
         part when it is ready, because those of the network may be about for a while.
         """
+        threads = min(self._threads, 1 + prediction.nbytes // THREAD_BYTES)
+        nbytes = max(min(PART_BYTES, prediction.nbytes // PART) // threads, LEAST_PART_BYTES)
         # a thread may hold on to what it ran for a while, so what it runs holds no prediction but in here
-        parts = deque(_parts(targets, prediction, weights))
-        threads = min(self._threads, len(parts), 1 + prediction.nbytes // THREAD_BYTES)
-        if len(self._products) != threads or self._products[0].dtype != prediction.dtype:
-            most = max(PART_BYTES // prediction.itemsize, prediction[0, 0].size)
-            self._products = list(np.empty((threads, most), prediction.dtype))
-        busy = [self.workers.submit(_add_parts, parts, memory) for memory in self._products[1:]]
+        parts = deque(_parts(targets, prediction, weights, nbytes))
+        threads = min(threads, len(parts))
+        most = max(part.size for part, _, _ in parts)
+        fitting = [memory for memory in self._products if memory.size >= most and memory.dtype == prediction.dtype]
+        if len(fitting) < threads:
+            fitting = self._products = []  # not beside the new ones
+            memory = torch.empty((threads, most), dtype=getattr(torch, prediction.dtype.name))
+            self._products = list(memory.numpy())
+        busy = [self.workers.submit(_add_parts, parts, memory) for memory in self._products[1:threads]]
         _add_parts(parts, self._products[0])
         for future in busy:
             future.result()
@@ -245,12 +255,18 @@ class Blending:
                 sums[start : start + step].add_(product[in_window].to(sums.device))
 
 
-def _parts(targets: list[Target], prediction: np.ndarray, weights: np.ndarray) -> Iterator[Part]:
-    """What one thread multiplies at a time: all of a small prediction, else some rows along the first dimension."""
+def _parts(targets: list[Target], prediction: np.ndarray, weights: np.ndarray, nbytes: int) -> Iterator[Part]:
+    """What one thread multiplies at a time: all of a small prediction, else some rows along the first dimension.
+
+    Args:
+        targets: what products are added to.
+        prediction, weights: their factors.
+        nbytes: of the rows of a prediction at a time, if that is one at least.
+    """
     if prediction.nbytes < THREAD_BYTES:
         yield prediction, weights, [(sums[in_sums], in_window, first) for sums, in_sums, in_window, first in targets]
         return
-    most = max(1, PART_BYTES // prediction[0, 0].nbytes)  # rows of a channel in all
+    most = max(1, nbytes // prediction[0, 0].nbytes)  # rows of a channel in all
     by_rows: dict[tuple[int, int], list[Rows]] = {}
     for target in targets:
         sums, (_, rows, *others) = target.sums[target.in_sums], target.in_window
