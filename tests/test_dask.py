@@ -40,6 +40,7 @@ from monai_chunked import (
 from monai_chunked.dask import infer
 from tests.inference import inverted
 from tests.inference.test_exactness import Network
+from tests.inference.test_rounding import Rounded
 from tests.killed_run import OUTPUTS
 from tests.side_by_side import assert_same, random
 
@@ -114,6 +115,19 @@ def check_same(client: Any, case: dict[str, Any]) -> None:
     expected = one(image, network(*case["network"]))
     result = infer(one, image, functools.partial(network, *case["network"]), client, parts=case["parts"])
     assert_same(result, expected)
+
+
+def halved(dtype: torch.dtype) -> Any:
+    return Rounded(network(), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_workers_round_as_monai_rounds(client: Any, dtype: torch.dtype) -> None:
+    image, how = random(1, 1, 14, 12, 13), {"roi_size": 6, "overlap": 0.5, "mode": "gaussian"}
+    for inputs in (torch.float32, dtype):
+        expected = SlidingWindowInferer(**how)(image.to(inputs), halved(dtype))
+        one = ChunkedSlidingWindowInferer(**how, rounding="monai")
+        assert torch.equal(infer(one, image.to(inputs), functools.partial(halved, dtype), client, parts=3), expected)
 
 
 @CASES

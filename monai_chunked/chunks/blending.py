@@ -18,14 +18,23 @@ from monai_chunked.plan.boxes import Box, Region, sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.window_grid import Window
 
-__all__ = ["Blending"]
+__all__ = ["Adding", "Blending"]
 
 PRODUCT_BYTES = 2**26
 """How much of a prediction is multiplied at a time on an accelerator."""
 
 
-PART_BYTES = 2**21
-"""How much of a prediction is multiplied at a time by a thread: enough to need few calls."""
+EXACT = (torch.float32, torch.float64)
+"""What NumPy and PyTorch compute alike."""
+
+
+PART_BYTES, LEAST_PART_BYTES = 2**21, 2**16
+"""How much of a prediction is multiplied at a time on a CPU by all threads together, at most, and by one, at least:
+enough to need few calls."""
+
+
+PART = 8
+"""Products take no more than this part of a prediction, which MONAI multiplies in place."""
 
 
 THREAD_BYTES = 2**19
@@ -34,6 +43,18 @@ THREAD_BYTES = 2**19
 
 SMALL_BYTES = 2**17
 """What PyTorch multiplies without further threads, which would wait for each other after each operation."""
+
+
+class Adding(NamedTuple):
+    """How predictions are added.
+
+    Attributes:
+        differentiable: keep what autograd needs.
+        rounded: products have the dtype of predictions, as in MONAI; else at least that of the sums.
+    """
+
+    differentiable: bool = False
+    rounded: bool = False
 
 
 class Target(NamedTuple):
@@ -74,7 +95,7 @@ class Blending:
         neighbours: who know of the chunks that others have finished, or have opened.
         open_chunks: the sums.
         workers: threads for CPU memory.
-        differentiable: keep what autograd needs.
+        adding: how predictions are added.
     """
 
     def __init__(
@@ -85,7 +106,7 @@ class Blending:
         neighbours: Alone,
         open_chunks: OpenChunks,
         workers: ThreadPoolExecutor,
-        differentiable: bool,
+        adding: Adding,
     ) -> None:
         self.head = head
         self.grid = grid
@@ -93,12 +114,11 @@ class Blending:
         self.neighbours = neighbours
         self.open_chunks = open_chunks
         self.workers = workers
-        self.differentiable = differentiable
+        self.adding = adding
         self._threads = 1 if addresses_limited() else torch.get_num_threads()  # a thread takes 64 MiB and more of them
-        self._on_cpu = open_chunks.levels.device.type == "cpu" and not differentiable
+        self._on_cpu = open_chunks.levels.device.type == "cpu" and not adding.differentiable
+        self._by_numpy = False  # of the window at hand
         self._result: Any = open_chunks.results.get(head)
-        if self._on_cpu and self._result is not None:
-            self._result = self._result.numpy()
         self._products: list[np.ndarray] = []  # memory for each thread
         self._product = torch.empty(0)
         self._product_array = self._product.numpy()
@@ -111,13 +131,16 @@ class Blending:
             prediction: ``(C, *size)``.
             weights: ``(1, *size)``, of the dtype of the sums.
         """
-        # the product has the dtype of the prediction, as in MONAI, but is never rounded to half precision
-        if prediction.dtype not in (torch.float32, torch.float64):
+        # the product has the dtype of the prediction, as in MONAI, but is not rounded to half precision unasked
+        rounded = self.adding.rounded and prediction.is_floating_point()
+        if prediction.dtype not in EXACT and not rounded:
             prediction = prediction.to(torch.result_type(prediction, weights))
+        self._by_numpy = self._on_cpu and prediction.dtype in EXACT and weights.dtype in EXACT
         self._add(self._targets(window, prediction), prediction, weights)
 
     def add_background(self, window: Window) -> None:
         """Add one window that was skipped, to what is open. What opens later begins with it."""
+        self._by_numpy = self._on_cpu and self.background.values.dtype in EXACT
         targets = self._targets(window, None)
         if targets and self.background.adds:
             self._add(targets, *self.background.of_window(sizes(window.box)))
@@ -125,16 +148,16 @@ class Blending:
     def _add(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         if not targets:
             return
-        if self._on_cpu and prediction.nbytes <= SMALL_BYTES:
+        if self._by_numpy and prediction.nbytes <= SMALL_BYTES:
             self._add_small(targets, prediction, weights)
-        elif self._on_cpu:
+        elif self._by_numpy:
             self._add_on_cpu(targets, prediction.numpy(), weights.numpy())
-        elif self.differentiable:
+        elif self.adding.differentiable:
             product = (prediction * weights).to(prediction.dtype)
             for sums, in_sums, in_window, _ in targets:
                 sums[in_sums].add_(product[in_window])
         else:
-            self._add_on_accelerator(targets, prediction, weights)
+            self._add_by_pytorch(targets, prediction, weights)
 
     def _targets(self, window: Window, prediction: torch.Tensor | None) -> list[Target]:
         """What a window is added to; if it is the result, one piece of it, whatever chunks there are.
@@ -145,7 +168,8 @@ class Blending:
         """
         if self._result is not None:
             ((_, in_window, in_result),) = self.grid.uncut.pieces(window.position)
-            return [Target(self._result, (window.image, slice(None), *in_result), (slice(None), *in_window), False)]
+            result = self._result.numpy() if self._by_numpy else self._result
+            return [Target(result, (window.image, slice(None), *in_result), (slice(None), *in_window), False)]
         targets: list[Target] = []
         for position, in_window, in_chunk in self.grid.pieces(window.position):
             chunk = ChunkId(window.image, self.head, position)
@@ -154,14 +178,14 @@ class Blending:
                 continue
             if chunk in self.neighbours.done or (prediction is None and not self.open_chunks.is_open(chunk)):
                 continue
-            sums = self.open_chunks.array(chunk) if self._on_cpu else self.open_chunks.sums(chunk)
+            sums: Any = self.open_chunks.array(chunk) if self._by_numpy else self.open_chunks.sums(chunk)
             first = self.open_chunks.is_new(chunk)
             skipped = list(self.grid.pieces_before(position, window.position)) if first and self.background.adds else []
             if skipped:
                 begin: Any = self.background.sums(position, skipped)
-                sums[...] = begin.numpy() if self._on_cpu else begin
+                sums[...] = begin.numpy() if self._by_numpy else begin
                 first = False
-            elif first and not (self._on_cpu and sizes(in_chunk) == sums.shape[1:]):
+            elif first and not (self._by_numpy and sizes(in_chunk) == sums.shape[1:]):
                 sums[...] = 0
                 first = False
             targets.append(Target(sums, (slice(None), *in_chunk), (slice(None), *in_window), first))
@@ -174,11 +198,11 @@ class Blending:
         values = self.background.values if prediction is None else prediction
         memory = torch.empty((len(values), *sizes(in_chunk)), dtype=values.dtype)
         product = self.neighbours.keep(chunk, in_chunk, memory)
-        if not self._on_cpu:
+        if not self._by_numpy:
             product.zero_()
         whole = (slice(None), *(slice(0, size) for size in product.shape[1:]))
-        kept = product.numpy() if self._on_cpu else product
-        yield Target(kept, whole, (slice(None), *in_window), self._on_cpu)
+        kept = product.numpy() if self._by_numpy else product
+        yield Target(kept, whole, (slice(None), *in_window), self._by_numpy)
 
     def _add_small(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """All at once, in this thread: for so little PyTorch is faster than NumPy, which finds places faster."""
@@ -200,21 +224,27 @@ class Blending:
         and not once an operation, which costs dearly when the processor has other things to do. Each takes the next
         part when it is ready, because those of the network may be about for a while.
         """
+        threads = min(self._threads, 1 + prediction.nbytes // THREAD_BYTES)
+        nbytes = max(min(PART_BYTES, prediction.nbytes // PART) // threads, LEAST_PART_BYTES)
         # a thread may hold on to what it ran for a while, so what it runs holds no prediction but in here
-        parts = deque(_parts(targets, prediction, weights))
-        threads = min(self._threads, len(parts), 1 + prediction.nbytes // THREAD_BYTES)
-        if len(self._products) != threads or self._products[0].dtype != prediction.dtype:
-            most = max(PART_BYTES // prediction.itemsize, prediction[0, 0].size)
-            self._products = list(np.empty((threads, most), prediction.dtype))
-        busy = [self.workers.submit(_add_parts, parts, memory) for memory in self._products[1:]]
+        parts = deque(_parts(targets, prediction, weights, nbytes))
+        threads = min(threads, len(parts))
+        most = max(part.size for part, _, _ in parts)
+        fitting = [memory for memory in self._products if memory.size >= most and memory.dtype == prediction.dtype]
+        if len(fitting) < threads:
+            fitting = self._products = []  # not beside the new ones
+            memory = torch.empty((threads, most), dtype=getattr(torch, prediction.dtype.name))
+            self._products = list(memory.numpy())
+        busy = [self.workers.submit(_add_parts, parts, memory) for memory in self._products[1:threads]]
         _add_parts(parts, self._products[0])
         for future in busy:
             future.result()
 
-    def _add_on_accelerator(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
+    def _add_by_pytorch(self, targets: list[Target], prediction: torch.Tensor, weights: torch.Tensor) -> None:
         """A few channels at a time, to chunks on the device and in CPU memory."""
         voxels = weights.numel()
-        step = min(max(1, PRODUCT_BYTES // (voxels * prediction.element_size())), len(prediction))
+        most = PART_BYTES if self._on_cpu else PRODUCT_BYTES
+        step = min(max(1, most // (voxels * prediction.element_size())), len(prediction))
         if self._product.numel() < step * voxels or self._product.dtype != prediction.dtype:
             self._product = torch.empty(step * voxels, dtype=prediction.dtype, device=prediction.device)
         parts = [(sums[in_sums], in_window) for sums, in_sums, in_window, _ in targets]
@@ -225,12 +255,18 @@ class Blending:
                 sums[start : start + step].add_(product[in_window].to(sums.device))
 
 
-def _parts(targets: list[Target], prediction: np.ndarray, weights: np.ndarray) -> Iterator[Part]:
-    """What one thread multiplies at a time: all of a small prediction, else some rows along the first dimension."""
+def _parts(targets: list[Target], prediction: np.ndarray, weights: np.ndarray, nbytes: int) -> Iterator[Part]:
+    """What one thread multiplies at a time: all of a small prediction, else some rows along the first dimension.
+
+    Args:
+        targets: what products are added to.
+        prediction, weights: their factors.
+        nbytes: of the rows of a prediction at a time, if that is one at least.
+    """
     if prediction.nbytes < THREAD_BYTES:
         yield prediction, weights, [(sums[in_sums], in_window, first) for sums, in_sums, in_window, first in targets]
         return
-    most = max(1, PART_BYTES // prediction[0, 0].nbytes)  # rows of a channel in all
+    most = max(1, nbytes // prediction[0, 0].nbytes)  # rows of a channel in all
     by_rows: dict[tuple[int, int], list[Rows]] = {}
     for target in targets:
         sums, (_, rows, *others) = target.sums[target.in_sums], target.in_window

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ __all__ = ["Division", "Finisher", "HeadFinisher", "Uncovered"]
 
 SMALL_SUM, SMALL_SUMS = 2**14, 2**8
 """How many sums of weights of at most so many bytes are kept: for small chunks it is the calls that take long."""
+
+
+AT_ONCE, AT_ONCE_ON_ACCELERATOR, PARTS = 2**20, 2**26, 16
+"""How many bytes of a sum of weights are there at a time, if a chunk is cut into no more than so many parts for it."""
 
 
 class Division:
@@ -43,31 +48,41 @@ class Division:
         self._known: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def put(self, finished: Finished) -> Iterator[Finished]:
-        weights = self._sum_of_weights(finished.chunk.position, finished.values.device)
-        if finished.values.stride(0) == 0:  # channels share their memory: all that was skipped
-            yield replace(finished, values=(finished.values[:1] / weights).expand_as(finished.values))
-        elif self.differentiable:
-            yield replace(finished, values=finished.values / weights)
-        else:
-            finished.values.div_(weights)
-            yield finished
+        values, position = finished.values, finished.chunk.position
+        shared = values.stride(0) == 0  # channels share their memory: all that was skipped
+        if shared or self.differentiable:
+            weights = self._sum_of_weights(position, values.device)
+            quotient = values[:1] / weights if shared else values / weights
+            yield replace(finished, values=quotient.expand_as(values))
+            return
+        for rows in _rows(values):
+            values[:, rows].div_(self._sum_of_weights(position, values.device, rows))
+        yield finished
 
     def finish(self) -> Iterable[Finished]:
         return ()
 
-    def _sum_of_weights(self, position: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Of all windows over a chunk, ``(1, *chunk)``."""
-        surroundings = (device, *self.grid.surroundings(position))
+    def _sum_of_weights(
+        self, position: tuple[int, ...], device: torch.device, rows: slice | None = None
+    ) -> torch.Tensor:
+        """Of all windows over a chunk, ``(1, *chunk)``, or over these rows of it along the first dimension."""
+        size = self.grid.chunk_size(position)
+        rows = rows or slice(0, size[0])
+        surroundings = (device, rows.start, rows.stop, *self.grid.surroundings(position))
         known = self._known.get(surroundings)
         if known is not None:
             return known
         total = None
         windows = zip(self.grid.windows_of(position), self.grid.window_sizes_of(position))
-        for (_, in_window, in_chunk), size in windows:
-            weights = self._at(size, device)
+        for (_, in_window, in_chunk), window in windows:
+            weights = self._at(window, device)
             if total is None:
-                total = torch.zeros((1, *self.grid.chunk_size(position)), dtype=weights.dtype, device=device)
-            total[(slice(None), *in_chunk)].add_(weights[(slice(None), *in_window)])
+                total = torch.zeros((1, rows.stop - rows.start, *size[1:]), dtype=weights.dtype, device=device)
+            start, stop = max(in_chunk[0].start, rows.start), min(in_chunk[0].stop, rows.stop)
+            if start < stop:
+                shift = in_window[0].start - in_chunk[0].start
+                part = weights[(slice(None), slice(start + shift, stop + shift), *in_window[1:])]
+                total[(slice(None), slice(start - rows.start, stop - rows.start), *in_chunk[1:])].add_(part)
         assert total is not None
         if total.nbytes <= SMALL_SUM and len(self._known) < SMALL_SUMS:
             self._known[surroundings] = total
@@ -79,6 +94,14 @@ class Division:
         if weights is None:
             weights = self._weights[(device, *size)] = self.weights(size).to(device)
         return weights
+
+
+def _rows(values: torch.Tensor) -> Iterator[slice]:
+    """Of a chunk ``(C, *chunk)``, along its first spatial dimension: as many as are divided at a time."""
+    rows, *others = values.shape[1:]
+    most = AT_ONCE if values.device.type == "cpu" else AT_ONCE_ON_ACCELERATOR
+    step = max(1, most // (prod(others) * values.dtype.itemsize), -(-rows // PARTS))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 class Uncovered:

@@ -52,7 +52,7 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
     classes = scores.shape[0]
     labels = torch.empty((1, *scores.shape[1:]), dtype=label_dtype(classes), device=scores.device)
     step = max(1, ROW_VOXELS // scores[0, :1].numel())
-    on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8
+    on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8 and scores.dtype != torch.bfloat16
 
     def label(start: int) -> None:
         rows, target = scores[:, start : start + step], labels[0, start : start + step]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from monai_chunked.chunks.background import Background
-from monai_chunked.chunks.blending import Blending
+from monai_chunked.chunks.blending import Adding, Blending
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.neighbours import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
@@ -34,7 +34,7 @@ class Stitcher:
         open_chunks: where the sums are.
         backgrounds: of each head.
         freed: is told of predictions that have been added.
-        differentiable: keep what autograd needs.
+        adding: how predictions are added.
 
     Attributes:
         finished: number of chunks that are finished, those of an earlier run included.
@@ -49,7 +49,7 @@ class Stitcher:
         open_chunks: OpenChunks,
         backgrounds: Sequence[Background],
         freed: FreedMemory,
-        differentiable: bool,
+        adding: Adding,
     ) -> None:
         self.grids = layout.grids
         self.neighbours = neighbours
@@ -59,7 +59,7 @@ class Stitcher:
         self.total = images * sum(map(len, layout.grids))
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._backgrounds = backgrounds
-        how = (neighbours, open_chunks, self._workers, differentiable)
+        how = (neighbours, open_chunks, self._workers, adding)
         self._blending = [Blending(k, grid, backgrounds[k], *how) for k, grid in enumerate(layout.grids)]
 
     def add(self, window: Window, prediction: Sequence[tuple[torch.Tensor, torch.Tensor]] | None) -> Iterator[Finished]:

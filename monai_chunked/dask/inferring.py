@@ -110,7 +110,7 @@ def infer(
     _check(settings)
     opened = source_of(inputs)
     inversion = inversion_of(settings, opened)
-    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(opened))):
+    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(opened, settings))):
         raise ValueError(
             f"inverse={settings.inverse!r} cannot be done a chunk at a time, so not by several workers: {reason}; "
             f"leave it out and undo the result, or call the inferer itself"

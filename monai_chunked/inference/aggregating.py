@@ -76,7 +76,7 @@ class ChunkAggregator:
         own = {"mode": mode, "postprocessing": postprocessing, "output": output, "chunk_size": chunk_size, **parameters}
         settings, source = Settings.check(sampler.source.shape, **{**sampler.parameters, **own}), sampler.source
         inversion = inversion_of(settings, source)
-        if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source))):
+        if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source, settings))):
             raise ValueError(
                 f"the prediction cannot be brought to the patient's grid a chunk at a time, because {reason}; do it "
                 f"whole behind finish(), with MONAI's Invertd, or leave it to ChunkedSlidingWindowInferer"

@@ -13,7 +13,7 @@ import torch
 
 from monai_chunked.chunks.background import Weights
 from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher, Uncovered
-from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.chunks.postprocessing import Cast, match_postprocessing
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.settings import Settings
@@ -39,7 +39,7 @@ class Call:
         settings: what it is asked to do.
         source: where windows are read from.
         device: where the network runs, and where predictions are.
-        sum_dtype: float32 or float64.
+        sum_dtype: of weights, and of what predictions are added up in.
         result_dtype: of what is not postprocessed.
         importance: makes importance maps of windows.
         output: where finished chunks go.
@@ -158,9 +158,11 @@ class Call:
             for k, part in enumerate(parts):
                 division = Division(layout.grids[k], weights[k], differentiable)
                 uncovered = Uncovered(layout.grids[k], background[k])
+                stages: list[Stage] = [division, uncovered]
+                if self.settings.rounding is not None:  # as behind MONAI's inferer
+                    stages.append(Cast(self.result_dtype))
                 full = [self._full(heads[k])] * len(self.metadata)
-                own = stages_of(*part, self.result_dtype, self.recovery.done, full)
-                stages: list[Stage] = [division, uncovered, *own]
+                stages += stages_of(*part, self.result_dtype, self.recovery.done, full)
                 create = self.share.creating(k, partial(self._create, k, heads[k], endings[k]))
                 result = self.recovery.results.get(k, known[k])
                 finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))

@@ -30,9 +30,15 @@ from monai_chunked.windows.predictor import pack
 __all__ = ["calling", "packed", "sum_dtype_of", "watched"]
 
 
-def sum_dtype_of(source: Source) -> torch.dtype:
-    """Of what predictions are added up in."""
-    return torch.float64 if source.dtype == torch.float64 else torch.float32
+def sum_dtype_of(source: Source, settings: Settings) -> torch.dtype:
+    """Of weights, and of what predictions are added up in."""
+    as_input = source.dtype.is_floating_point and settings.rounding is not None
+    return source.dtype if as_input or source.dtype == torch.float64 else torch.float32
+
+
+def _result_dtype(source: Source, settings: Settings) -> torch.dtype:
+    padded = tuple(settings.windows.image_size) != tuple(settings.image_size)
+    return result_dtype_of(source, settings.padding_mode if padded else "constant")
 
 
 @contextmanager
@@ -57,7 +63,7 @@ def calling(
         ValueError, TypeError, OSError: when the output cannot take the result.
     """
     device = with_index(settings.sw_device or source.device)
-    sum_dtype, result_dtype = sum_dtype_of(source), result_dtype_of(source)
+    sum_dtype, result_dtype = sum_dtype_of(source, settings), _result_dtype(source, settings)
     output = settings.target(source.device)
     known_dtype = result_dtype if settings.postprocessing is None and inversion is None else None
     output.check(Expected(0, known_dtype))

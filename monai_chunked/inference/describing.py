@@ -70,6 +70,7 @@ def _described(call: Call, network: BoundNetwork) -> dict[str, Any]:
         "autocast": autocast and torch.get_autocast_dtype(device.type),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
         "dtype": call.result_dtype,
+        "rounding": settings.rounding,
         "torch": torch.__version__,
         "monai": monai.__version__,
     }

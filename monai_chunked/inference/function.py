@@ -61,6 +61,7 @@ def chunked_sliding_window_inference(
     mirror_batch: bool = False,
     fill_batches: bool = False,
     process_group: Any = None,
+    rounding: Literal["monai"] | None = None,
     **kwargs: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
     """
@@ -151,6 +152,8 @@ def chunked_sliding_window_inference(
             memory are sent to all, results on disk are opened by all, so that all must see their folder. With ``skip``
             and ``sw_batch_size`` above 1 each reads the input up to the end of its part, else only what it predicts; a
             ``mask`` is read by each. Without gradients, and without ``process_fn``.
+        rounding: ``"monai"``: products, sums and weights have the dtypes that MONAI's have, so that half precision,
+            bfloat16 and autocast give its bits, too; refused with ``buffer_steps``. ``None``: at least float32.
 
     Raises:
         ValueError: when a parameter does not fit, before the first window; when ``cpu_memory`` cannot hold the chunks
@@ -217,6 +220,7 @@ def chunked_sliding_window_inference(
             mirror_batch=mirror_batch,
             fill_batches=fill_batches,
             process_group=process_group,
+            rounding=rounding,
         )
         bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, args, kwargs)
         if peers is None:

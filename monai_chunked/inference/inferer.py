@@ -104,6 +104,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_batch: whether all mirrored windows go to the network in one batch.
         fill_batches: fill up short batches with repeated windows, for networks that know one shape.
         process_group: ``"world"`` or a ``ProcessGroup``: its processes, each called with the same, share the volume.
+        rounding: ``None``: products and sums are at least float32, whatever the network returns. ``"monai"``: they are
+            rounded where MONAI rounds them, which gives its bits for half precision, bfloat16 and autocast.
 
     Raises:
         ValueError: when ``mode`` is unknown; everything else is checked when the inferer is called.
@@ -153,6 +155,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         mirror_batch: bool = False,
         fill_batches: bool = False,
         process_group: Any = None,
+        rounding: Literal["monai"] | None = None,
     ) -> None:
         known = check_mode(mode) in [each.value for each in BlendMode]  # to MONAI
         super().__init__(
@@ -187,6 +190,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.border, self.min_size = border, min_size
         self.mirror_axes, self.mirror_batch, self.fill_batches = mirror_axes, mirror_batch, fill_batches
         self.process_group = process_group
+        self.rounding = rounding
 
     @overload
     def __call__(

@@ -14,6 +14,7 @@ from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.background import match_background
 from monai_chunked.chunks.postprocessing import argmax, is_argmax, label_dtype
+from monai_chunked.inference.calling import sum_dtype_of
 from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.inverting import inversion_of, why_whole
 from monai_chunked.inference.settings import Settings
@@ -92,7 +93,8 @@ class _Planned:
         self.images, self.channels = shape[:2]
         self.source = source
         self.heads = heads
-        self.itemsize = 8 if source and source.dtype == torch.float64 else 4
+        self.sum_dtype = sum_dtype_of(source, settings) if source else torch.float32
+        self.itemsize = self.sum_dtype.itemsize
         self.device = self._likely_device()
         self.windows = settings.windows
         sizes = (self.windows, settings.image_size, heads, self.itemsize, settings.chunk_size)
@@ -103,9 +105,7 @@ class _Planned:
         self.skipped = settings.skipped()
         self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
         inversion = inversion_of(settings, source) if source else None
-        if inversion is not None and why_whole(
-            inversion, settings, torch.float64 if self.itemsize == 8 else torch.float32
-        ):
+        if inversion is not None and why_whole(inversion, settings, self.sum_dtype):
             inversion = None  # it is done behind the run
         self.endings = [ending_of(grid, inversion) for grid in self.layout.grids]
 
@@ -213,7 +213,7 @@ class _Planned:
     @property
     def _dtype(self) -> torch.dtype:
         """Of scores."""
-        return torch.float64 if self.itemsize == 8 else torch.float32
+        return torch.promote_types(self.sum_dtype, torch.float32)
 
     def _inverse_bytes(self) -> int:
         """Of the faces that are kept of finished chunks, and of the largest box that is made of one."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_dst_type
@@ -16,11 +17,25 @@ from monai_chunked.outputs.base import Metadata, TakesMetadata
 __all__ = ["at_resolution", "result_dtype_of", "with_metadata"]
 
 
-def result_dtype_of(source: Source) -> torch.dtype:
-    """What MONAI returns; float32 for integer inputs, on which MONAI fails."""
+def result_dtype_of(source: Source, padding_mode: str = "constant") -> torch.dtype:
+    """What MONAI returns; float32 for integer inputs, on which MONAI fails.
+
+    Args:
+        source: the input.
+        padding_mode: if it is padded, which autocast may do in another dtype.
+    """
     if isinstance(source, TensorSource) and source.templates:
         return torch.get_default_dtype()
-    return source.dtype if source.dtype.is_floating_point else torch.float32
+    if not source.dtype.is_floating_point:
+        return torch.float32
+    if padding_mode == "constant" or source.dtype.itemsize > 2 or not torch.is_autocast_enabled(source.device.type):
+        return source.dtype
+    dims = len(source.shape) - 2
+    some = torch.zeros((1, 1, *[2] * dims), dtype=source.dtype, device=source.device)
+    try:
+        return F.pad(some, [1, 1] * dims, mode=padding_mode).dtype
+    except (RuntimeError, NotImplementedError):  # who pads the input says so
+        return source.dtype
 
 
 def with_metadata(results: Sequence[Any], templates: Sequence[MetaTensor], template: MetaTensor | None) -> list[Any]:

@@ -39,7 +39,7 @@ def infer(inputs: Any, network: BoundNetwork, settings: Settings, condition: Any
     source = source_of(inputs)
     condition_source = None if condition is None else source_of(condition)
     inversion = inversion_of(settings, source)
-    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source))):
+    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source, settings))):
         return infer_whole(infer, inputs, network, settings, condition, inversion, reason)
 
     described = partial(fingerprint_of_call, network=network, condition=condition_source)

@@ -75,6 +75,7 @@ class Settings:
     mirror_batch: bool = False
     fill_batches: bool = False
     process_group: Any = None
+    rounding: Literal["monai"] | None = None
 
     @classmethod
     def check(cls, shape: Sequence[int], **given: Any) -> Settings:
@@ -95,12 +96,13 @@ class Settings:
         checks.check_preprocessing(values["preprocessing"])
         checks.check_postprocessing(values["postprocessing"])
         window_checks.check_background(values["background"])
+        skips = values["skip"] is not None or values["mask"] is not None
+        checks.check_rounding(values["rounding"], values["buffer_steps"], values["background"] if skips else 0)
         checks.check_overwrite(values["overwrite"])
         output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
         checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
         border = window_checks.check_border(values["border"], dims)
         roi_size = checks.check_roi_size(values["roi_size"], shape)
-        skips = values["skip"] is not None or values["mask"] is not None
         window_checks.check_fixed_size(
             border, values["roi_weight_map"], values["fill_batches"], values["process_fn"] if skips else None
         )

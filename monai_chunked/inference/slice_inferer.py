@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import monai
 import torch
 from monai.inferers import SliceInferer
 from monai.utils import ensure_tuple
@@ -45,7 +47,8 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
             args, kwargs: as in :py:class:`ChunkedSlidingWindowInferer`.
 
         Raises:
-            ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match.
+            ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match, or MONAI's own, in an early
+                version, takes no ``condition``.
         """
         check_inputs(inputs)
         roi_size = list(ensure_tuple(self.orig_roi_size))
@@ -59,8 +62,13 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
         if weights is not None and weights.dim() == 2:
             weights = weights.unsqueeze(self.spatial_dim)
 
+        takes_condition = "condition" in inspect.signature(self.network_wrapper).parameters
+        if kwargs.get("condition") is not None and not takes_condition:
+            raise ValueError(f"condition: SliceInferer of MONAI {monai.__version__} has none; leave it out")
+
         def slices(windows: torch.Tensor, *args: Any, condition: torch.Tensor | None = None, **kwargs: Any) -> Any:
-            return self.network_wrapper(network, windows, condition, *args, **kwargs)
+            positional: Any = (condition, *args) if takes_condition else args
+            return self.network_wrapper(network, windows, *positional, **kwargs)
 
         return self._infer(inputs, network, roi_size, weights, args, kwargs, slices)
 

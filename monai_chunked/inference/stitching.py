@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from monai_chunked.chunks.background import Background, match_background
+from monai_chunked.chunks.blending import Adding
 from monai_chunked.chunks.finishing import Finisher
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
@@ -68,7 +69,8 @@ class Stitching:
             open_chunks = _open_chunks(call, layout, self._finisher, neighbours.elsewhere, differentiable, observer)
             held = sum(layout.forecast.peak[: CPU + 1]) + self._finisher.known_bytes
             freed = FreedMemory(int(GROWTH * held))
-            of_all = (layout, len(call.metadata), neighbours, open_chunks, backgrounds, freed, differentiable)
+            how_to_add = Adding(differentiable, call.settings.rounding is not None)
+            of_all = (layout, len(call.metadata), neighbours, open_chunks, backgrounds, freed, how_to_add)
             self._stitcher = Stitcher(*of_all)
         except BaseException:
             self._finisher.abandon()

@@ -17,6 +17,7 @@ from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.labels import mark_labels
 from monai_chunked.inference.results import with_metadata
 from monai_chunked.inference.settings import Settings
+from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
 
@@ -58,7 +59,7 @@ def infer_whole(
     parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
     reads = {"condition": condition, "network": network, "mask": settings.mask}
     writing = replace(settings, mask=None, skip=None)
-    with calling(writing, inversion.source, inversion, None, reads) as call:
+    with calling(writing, source_of(inputs), inversion, None, reads) as call:
         scores = infer(inputs, network, parts, condition)
         images = _undone(scores, inversion, after)
         result = _written(call, [voxels for voxels, _ in images], [dict(meta.meta) for _, meta in images])

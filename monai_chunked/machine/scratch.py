@@ -43,12 +43,12 @@ class ScratchFile:
     def write(self, slot: int, chunk: torch.Tensor) -> None:
         """Keep a contiguous chunk that is in CPU memory, from this byte of the file on."""
         self._file.seek(slot)
-        write_all(self._file, bytes_of(chunk.numpy()))
+        write_all(self._file, bytes_of(chunk.view(torch.uint8).numpy()))
 
     def read(self, slot: int, chunk: torch.Tensor) -> None:
         """Fill a contiguous chunk in CPU memory with what is there."""
         self._file.seek(slot)
-        read_all(self._file, bytes_of(chunk.numpy()), self.folder)
+        read_all(self._file, bytes_of(chunk.view(torch.uint8).numpy()), self.folder)
 
     def close(self) -> None:
         """Its space is free again."""

@@ -113,7 +113,7 @@ def test_a_network_id_stands_for_code_and_attributes_but_not_for_weights(tmp_pat
 
     network = Counting()
     call({"network": network}, tmp_path)
-    with pytest.raises(FileExistsError, match=r"what differs: network \(network_id="):
+    with pytest.raises(FileExistsError, match=r"what differs: network\.calls \(\d+ before, \d+ now\) \(network_id="):
         call({"network": network}, tmp_path)
     call({"network": network}, tmp_path, network_id="first", overwrite=True)
     with pytest.warns(UserWarning, match="is returned as an earlier run finished it"):

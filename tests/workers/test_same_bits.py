@@ -87,6 +87,31 @@ def test_windows_are_in_the_batches_of_one_process(ranks: Ranks, workers: int, w
             assert torch.equal(answer, expected)
 
 
+def rounded(group: Any, inputs: torch.dtype, predicted: torch.dtype, way: dict[str, Any]) -> torch.Tensor:
+    def network(windows: torch.Tensor) -> torch.Tensor:
+        return of_the_batch(windows).to(predicted)
+
+    how = {"roi_size": (6, 5, 7), "sw_batch_size": 3, "overlap": 0.5, "mode": "gaussian"}
+    image = random(2, 1, 17, 14, 15).to(inputs)
+    if group is None:
+        return sliding_window_inference(image, predictor=network, **how)
+    return chunked_sliding_window_inference(
+        image, predictor=network, process_group=group, rounding="monai", **how, **way
+    ).clone()
+
+
+@pytest.mark.parametrize("way", [{}, {"cpu_memory": "1GiB"}], ids=lambda way: "-".join(way) or "handed on")
+@pytest.mark.parametrize("inputs", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_what_is_rounded_as_monai_rounds_it_has_monais_bits(
+    ranks: Ranks, inputs: torch.dtype, way: dict[str, Any]
+) -> None:
+    for predicted in (torch.float16, torch.bfloat16):
+        reference = rounded(None, inputs, predicted, way)
+        for answer in ranks.call(3, rounded, inputs, predicted, way):
+            assert not isinstance(answer, Raised), answer
+            assert torch.equal(answer, reference)
+
+
 @CASES
 @given(cases(), st.sampled_from(WAYS))
 def test_independent_parts_and_results_on_disk_too(ranks: Ranks, case: dict[str, Any], way: dict[str, Any]) -> None:

@@ -31,6 +31,14 @@ NO_CODE = {
 """Of a class: where it is written, and what follows from its methods."""
 
 
+MAKING = {"__new__", "__init__", "__post_init__", "__init_subclass__", "__set_name__"}
+"""Of the class of an object that is there: what has run already."""
+
+
+MAKES = {"__init__", "__class__", "type"}
+"""By which methods may make objects of their own class."""
+
+
 LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 
@@ -55,24 +63,39 @@ def function_text(function: FunctionType, describer: Describes) -> str:
     closure = zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()))
     parts = [
         function.__qualname__,
-        code_text(function.__code__, describer),
+        describer.describe(function.__code__, " (its code)"),
         ", ".join(f"{k}: {describer.describe(v, f'.{k}')}" for k, v in held.items()),
-        ", ".join(f"{k}: {describer.describe(v, f'.{k}')}" for k, v in closure),
+        ", ".join(_closed_over(k, v, describer) for k, v in closure),
         ", ".join(_globals(function, describer)),
     ]
     return f"function({'; '.join(parts)})"
 
 
-def class_text(cls: type, describer: Describes) -> str:
+def _closed_over(name: str, value: Any, describer: Describes) -> str:
+    # that of super(), of an object that is there
+    of = describer.kind if name == "__class__" and isinstance(value, type) else describer.describe
+    return f"{name}: {of(value, f'.{name}')}"
+
+
+def class_text(cls: type, describer: Describes, made: bool = False) -> str:
+    """By all that it has.
+
+    Args:
+        cls: of the user, or else its name and version are enough.
+        describer: describes that.
+        made: it is asked for as the class of an object that is there.
+    """
     known = by_name(cls, cls.__module__)
     if known is not None:
         return known
     held = [
         f"{k}: {describer.describe(v, f'.{k}')}"
         for k, v in sorted(vars(cls).items())
-        if k not in NO_CODE and not isinstance(v, (GetSetDescriptorType, MemberDescriptorType))
+        if k not in (NO_CODE | MAKING if made and not _makes_more(cls) else NO_CODE)
+        if not isinstance(v, (GetSetDescriptorType, MemberDescriptorType))
     ]
-    bases = describer.each(cls.__bases__)
+    of = describer.kind if made else describer.describe
+    bases = ", ".join(of(base, f"({base.__qualname__})") for base in cls.__bases__)
     return f"class {cls.__qualname__}({bases}; {describer.describe(type(cls))}; {', '.join(held)})"
 
 
@@ -86,6 +109,23 @@ def module_text(module: ModuleType, describer: Describes, names: frozenset[str] 
         return f"module {module.__name__} {{{describer.items(held.items())}}}"
     texts = [f"{k}: {_global(held[k], k, names, describer)}" for k in sorted(held)]
     return f"module {module.__name__} {{{', '.join(texts)}}}"
+
+
+def _makes_more(cls: type) -> bool:
+    """Whether a method of a class may make other objects of it."""
+    methods = [
+        getattr(value, "__func__", value)
+        for each in cls.__mro__
+        if installed_version(each.__module__) is None
+        for name, value in vars(each).items()
+        if not name.startswith("__") or name == "__call__"  # others ask for names, and compare
+    ]
+    return any(
+        not MAKES.isdisjoint(code.co_names)
+        for method in methods
+        if isinstance(method, FunctionType)
+        for code in _codes(method.__code__)
+    )
 
 
 def builtin_text(value: Any, describer: Describes) -> str:

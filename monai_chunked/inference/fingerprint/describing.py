@@ -27,6 +27,10 @@ class Describes(Protocol):
         """The same text for what computes the same."""
         ...
 
+    def kind(self, cls: type, name: str = "") -> str:
+        """Of the class of an object that is there: how it was made does not count."""
+        ...
+
     def cannot(self, value: Any, why: str = "") -> str:
         """It has no value that could be compared."""
         ...

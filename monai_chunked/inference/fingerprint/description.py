@@ -9,8 +9,10 @@ value that could be compared, such as an open file, is said and never guessed.
 from __future__ import annotations
 
 import functools
+import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from types import (
     BuiltinFunctionType,
@@ -38,6 +40,7 @@ from monai_chunked.inference.fingerprint.code import builtin_text, class_text, c
 from monai_chunked.inference.fingerprint.describing import Undescribable
 from monai_chunked.inference.fingerprint.networks import network_text
 from monai_chunked.inference.fingerprint.objects import object_text
+from monai_chunked.outputs.recovery.differences import Details, detail
 
 __all__ = ["Describer", "Undescribable", "sorted_metadata"]
 
@@ -46,6 +49,14 @@ ATOMS = (
     NoneType, bool, int, float, complex, str, bytes, range, EllipsisType, NotImplementedType,
     torch.dtype, torch.device, torch.layout, torch.memory_format,
 )  # fmt: skip
+
+
+DEVICE = re.compile(r"(cpu|cuda|hip|hpu|ipu|mps|mtia|npu|privateuseone|vulkan|xla|xpu):\d+")
+"""The name of one of several devices of a type."""
+
+
+REFERENCE = re.compile(r"#\d+")
+"""What is said of something that has been described before."""
 
 
 OF_THE_CLASS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType)
@@ -59,6 +70,9 @@ class Describer:
 
     Args:
         vouched: the user vouches for what cannot be described.
+
+    Attributes:
+        details: of the last text, so that a difference can be told with its path.
     """
 
     def __init__(self, vouched: bool = False) -> None:
@@ -68,6 +82,8 @@ class Describer:
         self._numbers: dict[Any, int] = {}
         self._kept: list[Any] = []
         self._path: list[str] = []
+        self.details: Details = {}
+        self._inside: Details | None = {}
 
     def text(self, value: Any, name: str) -> str:
         """Of a part that has a name.
@@ -75,12 +91,15 @@ class Describer:
         Raises:
             Undescribable: when something in it cannot be described, and the user does not vouch for it.
         """
-        self._numbers, self._kept, self._path = {}, [], []
+        self._numbers, self._kept, self._path = {}, [], [name]
+        self.details = self._inside = {}
         try:
-            return self.describe(value, name)
+            return self.describe(value)
         except RecursionError:
-            self._path = [name]
+            self._path, self._inside = [name], {}
             return self.cannot(value, "is nested too deep")
+        finally:
+            self._path = []
 
     def voxels(self, value: Any, name: str) -> str:
         """Of a tensor or array ``(B, C, *spatial)``: where its kind is not known, what it says of itself is not enough.
@@ -91,6 +110,7 @@ class Describer:
         if isinstance(value, torch.Tensor):
             return self.text(value, name)
         self._numbers, self._kept, self._path = {}, [], [name]
+        self.details, self._inside = {}, None
         try:
             text = array_text(value, self)
         except RecursionError:
@@ -101,6 +121,7 @@ class Describer:
     def weights_text(self, state: Mapping[str, Any]) -> str:
         """Of a ``state_dict``; its tensors are known by their names in what is described afterwards."""
         text = self.text(dict(state), "network.state_dict()")
+        self.details = {}  # their number is large, and who changes one changes all
         self.weights = {_memory(v): k for k, v in state.items() if isinstance(v, torch.Tensor) and _has_memory(v)}
         return text
 
@@ -108,14 +129,16 @@ class Describer:
         """Of a part of what is being described."""
         kind = type(value)
         if kind in ATOMS:
-            return repr(value)
-        self._path.append(name)
-        try:
-            if kind is tuple or kind is torch.Size:
-                return f"({self.each(value)})"
-            return self._described(value)
-        finally:
-            self._path.pop()
+            text = _atom_text(value)
+            if name and self._inside is not None:
+                self._inside[name] = detail(text, {})
+            return text
+        with self._at(name) as keep:
+            return keep(f"({self.each(value)})" if kind is tuple or kind is torch.Size else self._described(value))
+
+    def kind(self, cls: type, name: str = "") -> str:
+        """Of the class of an object that is there: how it was made does not count."""
+        return self.once(cls, (id(cls), "kind"), functools.partial(class_text, cls, self, made=True), name)
 
     def cannot(self, value: Any, why: str = "") -> str:
         """There is nothing to compare."""
@@ -146,11 +169,27 @@ class Describer:
             return f"#{self._numbers[key]}"
         self._numbers[key] = len(self._numbers)
         self._kept.append(value)  # so that nothing else gets its id
+        with self._at(name) as keep:
+            return keep(of())
+
+    @contextmanager
+    def _at(self, name: str) -> Iterator[Callable[[str], str]]:
+        """Within it, details are those of a part with this name; what is yielded keeps the text of this part."""
+        above = self._inside
+        if name and above is not None:
+            self._inside = {}
+
+        def keep(text: str) -> str:
+            if name and above is not None and not REFERENCE.fullmatch(text):
+                above[name] = detail(text, self._inside or {})
+            return text
+
         self._path.append(name)
         try:
-            return of()
+            yield keep
         finally:
             self._path.pop()
+            self._inside = above
 
     def _described(self, value: Any) -> str:
         if isinstance(value, torch.Tensor):
@@ -161,6 +200,7 @@ class Describer:
         if isinstance(value, (np.dtype, np.generic)):
             return f"{type(value).__name__} {value!r}"
         if isinstance(value, CodeType):
+            self._inside = None  # a constant has no name that means anything
             return code_text(value, self)
         if isinstance(value, slice):
             return f"slice({self.each((value.start, value.stop, value.step))})"
@@ -195,9 +235,9 @@ class Describer:
         if isinstance(value, ModuleType):
             return module_text(value, self)
         if isinstance(value, Enum):
-            return f"{self.describe(type(value))}.{value.name}={self.describe(value.value)}"
+            return f"{self.kind(type(value))}.{value.name}={self.describe(value.value)}"
         if isinstance(value, torch.Generator):
-            return f"generator({value.device}, {self.describe(value.get_state())})"
+            return f"generator({value.device.type}, {self.describe(value.get_state())})"
         if isinstance(value, torch.nn.Module):
             return network_text(value, self)
         if isinstance(value, functools.partial):
@@ -209,7 +249,7 @@ class Describer:
 
     def _set(self, values: Any) -> str:
         """Its order is of no account, so nothing in it may get a number that depends on the order."""
-        numbers, texts = self._numbers, []
+        numbers, texts, self._inside = self._numbers, [], None
         for value in values:
             self._numbers = dict(numbers)
             texts.append(self.describe(value, "{...}"))
@@ -228,6 +268,15 @@ class Describer:
         if isinstance(tensor, MetaTensor):
             return f"{digest} {self.describe(sorted_metadata(tensor.meta), '.meta')}"
         return digest
+
+
+def _atom_text(value: Any) -> str:
+    """Devices of a type compute the same, so that processes may each have one of their own."""
+    if type(value) is torch.device:
+        return f"device(type={value.type!r})"
+    if type(value) is str and DEVICE.fullmatch(value):
+        return repr(value.partition(":")[0])
+    return repr(value)
 
 
 def sorted_metadata(metadata: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from monai_chunked.inference.fingerprint.arrays import DIGEST_BYTES
 from monai_chunked.inference.fingerprint.description import Describer, Undescribable, sorted_metadata
 from monai_chunked.inputs.source import Source
+from monai_chunked.outputs.recovery.differences import DETAILS, Details, packed
 
 __all__ = ["fingerprint_of"]
 
@@ -36,15 +37,18 @@ def fingerprint_of(
         settings: all else that the result depends on.
 
     Returns:
-        A text for each part, and what of them cannot be described.
+        A text for each part, their details to tell differences by, and what of them cannot be described.
     """
     describer = Describer(vouched=run_id is not None)
     unknown: list[str] = []
     texts: dict[str, str] = {}
+    details: Details = {}
 
     def add(name: str, text: Callable[[], str]) -> None:
         try:
             texts[name] = _short(text())
+            if describer.details:
+                details[name] = describer.details
         except Undescribable as error:
             unknown.append(str(error))
 
@@ -66,7 +70,7 @@ def fingerprint_of(
         add("condition", lambda: describer.voxels(condition.origin, "condition"))
     for name, value in settings.items():
         add(name, lambda name=name, value=value: describer.text(value, name))  # type: ignore[misc]  # bound in the loop
-    return texts, unknown
+    return {**texts, DETAILS: packed(details)}, unknown
 
 
 def _without_name(metadata: Mapping[str, Any]) -> dict[str, Any]:

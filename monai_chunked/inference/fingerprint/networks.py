@@ -29,7 +29,9 @@ def network_text(module: torch.nn.Module, describer: Describes) -> str:
     if isinstance(module, torch._dynamo.OptimizedModule):
         options = getattr(module.dynamo_ctx, "compiler_config", None) or {}
         numbers = {key: held for key, held in options.items() if type(held) in (bool, int, float)}  # others are paths
-        return f"compiled({describer.describe(module._orig_mod)}, {describer.describe(numbers)})"
+        return f"compiled({describer.describe(module._orig_mod, '._orig_mod')}, {describer.describe(numbers)})"
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel):  # differs in what gradients go through
+        return f"distributed({describer.describe(module.module, '.module')})"
     state: Any = module.__getstate__()
     if isinstance(state, dict):
         ignored = {name for cls, names in NO_STATE.items() if full_name(type(module)).endswith(cls) for name in names}
@@ -37,7 +39,7 @@ def network_text(module: torch.nn.Module, describer: Describes) -> str:
         state = _without_ids_of_hooks(held)
     compiled = "compiled " if getattr(module, "_compiled_call_impl", None) else ""
     kind, forward = type(module), type(module).forward
-    return f"{compiled}{describer.describe(kind)}.{describer.describe(forward, '.forward')}{describer.state(state)}"
+    return f"{compiled}{describer.kind(kind)}.{describer.describe(forward, '.forward')}{describer.state(state)}"
 
 
 def _of_state_dict(name: str) -> bool:

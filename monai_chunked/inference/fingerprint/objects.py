@@ -26,8 +26,10 @@ def object_text(value: Any, describer: Describes) -> str:
     state, in_list, in_dict = (*rest, None, None, None)[:3]
     if kind is Compose:  # draws no numbers itself, and is seeded by chance
         state = {key: held for key, held in state.items() if key != "R"}
-    made_by = describer.describe(kind), describer.describe(function), describer.each(arguments)
-    parts = [*made_by, describer.state(state)]
+    # it is there already, so that how objects of its class are made does not count
+    made_by = "itself" if function is kind else describer.describe(function)
+    parts = [describer.kind(kind), made_by, describer.each(each for each in arguments if each is not kind)]
+    parts.append(describer.state(state))
     if in_list is not None:
         parts.append(f"[{describer.each(in_list)}]")
     if in_dict is not None:

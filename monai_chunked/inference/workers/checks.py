@@ -11,7 +11,7 @@ from monai_chunked.inference.settings import Settings
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import ResumableOutput
 from monai_chunked.outputs.memory import MemoryOutput
-from monai_chunked.outputs.recovery.differences import SHORT
+from monai_chunked.outputs.recovery.differences import differences, remedy
 
 __all__ = ["check_shared", "differing"]
 
@@ -59,12 +59,7 @@ def differing(own: Mapping[str, str], others: Mapping[int, Mapping[str, str]]) -
     """
     found = []
     for rank, texts in others.items():
-        parts = []
-        for name in sorted({*own, *texts}):
-            here, there = own.get(name, "nothing"), texts.get(name, "nothing")
-            if here != there:
-                short = max(len(here), len(there)) < SHORT
-                parts.append(f"{name} ({here} on rank 0, {there} on rank {rank})" if short else name)
+        parts = differences(own, texts, "on rank 0", f"on rank {rank}")
         if parts:
-            found.append(f"rank {rank} differs from rank 0 in {', '.join(parts)}")
+            found.append(f"rank {rank} differs from rank 0 in {', '.join(parts)}{remedy(own, texts)}")
     return f"process_group: every process must be called with the same, but {'; '.join(found)}" if found else ""

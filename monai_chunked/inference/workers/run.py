@@ -70,7 +70,7 @@ def infer_together(peers: Peers, inputs: Any, network: BoundNetwork, settings: S
     source = source_of(inputs)
     condition_source = None if condition is None else source_of(condition)
     inversion = inversion_of(settings, source)
-    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source))):
+    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source, settings))):
         raise ValueError(
             f"process_group: the prediction can only be brought to the patient's grid as a whole, because {reason}; "
             f"leave out the inverse and do it to what the inferer returns, or process_group"

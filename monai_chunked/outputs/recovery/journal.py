@@ -26,7 +26,7 @@ __all__ = ["FORMAT", "Journal", "check_forgotten"]
 logger = logging.getLogger(__name__)
 
 
-FORMAT = 2
+FORMAT = 3
 """Version of the records; a run is resumed only by the version that began it."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Output, OutputWriter, Result, ResumableOutput, ResumableWriter
 from monai_chunked.outputs.recovery.alone import Alone
-from monai_chunked.outputs.recovery.differences import differences
+from monai_chunked.outputs.recovery.differences import differences, remedy
 from monai_chunked.outputs.recovery.journal import FORMAT, Journal
 from monai_chunked.outputs.recovery.left import Cuts, Left
 from monai_chunked.outputs.recovery.recording import RecordingWriter, crc_of
@@ -125,9 +125,8 @@ class Recovery(Left):
                 return journal
             reason = (
                 f"an earlier run with other settings began or finished this result; what differs: {', '.join(found)}"
+                f"{remedy(header['fingerprint'], self.fingerprint)}"
             )
-            if any(name.startswith("network") for name in found) and "network_id" not in self.fingerprint:
-                reason += " (network_id= vouches for all of the network but its weights)"
         if replaced:
             logger.info("%s starts afresh: %s", self.path, reason)
             return None
