@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_chunked.chunks.postprocessing import argmax
+from monai_chunked.chunks.postprocessing import argmax, check_classes
 from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.labels import mark_labels
+from monai_chunked.inference.one_channel import warn_of_one_channel
 from monai_chunked.inference.results import with_metadata
 from monai_chunked.inference.settings import Settings
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
+from monai_chunked.plan.heads import Head
 
 __all__ = ["infer_whole"]
 
@@ -54,11 +57,15 @@ def infer_whole(
         before = replace(chain, invert=None, after=()) if chain.before and invert_only else None
         after = list(chain.after) if invert_only else [chain]
     parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
+    if chain == "argmax" and settings.process_fn is None:  # refused with the first batch, not behind the last one
+        network = replace(network, call=partial(_several_classes, network.call or network.network))
     scores = infer(inputs, network, parts, condition)
     if not isinstance(scores, torch.Tensor):
         raise ValueError(
             "the network returns several outputs, of which no one can be brought to the patient's grid whole"
         )
+    late = replace(chain, before=(), invert=None) if before is not None else chain
+    warn_of_one_channel([late], [Head("prediction", scores.shape[1], tuple(scores.shape[2:]))])
     images = []
     for number, template in enumerate(inversion.source.templates):
         image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))
@@ -70,6 +77,14 @@ def infer_whole(
     templates = tuple(template for _, template in images)
     labelled = with_metadata([result], templates, inversion.batch(templates))
     return mark_labels(labelled, [chain])[0]
+
+
+def _several_classes(call: Callable[..., Any], *windows: Any, **named: Any) -> Any:
+    """What a network returns, where there must be classes to choose from."""
+    returned = call(*windows, **named)
+    if isinstance(returned, torch.Tensor):
+        check_classes(returned.shape[1])
+    return returned
 
 
 def _written(images: list[torch.Tensor], settings: Settings, metadata: list[dict[str, Any]]) -> Any:
