@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,9 @@ def patchlys(border: str, size: int, roi: int, step: int, min_size: int) -> list
     return list(dict.fromkeys(tuple(made.get_bbox(k)[0].tolist()) for k in range(len(made))))
 
 
-def nnunets(size: int, roi: int, overlap: float) -> list[tuple[int, int]]:
-    """``compute_steps_for_sliding_window`` of nnU-Net; none twice."""
-    number = int(np.ceil((size - roi) / (roi * (1 - overlap)))) + 1
+def nnunets(size: int, roi: int, step_size: float) -> list[tuple[int, int]]:
+    """``compute_steps_for_sliding_window`` of nnU-Net, with its ``tile_step_size``; none twice."""
+    number = int(np.ceil((size - roi) / (roi * step_size))) + 1
     step = (size - roi) / (number - 1) if number > 1 else 0
     starts = dict.fromkeys(int(np.round(step * k)) for k in range(number))
     return [(start, start + roi) for start in starts]
@@ -45,12 +46,16 @@ def monais(size: int, roi: int, overlap: float) -> list[tuple[int, int]]:
 
 
 def windows(border: str, size: int, roi: int, overlap: float, min_size: int = 1) -> list[tuple[int, int]]:
-    """Along one dimension of an image that is padded to the size of a window already, unless windows are cut."""
+    """Along one dimension of an image that is padded to the size of a window already, unless windows are cut.
+
+    Only MONAI takes an overlap. The others take a step, which is what its decimals leave of a window.
+    """
+    step = 1 - Fraction(str(overlap))
     if border == "edge":
         return monais(size, roi, overlap)
     if border == "even":
-        return nnunets(size, roi, overlap)
-    return patchlys(border, size, roi, max(int(roi * (1 - overlap)), 1), min_size)
+        return nnunets(size, roi, float(step))
+    return patchlys(border, size, roi, max(int(roi * step), 1), min_size)
 
 
 def hann(size: Sequence[int]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,12 +15,14 @@ from monai.utils import ensure_tuple
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import box_text
+from monai_chunked.plan.heads import Head
 
 __all__ = [
     "Cast",
     "Postprocess",
     "Postprocessing",
     "argmax",
+    "check_classes",
     "is_argmax",
     "known_result",
     "label_dtype",
@@ -48,8 +50,12 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
     """The class with the highest score, the first one if there are several: ``(C, *chunk)`` to ``(1, *chunk)``.
 
     NaN counts as the highest, as in ``torch.argmax``.
+
+    Raises:
+        ValueError: when there is one class only.
     """
     classes = scores.shape[0]
+    check_classes(classes)
     labels = torch.empty((1, *scores.shape[1:]), dtype=label_dtype(classes), device=scores.device)
     step = max(1, ROW_VOXELS // scores[0, :1].numel())
     on_cpu = scores.device.type == "cpu" and labels.dtype == torch.uint8 and scores.dtype != torch.bfloat16
@@ -93,23 +99,53 @@ def _argmax_by_class(scores: np.ndarray, labels: np.ndarray) -> bool:
     return not np.isnan(highest).any()
 
 
-def match_postprocessing(postprocessing: Any, keys: list[Hashable] | None, outputs: int) -> list[Postprocessing | None]:
-    """One postprocessing for each head of the network, ``keys`` being their names where it returns a dict."""
+def match_postprocessing(
+    postprocessing: Any, keys: list[Hashable] | None, heads: Sequence[Head]
+) -> list[Postprocessing | None]:
+    """One postprocessing for each head of the network.
+
+    Args:
+        postprocessing: what the user gave: one for all heads, or one for each.
+        keys: of the heads where the network returns a dict.
+        heads: of the network.
+
+    Raises:
+        ValueError: when it does not fit the heads, or chooses a class where there is only one.
+    """
     if isinstance(postprocessing, dict):
         if keys is None or set(keys) != set(postprocessing):
-            found = f"{outputs} output(s) without names" if keys is None else f"the outputs {keys}"
+            found = f"{len(heads)} output(s) without names" if keys is None else f"the outputs {keys}"
             raise ValueError(f"postprocessing is for the outputs {sorted(postprocessing)} but the network has {found}")
         each = [postprocessing[key] for key in keys]
     elif isinstance(postprocessing, (tuple, list)):
-        if len(postprocessing) != outputs:
+        if len(postprocessing) != len(heads):
             raise ValueError(
-                f"postprocessing has {len(postprocessing)} entries but the network has {outputs} output(s); give one "
-                f"for each, or one for all"
+                f"postprocessing has {len(postprocessing)} entries but the network has {len(heads)} output(s); give "
+                f"one for each, or one for all"
             )
         each = list(postprocessing)
     else:
-        each = [postprocessing] * outputs
-    return [argmax if one == "argmax" else one for one in each]
+        each = [postprocessing] * len(heads)
+    chosen = [isinstance(one, str) and one == "argmax" for one in each]
+    for head in (head for head, labels in zip(heads, chosen) if labels):
+        check_classes(head.channels, head.name)
+    return [argmax if labels else one for one, labels in zip(each, chosen)]
+
+
+def check_classes(channels: int, name: str = "prediction") -> None:
+    """Refuse to choose the class of what has one channel.
+
+    Raises:
+        ValueError: naming what to do instead.
+    """
+    if channels == 1:
+        each = "" if name == "prediction" else "; give one for each output of the network, in a tuple or dict"
+        raise ValueError(
+            f"postprocessing='argmax' chooses the channel with the highest score, but the {name} has one channel, so "
+            f"that every voxel would become 0. Use AsDiscrete(threshold=0.5) if the network ends in a sigmoid, "
+            f"Compose([Activations(sigmoid=True), AsDiscrete(threshold=0.5)]) if it does not, or None to get scores"
+            f"{each}."
+        )
 
 
 def known_result(

@@ -13,9 +13,10 @@ import torch
 
 from monai_chunked.chunks.background import Weights
 from monai_chunked.chunks.finishing import Division, Finisher, HeadFinisher, Uncovered
-from monai_chunked.chunks.postprocessing import Cast, match_postprocessing
+from monai_chunked.chunks.postprocessing import Cast
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.one_channel import warn_of_one_channel
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.sharing import Unshared
 from monai_chunked.inference.stages import Ending, ending_of, known_of, stages_of
@@ -127,7 +128,7 @@ class Call:
         layout: Layout,
         weights: Sequence[Weights],
         background: Sequence[torch.Tensor],
-        keys: Any,
+        functions: Sequence[Any],
         differentiable: bool,
     ) -> Finisher:
         """What makes results of finished chunks. The results that can be started are.
@@ -137,12 +138,12 @@ class Call:
             layout: their chunks.
             weights: of each head.
             background: of each head, ``(C,)``: the scores of voxels that no window reaches.
-            keys: of the heads where the network returns a dict.
+            functions: the postprocessing of each head.
             differentiable: keep what autograd needs.
         """
-        functions = match_postprocessing(self.settings.postprocessing, keys, len(heads))
         for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
             self.output.reserve(device, peak)
+        warn_of_one_channel(functions, heads)
         endings = [self.ending(grid) for grid in layout.grids]
         parts = list(zip(endings, heads, functions))
         known = [known_of(*part, self.result_dtype) for part in parts]

@@ -102,7 +102,7 @@ def watched(call: Call) -> Iterator[Observer]:
 def packed(call: Call, results: list[Any]) -> Any:
     """Results in the structure that the network returns, with the metadata of the input, labels known as such."""
     keys, inversion, source = call.recovery.keys, call.inversion, call.source
-    functions = match_postprocessing(call.settings.postprocessing, keys, len(results))
+    functions = match_postprocessing(call.settings.postprocessing, keys, call.recovery.heads)
     if inversion is None:
         labelled = with_metadata(results, source.templates, source.template)
     else:

@@ -22,6 +22,7 @@ from monai_chunked.inference.calling import calling
 from monai_chunked.inference.describing import fingerprint_of_call
 from monai_chunked.inference.halves import Sums, first_half, second_half
 from monai_chunked.inference.inverse.inversion import Inversion
+from monai_chunked.inference.one_channel import warn_of_one_channel
 from monai_chunked.inference.part_of_run import Agreed, predict_part
 from monai_chunked.inference.predicting import predict
 from monai_chunked.inference.settings import Settings
@@ -227,7 +228,8 @@ def results_of(call: Call, agreed: Agreed, layout: Layout) -> Finisher:
         agreed: what all workers know.
         layout: the chunks of each head.
     """
-    functions = match_postprocessing(call.settings.postprocessing, agreed.keys, len(agreed.heads))
+    functions = match_postprocessing(call.settings.postprocessing, agreed.keys, agreed.heads)
+    warn_of_one_channel(functions, agreed.heads)
     endings = [call.ending(grid) for grid in layout.grids]
     each = list(zip(endings, agreed.heads, functions))
     known = [known_of(*one, call.result_dtype) for one in each]

@@ -134,11 +134,12 @@ def chunked_sliding_window_inference(
             functions and in the input. What can be compared still is.
         border: where windows lie that would reach over the end of the image, one value or one for each dimension.
             ``"edge"``: the last one is moved back to the end, as in MONAI. ``"even"``: all are spread evenly, as in
-            nnU-Net. ``"squeeze"``: all are moved a little, as in Patchly. ``"adaptive"``: they are cut, for networks
-            that take any size; images are not padded then. ``"crop"``: they are dropped, and the voxels that no window
-            reaches get ``background``. Besides these values ``mode`` may be ``"hann"`` (TorchIO's weights),
-            ``"nnunet"`` (nnU-Net's, with its rounding to half precision) or ``"crop"``: each voxel is of the window
-            whose centre is nearest, of the first of two, and is what the network said of it.
+            nnU-Net, whose step size is ``1 - overlap``. ``"squeeze"``: all are moved a little, as in Patchly, whose
+            step in voxels is ``roi_size * (1 - overlap)``. ``"adaptive"``: they are cut, for networks that take any
+            size; images are not padded then. ``"crop"``: they are dropped, and the voxels that no window reaches get
+            ``background``. Besides these values ``mode`` may be ``"hann"`` (TorchIO's weights), ``"nnunet"``
+            (nnU-Net's, with its rounding to half precision) or ``"crop"``: each voxel is of the window whose centre is
+            nearest, of the first of two, and is what the network said of it.
         min_size: where windows are cut, the least size of one; smaller images are padded to it. By default 1.
         mirror_axes: spatial axes, from 0. The prediction of a window is the mean of the network's output over it,
             mirrored along all subsets of them, in ``2 ** len(mirror_axes)`` passes; see :py:class:`Mirrored`.

@@ -4,6 +4,9 @@ Results that are labels already, guarded against what would destroy them.
 Bundles that were written for scores end in a softmax or a sigmoid, an interpolation and an argmax. Over the one channel
 of a label volume these give ones, zeros, or labels of no class, without a word. So labels are returned as tensors that
 know what they are: PyTorch asks the class of a tensor before it does anything with it (``__torch_function__``).
+
+Only what copies or moves voxels, or changes their dtype, leaves labels, and is listed here. All else that is computed
+of labels is what it would be of any other tensor.
 """
 
 from __future__ import annotations
@@ -11,12 +14,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy, deepcopy
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import collate_meta_tensor_fn
 from monai.transforms import AsDiscrete, AsDiscreted, Compose
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from monai_chunked.chunks.postprocessing import argmax
 from monai_chunked.inference.chains import Chain
@@ -35,24 +41,46 @@ REMEDY = (
 )
 
 
-ARGMAX = {torch.argmax, torch.Tensor.argmax}
+def _called(names: str, *modules: Any) -> set[Callable[..., Any]]:
+    """The functions and methods of these names."""
+    found = [getattr(module, name, None) for module in (torch, torch.Tensor, *modules) for name in names.split()]
+    return {each for each in found if each is not None}
 
 
-SOFTMAX = {torch.softmax, torch.Tensor.softmax, F.softmax, torch.log_softmax, torch.Tensor.log_softmax, F.log_softmax}
+ARGMAX = _called("argmax")
 
 
-SIGMOID = {torch.sigmoid, torch.Tensor.sigmoid, torch.sigmoid_, torch.Tensor.sigmoid_, F.sigmoid, torch.special.expit}
+SOFTMAX = _called("softmax log_softmax", F, torch.special)
 
 
-SIGMOID |= {F.logsigmoid}
+SIGMOID = _called("sigmoid sigmoid_ logsigmoid expit", F, torch.special)
 
 
 INTERPOLATION = {F.grid_sample: "bilinear", F.interpolate: "nearest"}
 """With the mode that is theirs by default."""
 
 
+SET = torch.Tensor.__setitem__
+
+
+KEEPS = {
+    *_called("squeeze_ unsqueeze_ transpose_ swapaxes_ swapdims_ detach_ requires_grad_ __setitem__"),
+    *_called("__getitem__ select narrow index_select unbind split chunk tensor_split stack"),
+    *_called("view reshape flatten unflatten squeeze unsqueeze expand broadcast_to contiguous repeat tile"),
+    *_called("permute transpose movedim moveaxis swapaxes swapdims flip fliplr flipud rot90 roll"),
+    *_called("clone detach to type cpu cuda pin_memory as_tensor"),
+    *_called("float double half bfloat16 byte char short int long round"),
+    *(F.pad, *INTERPOLATION),
+    torch.Tensor.data.__get__,  # type: ignore[attr-defined]
+}
+"""What leaves labels where its first argument is labels."""
+
+
 class Labels(torch.Tensor):
     """A tensor of labels, as every tensor but for what would destroy them.
+
+    Attributes:
+        spatial_dims: how many there are; the dimension before them is that of channels.
 
     Raises:
         ValueError: on argmax or softmax over one channel, and on sigmoid.
@@ -60,28 +88,42 @@ class Labels(torch.Tensor):
     An interpolation between labels is a warning.
     """
 
+    spatial_dims = 0
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        if cls is Labels and any(issubclass(other, MetaTensor) for other in types):  # they get some metadata then
-            return MetaLabels.__torch_function__(func, types, args, kwargs)
-        _check(func, args, kwargs or {})
-        return super().__torch_function__(func, types, args, kwargs or {})
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
+        if isinstance(first, Labels):
+            _check(func, first, args, kwargs)
+        if not all(each is torch.Tensor or issubclass(each, (Labels, MetaTensor)) for each in types):  # others decide
+            return func(*_unguarded(args), **_unguarded(kwargs))
+        plain = MetaTensor if any(issubclass(each, MetaTensor) for each in types) else torch.Tensor
+        result = plain.__torch_function__(func, (), args, kwargs)
+        if torch.compiler.is_compiling():  # which cannot make tensors of this class
+            return result
+        if func in KEEPS and _is_labels(first) and not (func is SET and isinstance(args[2], torch.Tensor)):
+            return _guarded(result, cls.spatial_dims)
+        for written in (first, kwargs.get("out")) if _is_in_place(func, kwargs) else ():
+            if isinstance(written, Labels):
+                written.__class__ = MetaTensor if isinstance(written, MetaTensor) else torch.Tensor  # type: ignore
+        return _unguarded(result)
 
     def as_subclass(self, cls: type) -> Any:
         """MONAI takes metadata off a tensor and puts it on again; labels are still labels afterwards."""
-        return super().as_subclass(MetaLabels if cls is MetaTensor else cls)
+        return super().as_subclass(_class_of(self.spatial_dims, True) if cls is MetaTensor else cls)
 
     def unguarded(self) -> Any:
         """The same voxels in the class that MONAI or PyTorch would have returned."""
         return self.as_subclass(torch.Tensor)
 
     def __copy__(self) -> Any:
-        return _guarded(copy(self.unguarded()))
+        return _guarded(copy(self.unguarded()), self.spatial_dims)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        memo[id(self)] = copied = _guarded(deepcopy(self.unguarded(), memo))
+        memo[id(self)] = copied = _guarded(deepcopy(self.unguarded(), memo), self.spatial_dims)
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -92,10 +134,16 @@ class MetaLabels(Labels, MetaTensor):
     """A ``MetaTensor`` of labels."""
 
     def as_tensor(self) -> Any:
-        return self.as_subclass(Labels)
+        return self.as_subclass(_class_of(self.spatial_dims, False))
 
     def clone(self, **kwargs: Any) -> Any:
-        return _guarded(self.unguarded().clone(**kwargs))
+        return _guarded(self.unguarded().clone(**kwargs), self.spatial_dims)
+
+    def new_empty(self, *args: Any, **kwargs: Any) -> Any:
+        return self.unguarded().new_empty(*args, **kwargs)
+
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
+        return self.unguarded().astype(*args, **kwargs)
 
     def unguarded(self) -> Any:
         return _with_meta(self, self, MetaTensor)
@@ -120,7 +168,7 @@ def mark_labels(results: Sequence[Any], postprocessing: Sequence[Any]) -> list[A
         integers = not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool)
         if not (ends_in_labels(one) or (integers and result.shape[channels] == 1)):
             return result
-        labels = _guarded(result)
+        labels = _guarded(result, result.dim() - channels - 1)
         if isinstance(labels, MetaTensor):
             labels.meta = {**labels.meta, HOLDS_LABELS: True}
         return labels
@@ -146,10 +194,44 @@ def ends_in_labels(postprocessing: Any) -> bool:
     return postprocessing is argmax
 
 
-def _guarded(tensor: torch.Tensor) -> Any:
-    if isinstance(tensor, MetaTensor):
-        return _with_meta(tensor, tensor, MetaLabels)
-    return torch.Tensor.as_subclass(tensor, Labels)
+@lru_cache
+def _class_of(spatial_dims: int, has_metadata: bool) -> Any:
+    kind = MetaLabels if has_metadata else Labels
+    made = type(kind.__name__, (kind,), {"spatial_dims": spatial_dims, "__module__": __name__})
+    if has_metadata:  # loaders collate it as what it is, and not as the first class in their table that fits
+        default_collate_fn_map[made] = collate_meta_tensor_fn
+    return made
+
+
+def _is_labels(first: Any) -> bool:
+    """Whether it is labels, or a list of nothing but labels."""
+    each = first if isinstance(first, (list, tuple)) else [first]
+    return bool(each) and all(isinstance(one, Labels) for one in each)
+
+
+def _is_in_place(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether it writes into a tensor that is there."""
+    name = getattr(func, "__name__", "")
+    named = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    return func is SET or named or "out" in kwargs
+
+
+def _guarded(result: Any, spatial_dims: int) -> Any:
+    if isinstance(result, (list, tuple)):
+        return type(result)(_guarded(each, spatial_dims) for each in result)
+    if isinstance(result, Labels) or not isinstance(result, torch.Tensor):
+        return result
+    if isinstance(result, MetaTensor):
+        return _with_meta(result, result, _class_of(spatial_dims, True))
+    return torch.Tensor.as_subclass(result, _class_of(spatial_dims, False))
+
+
+def _unguarded(value: Any) -> Any:
+    if isinstance(value, Labels):
+        return value.unguarded()
+    if isinstance(value, dict):
+        return {key: _unguarded(each) for key, each in value.items()}
+    return type(value)(map(_unguarded, value)) if type(value) in (list, tuple) else value
 
 
 def _with_meta(tensor: torch.Tensor, source: MetaTensor, cls: type) -> Any:
@@ -158,25 +240,24 @@ def _with_meta(tensor: torch.Tensor, source: MetaTensor, cls: type) -> Any:
     return result
 
 
-def _check(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _check(func: Callable[..., Any], labels: Labels, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     if func in SIGMOID:
         raise ValueError(f"sigmoid of labels: every class, 0 too, would count as found. {REMEDY}")
     if func in ARGMAX or func in SOFTMAX:
-        tensor = args[0] if args else kwargs.get("input")
-        dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if isinstance(tensor, Labels) and isinstance(dim, int) and tensor.dim() and tensor.shape[dim] == 1:
+        dim, channel = args[1] if len(args) > 1 else kwargs.get("dim"), labels.dim() - labels.spatial_dims - 1
+        if isinstance(dim, int) and channel in (dim, dim + labels.dim()) and labels.shape[channel] == 1:
             name, value = ("argmax", 0) if func in ARGMAX else ("softmax", 1)
             raise ValueError(
-                f"{name} over dimension {dim} of labels of shape {tuple(tensor.shape)}: it holds one channel, so that "
+                f"{name} over dimension {dim} of labels of shape {tuple(labels.shape)}: it holds one channel, so that "
                 f"every voxel would become {value}. {REMEDY}"
             )
     if func in INTERPOLATION:
         named = kwargs.get("mode", INTERPOLATION[func])
-        if isinstance(args[0] if args else kwargs.get("input"), Labels) and "nearest" not in str(named):
+        if "nearest" not in str(named):
             warnings.warn(
                 f"labels are interpolated with mode={named}, which makes values between classes that are not there. "
                 f"Set nearest_interp to true in Invertd (mode='nearest' elsewhere); that gives labels that were "
                 f"inverted, another answer than MONAI's, which inverts scores and takes labels then.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )

@@ -13,10 +13,11 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.background import match_background
-from monai_chunked.chunks.postprocessing import argmax, is_argmax, label_dtype
+from monai_chunked.chunks.postprocessing import argmax, is_argmax, label_dtype, match_postprocessing
 from monai_chunked.inference.calling import sum_dtype_of
 from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.inverting import inversion_of, why_whole
+from monai_chunked.inference.one_channel import warn_of_one_channel
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inference.stages import Ending, ending_of, known_of
 from monai_chunked.inputs.kept_rows import RowsPlan
@@ -102,6 +103,9 @@ class _Planned:
         self._background = [isinstance(settings.background, dict)] * len(heads)
         if not isinstance(settings.background, dict):  # the names of heads are not known here
             self._background = [bool(each.any()) for each in match_background(settings.background, None, heads)]
+        one = "argmax" if is_argmax(settings.postprocessing) else settings.postprocessing
+        if not isinstance(one, dict):
+            warn_of_one_channel(match_postprocessing(one, None, heads), heads)
         self.skipped = settings.skipped()
         self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
         inversion = inversion_of(settings, source) if source else None

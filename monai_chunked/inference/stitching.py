@@ -14,6 +14,7 @@ from monai_chunked.chunks.finishing import Finisher
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
+from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.laying_out import lay_out_call
@@ -52,6 +53,7 @@ class Stitching:
         self.observer = observer
         self._share = call.share
         scores = match_background(call.settings.background, seen.keys, seen.heads)
+        functions = match_postprocessing(call.settings.postprocessing, seen.keys, seen.heads)
         how = (call.settings, seen.heads, call.device, call.sum_dtype)
         seen, layout = (
             (seen, recorded)
@@ -61,7 +63,7 @@ class Stitching:
         call.recovery.begin(seen.keys, seen.heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
         weights = [partial(seen.weights, number) for number in range(len(seen.heads))]
-        self._finisher = call.finisher(seen.heads, layout, weights, scores, seen.keys, differentiable)
+        self._finisher = call.finisher(seen.heads, layout, weights, scores, functions, differentiable)
         try:
             of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
             backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, weights)]

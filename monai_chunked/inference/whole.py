@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_chunked.chunks.postprocessing import argmax
+from monai_chunked.chunks.postprocessing import argmax, check_classes
 from monai_chunked.inference.call import Call
 from monai_chunked.inference.calling import calling
 from monai_chunked.inference.chains import Chain
 from monai_chunked.inference.inverse.inversion import Inversion
 from monai_chunked.inference.labels import mark_labels
+from monai_chunked.inference.one_channel import warn_of_one_channel
 from monai_chunked.inference.results import with_metadata
 from monai_chunked.inference.settings import Settings
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
+from monai_chunked.plan.heads import Head
 
 __all__ = ["infer_whole"]
 
@@ -59,8 +62,16 @@ def infer_whole(
     parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
     reads = {"condition": condition, "network": network, "mask": settings.mask}
     writing = replace(settings, mask=None, skip=None)
+    if chain == "argmax" and settings.process_fn is None:  # refused with the first batch, not behind the last one
+        network = replace(network, call=partial(_several_classes, network.call or network.network))
+    late = replace(chain, before=(), invert=None) if before is not None else chain
     with calling(writing, source_of(inputs), inversion, None, reads) as call:
         scores = infer(inputs, network, parts, condition)
+        if not isinstance(scores, torch.Tensor):
+            raise ValueError(
+                "the network returns several outputs, of which no one can be brought to the patient's grid whole"
+            )
+        warn_of_one_channel([late], [Head("prediction", scores.shape[1], tuple(scores.shape[2:]))])
         images = _undone(scores, inversion, after)
         result = _written(call, [voxels for voxels, _ in images], [dict(meta.meta) for _, meta in images])
     templates = tuple(template for _, template in images)
@@ -68,12 +79,16 @@ def infer_whole(
     return mark_labels(labelled, [chain])[0]
 
 
-def _undone(scores: Any, inversion: Inversion, after: list[Any]) -> list[tuple[torch.Tensor, MetaTensor]]:
+def _several_classes(call: Callable[..., Any], *windows: Any, **named: Any) -> Any:
+    """What a network returns, where there must be classes to choose from."""
+    returned = call(*windows, **named)
+    if isinstance(returned, torch.Tensor):
+        check_classes(returned.shape[1])
+    return returned
+
+
+def _undone(scores: torch.Tensor, inversion: Inversion, after: list[Any]) -> list[tuple[torch.Tensor, MetaTensor]]:
     """Each image on the patient's grid, with what is done to it there, and a tensor with its metadata."""
-    if not isinstance(scores, torch.Tensor):
-        raise ValueError(
-            "the network returns several outputs, of which no one can be brought to the patient's grid whole"
-        )
     images = []
     for number, template in enumerate(inversion.images.templates):
         image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))

@@ -16,6 +16,7 @@ No rule places the same window twice, as steps of less than a voxel would.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from math import ceil
 
 import numpy as np
@@ -29,8 +30,12 @@ Span = tuple[int, int]
 """The first voxel, and the one behind the last."""
 
 
+MEANT = 10**6
+"""The largest denominator of an overlap that somebody means: six decimals, or voxels of windows of that size."""
+
+
 def edge(size: int, roi: int, overlap: float, least: int) -> list[Span]:
-    """MONAI's: fixed steps, the last window is moved back to the end.
+    """MONAI's: fixed steps, as MONAI rounds them, the last window is moved back to the end.
 
     Args:
         size: of the image, at least ``least``.
@@ -51,7 +56,8 @@ def even(size: int, roi: int, overlap: float, least: int) -> list[Span]:
     >>> even(21, 8, 0.5, 8)
     [(0, 8), (3, 11), (6, 14), (10, 18), (13, 21)]
     """
-    number = min(ceil((size - roi) / (roi * (1 - overlap))), size - roi) + 1
+    # in floating point, as there: its step size is the number nearest to what is left of a window
+    number = min(ceil((size - roi) / (roi * float(1 - _meant(overlap)))), size - roi) + 1
     step = (size - roi) / max(number - 1, 1)
     return _spans((int(np.round(step * k)) for k in range(number)), roi)
 
@@ -119,8 +125,23 @@ def nearest(spans: tuple[Span, ...]) -> tuple[Span, ...]:
 
 
 def _step(roi: int, overlap: float) -> int:
-    """MONAI's interval between windows."""
-    return max(int(roi * (1 - overlap)), 1)
+    """From one window to the next, in whole voxels.
+
+    >>> _step(20, 0.9), int(20 * (1 - 0.9))
+    (2, 1)
+    """
+    return max(int(roi * (1 - _meant(overlap))), 1)
+
+
+def _meant(overlap: float) -> Fraction:
+    """The overlap that somebody has written down, or made of a step: floating point has none of them exactly.
+
+    >>> _meant(0.9), _meant(1 - 0.9), _meant(1 - 1 / 6)
+    (Fraction(9, 10), Fraction(1, 10), Fraction(5, 6))
+    """
+    exact = Fraction(float(overlap))
+    simple = exact.limit_denominator(MEANT)
+    return simple if float(overlap) in (float(simple), 1 - float(1 - simple)) else exact
 
 
 def _spans(starts: Iterable[int], roi: int) -> list[Span]:

@@ -47,6 +47,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     dims = draw(st.integers(1, 4))
     most = {1: 40, 2: 18, 3: 10, 4: 6}[dims]
     roi = draw(st.lists(st.integers(1, most // 2), min_size=dims, max_size=dims))
+    classes = draw(st.integers(1, 3))
     return {
         "roi": roi,
         "size": draw(st.lists(st.integers(1, most), min_size=dims, max_size=dims)),
@@ -58,10 +59,10 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "least": [draw(st.integers(1, r)) for r in roi],
         "mode": draw(st.sampled_from(MODES)),
         "images": draw(st.integers(1, 2)),
-        "classes": draw(st.integers(1, 3)),
+        "classes": classes,
         "sw_batch_size": draw(st.integers(1, 4)),
         "chunk_size": draw(st.none() | st.lists(st.integers(1, most), min_size=dims, max_size=dims)),
-        "postprocessing": draw(st.sampled_from([None, "argmax"])),
+        "postprocessing": draw(st.sampled_from([None, "argmax"])) if classes > 1 else None,
         "cpu_memory": draw(st.none() | st.integers(0, 4000)),
         "each_channel": draw(st.booleans()),
         "dtype": draw(st.sampled_from([torch.float32, torch.float64])),

@@ -47,6 +47,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     dims = draw(st.integers(1, 3))
     most = {1: 40, 2: 18, 3: 9}[dims]
     roi = draw(st.lists(st.integers(1, most // 2), min_size=dims, max_size=dims))
+    classes = draw(st.integers(1, 3))
     return {
         "roi": roi,
         "size": draw(st.lists(st.integers(1, most), min_size=dims, max_size=dims)),
@@ -61,10 +62,10 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "inside": sorted((draw(st.floats(0, 1)), draw(st.floats(0, 1)))),
         "images": draw(st.integers(1, 2)),
         "background": draw(st.sampled_from([0.0, 0.5, BACKGROUND])),
-        "classes": draw(st.integers(1, 3)),
+        "classes": classes,
         "sw_batch_size": draw(st.integers(1, 3)),
         "chunk_size": draw(st.none() | st.integers(1, most)),
-        "postprocessing": draw(st.sampled_from([None, "argmax", torch.nn.Identity()])),
+        "postprocessing": draw(st.sampled_from([None, torch.nn.Identity(), *["argmax"] * (classes > 1)])),
     }
 
 

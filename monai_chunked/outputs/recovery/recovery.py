@@ -53,7 +53,7 @@ class NoRecovery(Left):
 
     def begin(self, keys: list[Hashable] | None, heads: Sequence[Head], cuts: Sequence[Cuts]) -> None:
         """The first batch is there, and with it what the heads of the network are."""
-        self.keys = keys
+        self.keys, self.heads = keys, list(heads)
 
     def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
         """Start a result of a head of the network."""
