@@ -18,7 +18,7 @@ from monai.engines import Evaluator, SupervisedEvaluator
 from monai.utils import optional_import
 
 from monai_chunked.inference.evaluator import ChunkedEvaluator
-from monai_chunked.inference.replacing import Blending
+from monai_chunked.inference.patching import patch
 
 __all__ = ["add_bundle"]
 
@@ -123,12 +123,11 @@ class ChunkedWorkflow(ConfigWorkflow):
 
     def run(self) -> Any:
         """Run the bundle."""
-        with Blending() as blending:
+        with patch() as patched:  # what it has run is logged at the end
             result = super().run()
         self._tell_what_is_left()
-        if blending.calls:
-            logger.info("blended in chunks, and held whole: scores of %s calls of inferers of MONAI's", blending.calls)
-        elif not any(isinstance(each, ChunkedEvaluator) for each in self._evaluators().values()):
+        in_chunks = any(isinstance(each, ChunkedEvaluator) for each in self._evaluators().values())
+        if not (patched.tally.calls or in_chunks):
             logger.warning("nothing ran in chunks: %s", NOTHING)
         return result
 

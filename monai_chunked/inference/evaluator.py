@@ -11,6 +11,7 @@ from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
+from monai.inferers import SlidingWindowInfererAdapt
 from monai.transforms import Compose, Invertd
 from monai.utils import CommonKeys, optional_import
 
@@ -222,6 +223,15 @@ class _Iteration:
         decision = evaluator._decide(PredictionCall(self.batch, inputs, bool(args or kwargs)))
         self.decision = decision
         evaluator._tell(decision)
+        try:
+            return self._predicted(decision, inputs, network, *args, **kwargs)
+        finally:
+            if isinstance(evaluator.inferer, SlidingWindowInfererAdapt):  # what it has learnt, as MONAI's keeps it
+                evaluator.inferer.cpu_thresh = decision.inferer.cpu_thresh
+
+    def _predicted(self, decision: Decision, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+        """With the plan in the log, where there is something new."""
+        evaluator = self.evaluator
         silent = decision.streamed is None or evaluator.compile or not logger.isEnabledFor(logging.INFO)
         if silent or not evaluator._is_new(f"{text_of(decision.streamed)}: {what_plans(decision.inferer)}"):
             return decision.inferer(inputs, network, *args, **kwargs)

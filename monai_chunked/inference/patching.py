@@ -37,11 +37,6 @@ __all__ = ["Patch", "infer_as_monai", "patch"]
 logger = logging.getLogger("monai_chunked")
 
 
-AS_MONAI: dict[str, Any] = {}
-"""Parameters of ours that give MONAI's bits in half precision and under autocast; while empty, MONAI's code runs there.
-"""
-
-
 unpatched = FunctionType(monais.__code__, monais.__globals__, monais.__name__, monais.__defaults__, monais.__closure__)
 """What MONAI's function does without us."""
 unpatched.__kwdefaults__, unpatched.__annotations__ = monais.__kwdefaults__, monais.__annotations__
@@ -83,7 +78,8 @@ class Patch:
         """
         if _end(self):
             atexit.unregister(self.undo)
-            logger.info("%s", self.summary())
+            if not self.tally.is_empty:
+                logger.info("%s", self.summary())
 
     def summary(self) -> str:
         """What has run in this process since, what it saved, and what would save more; a few lines."""
@@ -241,10 +237,8 @@ class _Call:
         inputs, parameters = self.inputs, self.parameters
         if type(inputs) not in TENSORS or inputs.device.type == "meta":
             return f"inputs are {type(inputs).__name__}"
-        if inputs.dtype not in (torch.float32, torch.float64) and not (AS_MONAI and inputs.is_floating_point()):
+        if not inputs.is_floating_point():
             return f"inputs are {inputs.dtype}"
-        if torch.is_autocast_enabled(torch.device(parameters["sw_device"] or inputs.device).type) and not AS_MONAI:
-            return "autocast rounds products"
         if parameters["buffer_steps"] is not None and parameters["buffer_steps"] > 0:
             return "with buffer_steps it adds up in another order"
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
@@ -263,8 +257,8 @@ class _Call:
         """
         check_inputs(self.inputs)
         check_condition(self._condition, self.inputs)
-        own = {POSTPROCESSING: self.postprocessing, **AS_MONAI}
-        settings = Settings.check(self.inputs.shape, **self.parameters, **own)
+        own = {POSTPROCESSING: self.postprocessing}
+        settings = Settings.check(self.inputs.shape, **self.parameters, **own, rounding="monai")
         settings = replace(settings, output=_AsMonai(self.inputs, settings))
         bound = BoundNetwork(self._predictor, self._args, self._kwargs, self._predict)
         return infer(self.inputs, bound, settings, self._condition)

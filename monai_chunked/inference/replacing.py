@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from copy import copy
 from typing import Any
 
 import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
-from monai.inferers import inferer as monais_inferers
 from monai.transforms.utils import fall_back_tuple
 
 from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
-from monai_chunked.inference.function import chunked_sliding_window_inference
 from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
 
-__all__ = ["Blending", "blends_alike", "chunked_inferer"]
+__all__ = ["blends_alike", "chunked_inferer"]
 
 
 PARAMETERS = (
@@ -55,6 +52,8 @@ def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindo
     given = {name: getattr(inferer, name) for name in PARAMETERS}
     if kind is SlidingWindowInfererAdapt and inferer.device is None:  # it buffers when memory runs out, not before
         given["buffer_steps"] = None
+    if not given["buffer_steps"] or given["buffer_steps"] < 0:  # else it adds up in another order anyway
+        given["rounding"] = "monai"
     result: ChunkedSlidingWindowInferer
     if kind is SliceInferer:
         if has_more:
@@ -87,39 +86,10 @@ def blends_alike(inferer: Any, inputs: Any) -> bool:
 
 
 def _has_same_bits(inputs: torch.Tensor, roi_size: Any, buffer_steps: int | None) -> bool:
-    """Whether MONAI neither rounds, nor adds up in another order, nor leaves gaps between the scores in memory."""
-    if inputs.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(inputs.device.type):
+    """Whether MONAI neither adds up in another order, nor leaves gaps between the scores in memory."""
+    if not inputs.is_floating_point():
         return False
     if torch.is_grad_enabled() or (buffer_steps is not None and buffer_steps > 0):
         return False
     size = tuple(inputs.shape[2:])
     return all(n >= roi for n, roi in zip(size, fall_back_tuple(roi_size, size)))
-
-
-class Blending:
-    """MONAI's inferers blend in chunks within a ``with``, where that gives the same bits.
-
-    Attributes:
-        calls: how many did so far.
-    """
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self._monais = monais_inferers.sliding_window_inference
-        self._signature = inspect.signature(self._monais)
-
-    def __enter__(self) -> Blending:
-        monais_inferers.sliding_window_inference = self._infer
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        monais_inferers.sliding_window_inference = self._monais
-
-    def _infer(self, *args: Any, **kwargs: Any) -> Any:
-        given = self._signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        inputs, roi_size, buffer_steps = (given.arguments[name] for name in ("inputs", "roi_size", "buffer_steps"))
-        if not isinstance(inputs, torch.Tensor) or not _has_same_bits(inputs, roi_size, buffer_steps):
-            return self._monais(*args, **kwargs)
-        self.calls += 1
-        return chunked_sliding_window_inference(*args, **kwargs)

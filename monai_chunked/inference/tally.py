@@ -64,6 +64,11 @@ class Tally:
         self.largest: Chunked | None = None
         self.left: Counter[str] = Counter()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was called."""
+        return not (self.calls or self.left)
+
     def add(self, call: Chunked | str) -> None:
         """One more call.
 
@@ -98,17 +103,21 @@ class Tally:
 
 def _advice(call: Chunked) -> list[str]:
     """What was saved beside the scores, and what would save more."""
-    scores, labels = call.plan(None), call.plan("argmax")
-    if scores is None or labels is None:
+    scores = call.plan(None)
+    if scores is None:
         return []
     images = call.heads[0][0]
     maps = scores.monai_bytes * len(call.heads) // sum(images * head[1] + 1 for head in call.heads)
     lines = [f"saved there: MONAI's map of weights, {format_bytes(maps)}"]
-    both = [plan.device_bytes + plan.cpu_bytes for plan in (scores, labels)]
-    if both[1] < A_LOT * both[0]:
+    has_classes = all(head[1] > 1 for head in call.heads)  # else there is nothing to choose from
+    labels = call.plan("argmax") if has_classes else None
+    if labels is None:
+        return lines
+    with_scores, with_labels = (plan.device_bytes + plan.cpu_bytes for plan in (scores, labels))
+    if with_labels < A_LOT * with_scores:
         lines.append(
-            f"to save more: it takes {format_bytes(both[0])} with scores, {format_bytes(both[1])} with labels that are "
-            f"made chunk by chunk, as planned beside the network's own memory. In a config give "
+            f"to save more: it takes {format_bytes(with_scores)} with scores, {format_bytes(with_labels)} with labels that "
+            f"are made chunk by chunk, as planned beside the network's own memory. In a config give "
             f"monai_chunked.split_postprocessing's two parts to monai_chunked.ChunkedSlidingWindowInferer("
             f"postprocessing=...) and to what comes behind; else postprocessing=... where the program forwards keywords"
         )

@@ -75,7 +75,7 @@ CACHED: dict[str, Any] = {**SETTINGS, "mode": "constant", "cache_roi_weight_map"
         *({"roi_size": (6, 5, 7), "roi_weight_map": None}, {"padding_mode": "reflect", "cval": 2.0}, {"device": "cpu"}),
         *({"cpu_thresh": 3}, {"progress": True}, {"roi_weight_map": torch.rand(6, 6, 6) + 0.1, "roi_size": (6, 6, 6)}),
     ],
-    ids=str,
+    ids=lambda changed: ", ".join(changed),
 )
 def test_parameters_that_are_set_later_count_as_they_do_for_monais_inferer(changed: dict[str, Any]) -> None:
     ours, reference = ChunkedSlidingWindowInferer(**CACHED), SlidingWindowInferer(**CACHED)

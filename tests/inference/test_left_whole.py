@@ -39,9 +39,15 @@ class Watched(Network):
         return super().forward(windows)
 
 
+class InHalf(Watched):
+    def forward(self, windows: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(windows).half()
+
+
 WITH_AUTOCAST = {"around": lambda: torch.autocast("cpu")}
 MORE = {"prepare_batch": lambda: PrepareBatchExtraInput("label")}
 SLICES = {"network": lambda: Watched(2)}
+IN_HALF = {"network": lambda: InHalf()}
 CASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "constant weights": (SlidingWindowInferer(**WINDOWS), {}, True),
     "gaussian weights": (SlidingWindowInferer(**WINDOWS, mode="gaussian", cache_roi_weight_map=True), {}, True),
@@ -51,9 +57,10 @@ CASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "float64": (SlidingWindowInferer(**WINDOWS), {"to_kwargs": lambda: {"dtype": torch.float64}}, True),
     "a batch of two": (SlidingWindowInferer(**WINDOWS, mode="gaussian"), {"batch_size": lambda: 2}, True),
     "further arguments": (SlidingWindowInferer(**WINDOWS), MORE, True),
-    # what MONAI rounds, adds up in another order, leaves with gaps in memory, or differentiates
-    "half": (SlidingWindowInferer(**WINDOWS, mode="gaussian"), {"to_kwargs": lambda: {"dtype": torch.half}}, False),
-    "mixed precision": (SlidingWindowInferer(**WINDOWS, mode="gaussian"), WITH_AUTOCAST, False),
+    "half": (SlidingWindowInferer(**WINDOWS, mode="gaussian"), {"to_kwargs": lambda: {"dtype": torch.half}}, True),
+    "mixed precision": (SlidingWindowInferer(**WINDOWS, mode="gaussian"), WITH_AUTOCAST, True),
+    "predictions in half precision": (SlidingWindowInferer(**WINDOWS, mode="gaussian"), IN_HALF, True),
+    # what MONAI adds up in another order, leaves with gaps in memory, or differentiates
     "buffered": (SlidingWindowInferer(**WINDOWS, buffer_steps=2), {}, False),
     "told where to be, and buffered": (SlidingWindowInfererAdapt(**WINDOWS, device="cpu", buffer_steps=1), {}, False),
     "larger than the image": (SlidingWindowInferer((6, 11, 6)), {}, False),

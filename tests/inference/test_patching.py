@@ -510,7 +510,6 @@ def test_inputs_in_half_precision_have_monais_bits(dtype: torch.dtype) -> None:
         assert_same(sliding_window_inference(volume().to(dtype), predictor=scores, **WINDOWS), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="products are not rounded as MONAI rounds them; see AS_MONAI")
 def test_networks_that_return_half_precision_have_monais_bits() -> None:
     assert_same(patched(None, lambda w: scores(w).half()), reference(None, lambda w: scores(w).half()))
 
