@@ -116,8 +116,8 @@ def _advice(call: Chunked) -> list[str]:
     with_scores, with_labels = (plan.device_bytes + plan.cpu_bytes for plan in (scores, labels))
     if with_labels < A_LOT * with_scores:
         lines.append(
-            f"to save more: it takes {format_bytes(with_scores)} with scores, {format_bytes(with_labels)} with labels that "
-            f"are made chunk by chunk, as planned beside the network's own memory. In a config give "
+            f"to save more: it takes {format_bytes(with_scores)} with scores, {format_bytes(with_labels)} with labels "
+            f"that are made chunk by chunk, as planned beside the network's own memory. In a config give "
             f"monai_chunked.split_postprocessing's two parts to monai_chunked.ChunkedSlidingWindowInferer("
             f"postprocessing=...) and to what comes behind; else postprocessing=... where the program forwards keywords"
         )
