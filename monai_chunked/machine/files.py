@@ -182,7 +182,7 @@ def beside(path: Path, ending: str) -> Path:
     >>> beside(Path("results/scan.nii"), ".journal").name
     'scan.nii.journal'
     >>> name = beside(Path(249 * "x" + ".nii"), ".journal").name
-    >>> len(name), name[-25:]
+    >>> len(name), name[-26:]
     (255, 'x~996dd6b307e115a8.journal')
     """
     name = path.name + ending

@@ -31,6 +31,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # ---------------------------------------------------------------- runs that stopped
 
 
+UNFINISHED = {
+    ".nii": ["scan0_trans.nii.chunks", "scan0_trans.nii.partial"],
+    ".nii.gz": ["scan0_trans.nii.gz.chunks", "scan0_trans.nii.gz.plain"],
+}
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """As on a disk that is full then."""
@@ -127,12 +133,13 @@ def test_a_damaged_file_is_noticed(extension: str, damage: str, tmp_path: Path) 
         if damage != "missing":
             path.write_bytes(data[:-5] if damage == "shorter" else data + data[-5:])
 
-    for name in ("scan0_trans.nii.chunks", "scan0_trans.nii.partial"):
+    partial = UNFINISHED[extension][1]
+    for name in UNFINISHED[extension]:
         output.create(result).abandon()
-        if (name, damage) == ("scan0_trans.nii.partial", "longer"):
+        if (name, damage) == (partial, "longer"):
             continue  # as it is when a run is killed while it puts the file in order
         spoil(name)
-        with pytest.raises(OSError, match=r"scan0_trans.nii.(chunks|partial)"):
+        with pytest.raises(OSError, match=r"scan0_trans\.nii.*\.(chunks|partial|plain)"):
             output.resume(result)
 
     writer = output.create(result)
@@ -160,7 +167,7 @@ def test_a_full_disk_is_told_with_path_and_bytes_and_the_run_goes_on_when_there_
     with files_of_at_most(50_000), pytest.raises(OSError, match=told):
         writer.finish()
     writer.abandon()
-    assert files_in(tmp_path) == ["scan0_trans.nii.chunks", "scan0_trans.nii.partial"]
+    assert files_in(tmp_path) == UNFINISHED[extension]
     assert torch.equal(output.resume(result).finish(), values)
 
 
