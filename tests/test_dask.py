@@ -229,6 +229,14 @@ class Failing(Network):
         return super().forward(x)
 
 
+def test_argmax_over_one_channel_is_refused_before_there_are_parts(client: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"one channel.*AsDiscrete\(threshold=0\.5\)"):
+        infer(
+            inferer(postprocessing="argmax"), random(1, 1, 12, 11, 10), torch.nn.Identity, client, NumpyOutput(tmp_path)
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def image_with_seven() -> torch.Tensor:
     image = random(1, 1, 18, 11, 10)
     image[0, 0, -1, -1, -1] = 7

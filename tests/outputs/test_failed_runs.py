@@ -79,7 +79,7 @@ def test_a_run_whose_second_output_is_refused_leaves_nothing_of_the_first(
     with pytest.raises(TypeError, match="bfloat16"):
         infer(
             volume().bfloat16(),
-            lambda w: (w, w),
+            lambda w: (torch.cat([w, w], 1), w),
             postprocessing=("argmax", None),
             output="disk",
             output_dir=folder if named else None,
