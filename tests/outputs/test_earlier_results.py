@@ -293,3 +293,18 @@ def test_the_same_image_twice_gets_no_labels_twice(tmp_path: Path) -> None:
     metadata = ({"ome_zarr": str(store)},) * 2
     with pytest.raises(FileExistsError, match="2 images of the batch"):
         ZarrOutput(place="labels").check(Expected(0, metadata=metadata))
+
+
+@pytest.mark.parametrize("output", ["nii", "nii.gz", "zarr"])
+def test_a_batch_is_not_returned_when_another_run_has_replaced_the_result_of_one_of_its_images(
+    output: str, tmp_path: Path
+) -> None:
+    """Which is found by the name of its own image, not by that of the batch's first one."""
+    inferer(OUTPUTS[output](tmp_path))(image(), Network())
+    second = image()[1:]
+    replaced = inferer(OUTPUTS[output](tmp_path), overwrite=True)(second + 1, Network())
+    with pytest.raises(OSError, match=r"the chunk of image 1 at .* is not what was written; overwrite=True starts afr"):
+        inferer(OUTPUTS[output](tmp_path))(image(), Network(at=1))
+    again = inferer(OUTPUTS[output](tmp_path), overwrite="changed")(image(), Network())
+    assert torch.equal(voxels(again), expected())
+    del replaced

@@ -10,6 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
+
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Output, OutputWriter, Result, ResumableOutput, ResumableWriter
 from monai_chunked.outputs.recovery.alone import Alone
@@ -17,7 +20,7 @@ from monai_chunked.outputs.recovery.differences import differences, remedy
 from monai_chunked.outputs.recovery.journal import FORMAT, Journal
 from monai_chunked.outputs.recovery.left import Cuts, Left
 from monai_chunked.outputs.recovery.recording import RecordingWriter, crc_of
-from monai_chunked.plan.boxes import box_text
+from monai_chunked.plan.boxes import Box, box_text
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Head
 
@@ -140,7 +143,11 @@ class Recovery(Left):
         return self.path
 
     def load(self, output: Output, results: Sequence[Result]) -> list[Any] | None:
-        """The results, if an earlier run finished them and nobody has removed them since."""
+        """The results, if an earlier run finished them and nobody has removed them since.
+
+        Raises:
+            OSError: when another run has replaced the result of one of several images.
+        """
         if not self.complete:
             return None
         assert isinstance(output, ResumableOutput)
@@ -149,9 +156,17 @@ class Recovery(Left):
         except FileNotFoundError:
             self.start_afresh()
             return None
-        result = self.path.with_name(self.path.name.removesuffix(".journal"))
+        for head, result in enumerate(results):
+            try:
+                self._compare_others(head, result.cuts, loaded[head])
+            except OSError as error:
+                if not self.replaces:
+                    raise _advised(error) from error
+                self.start_afresh()
+                return None
+        name = self.path.with_name(self.path.name.removesuffix(".journal"))
         warn_caller(
-            f"{result} is returned as an earlier run finished it on {self.complete}, without running the network: "
+            f"{name} is returned as an earlier run finished it on {self.complete}, without running the network: "
             f"nothing that it depends on has changed; overwrite=True starts afresh",
         )
         return loaded
@@ -210,8 +225,7 @@ class Recovery(Left):
                 writer.abandon()
                 raise
         except OSError as error:
-            reason = f"{error.strerror or error}; overwrite=True starts afresh"
-            raise OSError(error.errno or errno.EIO, reason, error.filename) from error
+            raise _advised(error) from error
         return self._recording(writer, number, result.cuts)
 
     def _recording(self, writer: ResumableWriter, number: int, cuts: Cuts) -> OutputWriter:
@@ -225,10 +239,21 @@ class Recovery(Left):
                 raise OSError(errno.EIO, "the journal lacks chunks of a result that is complete", str(self.path))
             return
         for chunk, crc in done.items():
-            box = tuple(slice(c[k], c[k + 1]) for c, k in zip(cuts, chunk.position))
-            if crc_of(writer.read(chunk.image, box)) != crc:
-                reason = f"the chunk of image {chunk.image} at {box_text(box)} is not what was written"
-                raise OSError(errno.EIO, reason, str(self.path))
+            box = _box_of(chunk, cuts)
+            self._check(chunk, box, crc_of(writer.read(chunk.image, box)), crc)
+
+    def _compare_others(self, head: int, cuts: Cuts, images: Any) -> None:
+        """Results of images but for the first, by whose name this journal is found by all runs that write that one."""
+        for chunk, crc in self.done.items():
+            if chunk.head == head and chunk.image > 0 and isinstance(images, list):
+                box = _box_of(chunk, cuts)
+                values = images[chunk.image][(slice(None), *box)]
+                self._check(chunk, box, crc_of(torch.as_tensor(np.asarray(values))), crc)
+
+    def _check(self, chunk: ChunkId, box: Box, found: int, crc: int) -> None:
+        if found != crc:
+            reason = f"the chunk of image {chunk.image} at {box_text(box)} is not what was written"
+            raise OSError(errno.EIO, reason, str(self.path))
 
     def _record(self, chunks: Mapping[ChunkId, int]) -> None:
         """Chunks are safe: their CRC-32."""
@@ -248,3 +273,11 @@ class Recovery(Left):
     def _add(self, *records: dict[str, Any]) -> None:
         assert self._journal is not None
         self._journal.add(*records)
+
+
+def _advised(error: OSError) -> OSError:
+    return OSError(error.errno or errno.EIO, f"{error.strerror or error}; overwrite=True starts afresh", error.filename)
+
+
+def _box_of(chunk: ChunkId, cuts: Cuts) -> Box:
+    return tuple(slice(c[k], c[k + 1]) for c, k in zip(cuts, chunk.position))
