@@ -36,7 +36,6 @@ __all__ = [
     "check_preprocessing",
     "check_process_group",
     "check_roi_size",
-    "check_rounding",
     "check_same_shape",
     "check_sigma_scale",
     "check_sw_batch_size",
@@ -260,34 +259,6 @@ def check_process_group(process_group: Any) -> Any:
             f"belongs to, or None"
         )
     return process_group
-
-
-def check_rounding(rounding: Any, buffer_steps: int | None, background: Any) -> None:
-    """``None``, or ``"monai"`` where there is something that MONAI rounds.
-
-    Args:
-        rounding: its value.
-        buffer_steps: as it was given.
-        background: that of windows which are skipped.
-    """
-    if rounding is None:
-        return
-    if not isinstance(rounding, str) or rounding != "monai":
-        raise ValueError(
-            f"rounding={rounding!r} must be 'monai' (products and sums are rounded as MONAI rounds them), or None "
-            f"(they are not rounded to half precision)"
-        )
-    if buffer_steps is not None and buffer_steps > 0:
-        raise ValueError(
-            f"rounding='monai' goes with MONAI's order of windows, but buffer_steps={buffer_steps} adds up in another; "
-            f"leave one of them out"
-        )
-    parts = background.values() if isinstance(background, dict) else ensure_tuple(background)
-    if any(np.any(np.asarray(part)) for part in parts):
-        raise ValueError(
-            f"rounding='monai' is for what a network returns, but background={background!r} stands for it in windows "
-            f"that are skipped, and has no precision to round to; set background=0, or leave out rounding"
-        )
 
 
 def check_choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:

@@ -97,7 +97,7 @@ class Settings:
         checks.check_postprocessing(values["postprocessing"])
         window_checks.check_background(values["background"])
         skips = values["skip"] is not None or values["mask"] is not None
-        checks.check_rounding(values["rounding"], values["buffer_steps"], values["background"] if skips else 0)
+        window_checks.check_rounding(values["rounding"], values["buffer_steps"], values["background"] if skips else 0)
         checks.check_overwrite(values["overwrite"])
         output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
         checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))

@@ -24,6 +24,7 @@ __all__ = [
     "check_mask",
     "check_min_size",
     "check_mirror_axes",
+    "check_rounding",
     "check_skip",
 ]
 
@@ -140,3 +141,31 @@ def check_background(background: Any) -> None:
                 f"background={background!r} must be a number, or one for each channel; for several heads a tuple or "
                 f"dict of these"
             )
+
+
+def check_rounding(rounding: Any, buffer_steps: int | None, background: Any) -> None:
+    """``None``, or ``"monai"`` where there is something that MONAI rounds.
+
+    Args:
+        rounding: its value.
+        buffer_steps: as it was given.
+        background: that of windows which are skipped.
+    """
+    if rounding is None:
+        return
+    if not isinstance(rounding, str) or rounding != "monai":
+        raise ValueError(
+            f"rounding={rounding!r} must be 'monai' (products and sums are rounded as MONAI rounds them), or None "
+            f"(they are not rounded to half precision)"
+        )
+    if buffer_steps is not None and buffer_steps > 0:
+        raise ValueError(
+            f"rounding='monai' goes with MONAI's order of windows, but buffer_steps={buffer_steps} adds up in another; "
+            f"leave one of them out"
+        )
+    parts = background.values() if isinstance(background, dict) else ensure_tuple(background)
+    if any(np.any(np.asarray(part)) for part in parts):
+        raise ValueError(
+            f"rounding='monai' is for what a network returns, but background={background!r} stands for it in windows "
+            f"that are skipped, and has no precision to round to; set background=0, or leave out rounding"
+        )
