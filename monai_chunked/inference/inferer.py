@@ -189,8 +189,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self.network_id, self.run_id = network_id, run_id
         self.border, self.min_size = border, min_size
         self.mirror_axes, self.mirror_batch, self.fill_batches = mirror_axes, mirror_batch, fill_batches
-        self.process_group = process_group
-        self.rounding = rounding
+        self.process_group, self.rounding = process_group, rounding
 
     @overload
     def __call__(
