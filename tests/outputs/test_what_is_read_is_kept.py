@@ -233,7 +233,7 @@ def test_labels_that_are_a_mask_are_not_replaced_by_others(tmp_path: Path) -> No
 
 class TwoHeads(torch.nn.Conv3d):
     def forward(self, windows: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"seg": super().forward(windows), "edge": windows}
+        return {"seg": super().forward(windows), "edge": torch.cat([windows, -windows], 1)}
 
 
 def test_names_of_heads_are_checked_before_anything_is_written(tmp_path: Path) -> None:
