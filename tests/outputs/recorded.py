@@ -39,7 +39,9 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line[9:]) for line in journal_in(folder).read_bytes().splitlines()]
 
 
-def windows_that_touch_what_is_not_recorded(folder: Path) -> list[list[int]]:
+def windows_that_touch_what_is_not_recorded(
+    folder: Path, size: tuple[int, ...] = SIZE, roi: tuple[int, ...] = ROI, images: int = 2
+) -> list[list[int]]:
     """From the journal alone, by comparing every window with every chunk."""
     (heads,) = [record["cuts"] for record in records(folder) if "cuts" in record]
     (cuts,) = {tuple(map(tuple, head)) for head in heads}  # all heads are of one size
@@ -48,13 +50,13 @@ def windows_that_touch_what_is_not_recorded(folder: Path) -> list[list[int]]:
     done = {corner for corner, times in written.items() if times == len(heads)}
     spans = [list(itertools.pairwise(c)) for c in cuts]
     boxes = [(a, b, c) for a in spans[0] for b in spans[1] for c in spans[2]]
-    step = [int(r * (1 - OVERLAP)) for r in ROI]
-    starts = [sorted({min(k, n - r) for k in range(0, n - r + s, s)}) for n, r, s in zip(SIZE, ROI, step)]
+    step = [int(r * (1 - OVERLAP)) for r in roi]
+    starts = [sorted({min(k, n - r) for k in range(0, n - r + s, s)}) for n, r, s in zip(size, roi, step)]
     windows = []
-    for number in range(2):
+    for number in range(images):
         open_boxes = [box for box in boxes if (number, *(low for low, _ in box)) not in done]
         for corner in ((a, b, c) for a in starts[0] for b in starts[1] for c in starts[2]):
-            if any(all(lo < s + r and s < hi for s, r, (lo, hi) in zip(corner, ROI, box)) for box in open_boxes):
+            if any(all(lo < s + r and s < hi for s, r, (lo, hi) in zip(corner, roi, box)) for box in open_boxes):
                 windows.append([number, *corner])
     return windows
 
