@@ -40,7 +40,7 @@ from tests.outputs.recorded import (
 )
 from tests.watching import Watching
 
-MOMENTS = 20
+MOMENTS = 10
 """How many times each output is killed."""
 
 
