@@ -60,9 +60,9 @@ def what_plans(inferer: Any) -> str:
 
 
 def _can_be_watched(network: Any, inferer: Any) -> bool:
-    """Whether a hook changes nothing. A run that may be resumed compares the network with its hooks."""
+    """Whether a hook changes nothing. Runs that may be resumed or are shared compare the network with its hooks."""
     plans = type(inferer) in (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt)
     if not plans or isinstance(inferer.output, ResumableOutput):
         return False
-    resumable = inferer.output_dir is not None
-    return isinstance(network, torch.nn.Module) and not isinstance(network, torch.jit.ScriptModule) and not resumable
+    compared = inferer.output_dir is not None or inferer.process_group is not None
+    return isinstance(network, torch.nn.Module) and not isinstance(network, torch.jit.ScriptModule) and not compared
