@@ -183,9 +183,14 @@ def test_what_leaves_labels_is_guarded_and_what_is_computed_of_them_is_not(
 
 @pytest.mark.parametrize(("kind", "floating"), [("tensor", False), ("MetaTensor", True)])
 def test_every_function_of_one_tensor_that_pytorch_has_says_of_labels_what_it_says_of_a_tensor(
-    kind: str, floating: bool
+    kind: str, floating: bool, request: pytest.FixtureRequest
 ) -> None:
-    """Whatever is not on the list, that of versions to come too."""
+    """Whatever is not on the list, that of versions to come too.
+
+    Memory that a function leaves as it is (``empty_like``, ``resize_``) is filled, so that it can be compared.
+    """
+    torch.use_deterministic_algorithms(True)
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     functions = {each for some in torch.overrides.get_overridable_functions().values() for each in some}
     skipped = (
         "backward",
