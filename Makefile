@@ -57,7 +57,7 @@ lint: setup
 # of date
 oldest: export OMP_WAIT_POLICY ?= passive
 oldest: setup $(OLDEST)/.done
-	$(OLDEST)/bin/python -m pytest tests/inference/test_exactness.py tests/inference/test_rounding.py tests/inference/test_slices.py tests/plan/test_plan.py
+	$(OLDEST)/bin/python -m pytest tests/run/test_exactness.py tests/run/test_rounding.py tests/api/test_slices.py tests/plan/test_plan.py
 	$(OLDEST)/bin/python -m pytest -m long tests/test_tutorials.py --numprocesses 2 --dist load
 
 setup: $(VENV)/.done

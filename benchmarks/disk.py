@@ -25,15 +25,15 @@ from monai.inferers import SlidingWindowInferer
 
 from benchmarks.harness import Job
 from benchmarks.peers import Pointwise, TimedNetwork, different, peak_memory
-from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.outputs.base import Output, Result
 from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
-from monai_chunked.outputs.recovery.recovery import Recovery
 from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.window_grid import window_grid
+from monai_chunked.recovery.record import Recovery
 
 OUTPUTS: dict[str, Callable[[str], Output]] = {".npy": NumpyOutput, ".nii": NiftiOutput, "Zarr": ZarrOutput}
 PLAIN_BYTES = 2**23

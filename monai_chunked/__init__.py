@@ -1,17 +1,14 @@
 """MONAI's sliding window inference for volumes whose scores do not fit in memory."""
 
-from monai_chunked.inference.adapt_inferer import ChunkedSlidingWindowInfererAdapt
-from monai_chunked.inference.aggregating import ChunkAggregator
-from monai_chunked.inference.evaluator import ChunkedEvaluator
-from monai_chunked.inference.function import chunked_sliding_window_inference
-from monai_chunked.inference.inferer import ChunkedSlidingWindowInferer
-from monai_chunked.inference.inverse.inversion import ImageInverse
-from monai_chunked.inference.patching import patch
-from monai_chunked.inference.progress import Observer
-from monai_chunked.inference.sampling import WindowSampler
-from monai_chunked.inference.slice_inferer import ChunkedSliceInferer
-from monai_chunked.inference.splitting import split_postprocessing
-from monai_chunked.inference.vouching import each_voxel
+from monai_chunked.api.adapt_inferer import ChunkedSlidingWindowInfererAdapt
+from monai_chunked.api.aggregator import ChunkAggregator
+from monai_chunked.api.evaluator.evaluator import ChunkedEvaluator
+from monai_chunked.api.evaluator.split import split_postprocessing
+from monai_chunked.api.function import chunked_sliding_window_inference
+from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.api.patching import patch
+from monai_chunked.api.sampler import WindowSampler
+from monai_chunked.api.slice_inferer import ChunkedSliceInferer
 from monai_chunked.inputs.image_array import ImageArray
 from monai_chunked.inputs.open_image import open_image
 from monai_chunked.outputs.base import Expected, Output, OutputWriter, Result, ResumableOutput, ResumableWriter
@@ -20,6 +17,9 @@ from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.chunk_plan import ChunkPlan
+from monai_chunked.run.observer import Observer
+from monai_chunked.transforms.each_voxel import each_voxel
+from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.windows.mirrored import Mirrored
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("tests.side_by_side", "tests.outputs")
 
 
 def pytest_report_header() -> str:
-    from tests.inference.test_exactness import RANDOM_SEED
+    from tests.run.test_exactness import RANDOM_SEED
 
     return f"monai {monai.__version__}, torch {torch.__version__}, EXACTNESS_SEED={RANDOM_SEED}"
 

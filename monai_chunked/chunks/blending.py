@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from monai_chunked.chunks.background import Background
-from monai_chunked.chunks.neighbours import Alone
+from monai_chunked.chunks.handing_on import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import Box, Region, sizes

@@ -9,8 +9,8 @@ import torch
 
 from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.blending import Adding, Blending
+from monai_chunked.chunks.handing_on import Alone
 from monai_chunked.chunks.levels import Memory
-from monai_chunked.chunks.neighbours import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import FreedMemory

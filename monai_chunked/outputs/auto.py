@@ -14,8 +14,8 @@ from monai_chunked.machine.caller import warn_caller
 from monai_chunked.machine.memory import available_memory, is_refusal
 from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.outputs.names import check_forgotten
 from monai_chunked.outputs.numpy import NumpyOutput
-from monai_chunked.outputs.recovery.journal import check_forgotten
 from monai_chunked.plan.sizes import format_bytes
 
 __all__ = ["AutoOutput"]

@@ -1,13 +1,15 @@
-"""Names of results, made of those of their images."""
+"""Names of results, made of those of their images, and those that a run must not take."""
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 from monai_chunked.machine.store_names import without_store_endings
 from monai_chunked.outputs.base import Metadata
 
-__all__ = ["subject_of"]
+__all__ = ["check_forgotten", "subject_of"]
 
 
 def subject_of(metadata: Metadata, data_root_dir: str | os.PathLike[str]) -> str:
@@ -29,3 +31,15 @@ def subject_of(metadata: Metadata, data_root_dir: str | os.PathLike[str]) -> str
     if given is None and bare == last:
         return path
     return os.path.join(folder, f"{bare if given is None or data_root_dir else given}.zarr")
+
+
+def check_forgotten(path: Path, overwrite: bool) -> None:
+    """A run without a journal must not leave its result beside the journal of another one.
+
+    Raises:
+        FileExistsError: when there is one, and its result may not be replaced.
+    """
+    if path.exists() and not overwrite:
+        reason = "an earlier run began or finished this result, and this one cannot be compared with it"
+        advice = "overwrite=True starts afresh, another output_dir keeps both"
+        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(path))

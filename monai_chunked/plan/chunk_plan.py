@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from monai_chunked.plan.part_forecast import PartForecast, PartsForecast
+from monai_chunked.plan.parts.forecast import PartForecast, PartsForecast
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import format_bytes
 

@@ -6,9 +6,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 
-from monai_chunked.chunks.resampling import Piece, pieces
-from monai_chunked.inference.inverse.grids import resamplings
-from monai_chunked.inference.inverse.tracing import trace
+from monai_chunked.transforms.operations import resamplings
+from monai_chunked.transforms.resampling.pieces import Piece, pieces
+from monai_chunked.transforms.tracing import trace
 from tests import toy_accelerator as toy
 
 MAKE = {

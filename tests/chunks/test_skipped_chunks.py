@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.blending import Adding
+from monai_chunked.chunks.handing_on import Alone
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
-from monai_chunked.chunks.neighbours import Alone
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory

@@ -20,10 +20,10 @@ from monai.data import ThreadDataLoader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from monai_chunked import ChunkAggregator, ImageArray, WindowSampler
-from monai_chunked.dask.parcels import Parcel, opened
-from monai_chunked.inference.elsewhere import Worker
-from monai_chunked.inference.fingerprint.description import Describer
 from monai_chunked.inputs.source import source_of
+from monai_chunked.recovery.description.describer import Describer
+from monai_chunked.workers.dask.parcels import Parcel, opened
+from monai_chunked.workers.worker import Worker
 from tests.inputs.process_cases import MAKERS, REFUSED, Boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from monai_chunked import NumpyOutput
-from monai_chunked.outputs.recovery.journal import Journal
 from monai_chunked.outputs.zarr.places import LocalPlace
 from monai_chunked.outputs.zarr.storage_chunks import Collector
+from monai_chunked.recovery.journal import Journal
 from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
 from tests.outputs.cases import left_in
 from tests.outputs.disks import mounted, why_not

@@ -16,11 +16,11 @@ from monai_chunked.__main__ import main
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.layout import chunk_grids
-from monai_chunked.plan.part_forecast import PartForecast, PartsForecast, forecast_parts
-from monai_chunked.plan.parts import Parts
+from monai_chunked.plan.parts.forecast import PartForecast, PartsForecast, forecast_parts
+from monai_chunked.plan.parts.parts import Parts
+from monai_chunked.plan.parts.work import cut, work_of
 from monai_chunked.plan.skipped import Skipped, batches_without
 from monai_chunked.plan.window_grid import Window, window_grid
-from monai_chunked.plan.work import cut, work_of
 
 CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.layout import chunk_grids
-from monai_chunked.plan.parts import Parts
+from monai_chunked.plan.parts.parts import Parts
+from monai_chunked.plan.parts.work import cut, needed_windows, work_of
 from monai_chunked.plan.skipped import Skipped, batches_without
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
-from monai_chunked.plan.work import cut, needed_windows, work_of
 
 CASES = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -17,8 +17,8 @@ from monai_chunked import ChunkedSliceInferer, ChunkedSlidingWindowInferer, Nump
 from monai_chunked.__main__ import main
 from monai_chunked.chunks.background import match_background
 from monai_chunked.chunks.stitcher import Stitcher
-from monai_chunked.inference.progress import Observer
 from monai_chunked.plan.window_grid import Window
+from monai_chunked.run.observer import Observer
 from tests.windows.skipping import Boom, Network, heads_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")

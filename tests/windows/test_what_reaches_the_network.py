@@ -271,7 +271,7 @@ def test_cpu_thresh_device_and_buffer_of_a_call_choose_what_they_choose_in_monai
         return inference
 
     ours, theirs = chunked_sliding_window_inference, sliding_window_inference
-    monkeypatch.setattr("monai_chunked.inference.inferer.chunked_sliding_window_inference", ask("ours", ours))
+    monkeypatch.setattr("monai_chunked.api.inferer.chunked_sliding_window_inference", ask("ours", ours))
     monkeypatch.setattr("monai.inferers.inferer.sliding_window_inference", ask("monai", theirs))
     for run in (infer, monai):
         run(volume(), scores, cpu_thresh=cpu_thresh, device=device, sw_device="cpu", call=call)

@@ -1,0 +1,222 @@
+"""The worker behind the network: predictions of windows go in, results come out, for a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_chunked.api.sampler import OPTIONS, WindowSampler, tensor_of
+from monai_chunked.plan.window_grid import Window
+from monai_chunked.run.assembly import Stitching
+from monai_chunked.run.calling import calling, packed, sum_dtype_of, watched
+from monai_chunked.run.inverting import inversion_of, why_whole
+from monai_chunked.run.settings import Settings
+from monai_chunked.windows.errors import windows_text
+from monai_chunked.windows.predictions import seen_of
+from monai_chunked.windows.predictor import Predictor
+
+__all__ = ["ChunkAggregator"]
+
+
+NOT_TAKEN = (
+    "image_size", "sw_batch_size", "process_fn", "with_coord", "skip", "mirror_axes", "mirror_batch", "fill_batches",
+    "network_id", "run_id",
+)  # fmt: skip
+"""Parameters that are for who runs the network."""
+
+
+class ChunkAggregator:
+    """
+    Blends predictions of windows, and never holds the scores of the whole volume.
+
+    Blending, postprocessing and outputs are those of :py:class:`ChunkedSlidingWindowInferer`, and so are the
+    parameters; the result is the same, to the last bit, if the predictions are. A chunk is finished, postprocessed and
+    handed to the output as soon as its last window is in. Windows must come in the order of the sampler, each of them
+    once. Predictions are not differentiated, and a run that stops starts afresh. Used as a context manager it leaves no
+    half of a result behind when the loop fails.
+
+    Args:
+        sampler: where the windows come from.
+        mode: weights for blending windows.
+        postprocessing: applied to each finished chunk, such as ``"argmax"``.
+        output: where finished chunks go.
+        chunk_size: spatial size of a chunk in voxels of the result.
+        parameters: further ones of the inferer: ``sigma_scale``, ``roi_weight_map``, ``sw_device`` (where open chunks
+            are), ``device``, ``background``, ``inverse``, ``output_dir``, ``device_memory``, ``cpu_memory``,
+            ``scratch_dir``, ``overwrite``, ``progress``.
+
+    Raises:
+        ValueError, TypeError, OSError: when a parameter does not fit.
+
+    Example: see :py:class:`WindowSampler`.
+    """
+
+    def __init__(
+        self,
+        sampler: WindowSampler,
+        mode: str = "constant",
+        postprocessing: Any = None,
+        output: Any = "auto",
+        chunk_size: Any = None,
+        **parameters: Any,
+    ) -> None:
+        of_windows = {*sampler.parameters, *OPTIONS} - {"scratch_dir"}
+        accepted = {each.name for each in fields(Settings)} - {*NOT_TAKEN, *of_windows}
+        unknown = [name for name in parameters if name not in accepted]
+        if unknown:
+            of_sampler = "; it is a parameter of the WindowSampler" if unknown[0] in of_windows else ""
+            raise TypeError(
+                f"ChunkAggregator has no parameter {unknown[0]!r}{of_sampler}; it takes {', '.join(sorted(accepted))}"
+            )
+        own = {"mode": mode, "postprocessing": postprocessing, "output": output, "chunk_size": chunk_size, **parameters}
+        settings, source = Settings.check(sampler.source.shape, **{**sampler.parameters, **own}), sampler.source
+        inversion = inversion_of(settings, source)
+        if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source, settings))):
+            raise ValueError(
+                f"the prediction cannot be brought to the patient's grid a chunk at a time, because {reason}; do it "
+                f"whole behind finish(), with MONAI's Invertd, or leave it to ChunkedSlidingWindowInferer"
+            )
+        self._stack = ExitStack()
+        self._call = self._stack.enter_context(calling(settings, source, inversion, None))
+        self._predictor = Predictor(_no_network, self._call.importance, None, self._call.device, False)
+        self._stitching: Stitching | None = None
+        runs = settings.windows.runs(source.shape[0])
+        self._windows: Iterator[Window] = (window for run in runs for window in run)
+        self._order = {tuple(tensor_of(window).tolist()): number for number, window in enumerate(sampler.windows)}
+        self._expected = sampler.windows
+        self._taken = 0
+        self._over = ""
+
+    def add_batch(self, predictions: Any, windows: Any) -> None:
+        """Add the predictions of the next windows.
+
+        Args:
+            predictions: ``(windows, C, *size)``, a tensor or a NumPy array, or several in a list, tuple or dict.
+            windows: which windows they are of, ``(windows, 1 + 2 * dims)``, as the sampler says.
+
+        Raises:
+            ValueError: when a window is not the next one, or predictions do not fit the windows or each other. All is
+                lost then.
+            TypeError: when they are no tensors.
+        """
+        self._check_open()
+        try:
+            with torch.no_grad():
+                self._add(self._batch(windows), predictions)
+        except BaseException as error:
+            self._abandon(error, f"because {type(error).__name__} was raised")
+            raise
+
+    def finish(self) -> Any:
+        """The result, as the inferer returns it, when all windows are in.
+
+        Raises:
+            ValueError: when windows are missing.
+        """
+        self._check_open()
+        try:
+            if self._taken < len(self._expected):
+                raise ValueError(
+                    f"only {self._taken} of {len(self._expected)} windows were added; the next one is "
+                    f"{windows_text([self._expected[self._taken]])}"
+                )
+            with torch.no_grad():
+                assert self._stitching is not None
+                for window in self._windows:
+                    self._stitching.add(window, None)
+                results = self._stitching.finish()
+                self._call.recovery.finish()
+                result = packed(self._call, results)
+        except BaseException as error:
+            self._abandon(error, f"because {type(error).__name__} was raised")
+            raise
+        self._over = "after finish()"
+        self._stack.close()
+        return result
+
+    def __enter__(self) -> ChunkAggregator:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if not self._over:
+            self._abandon(error or RuntimeError(), "because its block was left before finish()")
+
+    def _add(self, batch: list[Window], predictions: Any) -> None:
+        prediction = self._predictor.of(batch, _as_tensors(predictions))
+        if self._stitching is None:
+            observer = self._stack.enter_context(watched(self._call))
+            seen = seen_of(prediction, batch[0], self._call.settings.windows.roi_size, self._predictor)
+            self._stitching = Stitching(self._call, seen, None, frozenset(), observer)
+            self._stack.callback(self._stitching.close)
+        for window, of_window in zip(batch, prediction.of_windows()):
+            for other in self._windows:  # those before it are left out by the mask
+                self._stitching.add(other, of_window if other == window else None)
+                if other == window:
+                    break
+        self._taken += len(batch)
+
+    def _batch(self, windows: Any) -> list[Window]:
+        """The windows, which must be the next ones.
+
+        Raises:
+            ValueError: when they are not; TypeError: when they are no windows.
+        """
+        dims = len(self._call.settings.image_size)
+        each = torch.as_tensor(np.asarray(windows) if not isinstance(windows, torch.Tensor) else windows)
+        each = each[None] if each.dim() == 1 else each
+        if each.dim() != 2 or each.shape[1] != 1 + 2 * dims or each.dtype.is_floating_point or not len(each):
+            raise ValueError(
+                f"windows must be integers of shape (windows, {1 + 2 * dims}), as the sampler gives them, got "
+                f"{each.dtype} of shape {tuple(each.shape)}"
+            )
+        batch = []
+        for number, one in enumerate(map(tuple, each.tolist()), start=self._taken):
+            found = self._order.get(one)
+            if found != number:
+                what = f"image {one[0]} [{', '.join(f'{a}:{b}' for a, b in zip(one[1:], one[1 + dims :]))}]"
+                if found is None:
+                    said = f"window {what} is none of the sampler's"
+                elif found < number:
+                    said = f"window {what} came already"
+                else:
+                    said = f"window {what} came too early"
+                following = windows_text([self._expected[number]]) if number < len(self._expected) else "none"
+                raise ValueError(
+                    f"{said}; windows must come in scan order, each of them once (no shuffle), and the next one is "
+                    f"{following}"
+                )
+            batch.append(self._expected[number])
+        return batch
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise RuntimeError(f"this ChunkAggregator is closed, {self._over}; make another one")
+
+    def _abandon(self, error: BaseException, why: str) -> None:
+        """Leave nothing behind."""
+        self._over = why
+        if self._stitching is not None:
+            self._stitching.abandon()
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+
+def _no_network(*args: Any) -> Any:
+    raise AssertionError("predictions come from outside")
+
+
+def _as_tensors(predictions: Any) -> Any:
+    """NumPy arrays as tensors over their memory; all else as it is."""
+    if isinstance(predictions, np.ndarray):
+        return torch.from_numpy(predictions if predictions.flags.writeable else predictions.copy())
+    if isinstance(predictions, torch.Tensor):
+        return predictions.detach()
+    if isinstance(predictions, Mapping):
+        return {key: _as_tensors(each) for key, each in predictions.items()}
+    if isinstance(predictions, (tuple, list)):
+        return [_as_tensors(each) for each in predictions]
+    return predictions

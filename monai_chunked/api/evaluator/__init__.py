@@ -1,0 +1,1 @@
+"""MONAI's evaluator with a bundle's ending in chunks, and what splits it."""

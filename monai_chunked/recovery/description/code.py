@@ -1,0 +1,193 @@
+"""
+Functions, classes and modules as a text that can be kept and compared.
+
+Those of the user are known by their code and by the values that it refers to, those of installed packages and of Python
+by name and version.
+"""
+
+from __future__ import annotations
+
+import dis
+import importlib
+from collections.abc import Iterator
+from functools import partial
+from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from monai_chunked.recovery.description.installed import by_name, installed_version
+from monai_chunked.recovery.description.objects import object_text
+from monai_chunked.recovery.description.protocol import Describes
+
+__all__ = ["builtin_text", "class_text", "code_text", "function_text", "module_text"]
+
+
+NO_CODE = {
+    "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotate_func__",
+    "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__",
+    "__type_params__", "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__",
+}  # fmt: skip
+"""Of a class: where it is written, and what follows from its methods."""
+
+
+MAKING = {"__new__", "__init__", "__post_init__", "__init_subclass__", "__set_name__"}
+"""Of the class of an object that is there: what has run already."""
+
+
+MAKES = {"__init__", "__class__", "type"}
+"""By which methods may make objects of their own class."""
+
+
+LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+
+
+def code_text(code: CodeType, describer: Describes) -> str:
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    exceptions = getattr(code, "co_exceptiontable", b"")
+    return f"code({code.co_code.hex()} {exceptions.hex()} {counts} {names} {describer.each(code.co_consts)})"
+
+
+def function_text(function: FunctionType, describer: Describes) -> str:
+    known = by_name(function, function.__globals__.get("__name__"))
+    if known is not None:
+        return known
+    if hasattr(function, "_torchdynamo_orig_callable"):
+        return f"compiled({describer.describe(function._torchdynamo_orig_callable)})"
+    held = {
+        "defaults": function.__defaults__,
+        "keyword defaults": function.__kwdefaults__,
+        "attributes": dict(vars(function)),
+    }
+    closure = zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()))
+    parts = [
+        function.__qualname__,
+        describer.describe(function.__code__, " (its code)"),
+        ", ".join(f"{k}: {describer.describe(v, f'.{k}')}" for k, v in held.items()),
+        ", ".join(_closed_over(k, v, describer) for k, v in closure),
+        ", ".join(_globals(function, describer)),
+    ]
+    return f"function({'; '.join(parts)})"
+
+
+def _closed_over(name: str, value: Any, describer: Describes) -> str:
+    # that of super(), of an object that is there
+    of = describer.kind if name == "__class__" and isinstance(value, type) else describer.describe
+    return f"{name}: {of(value, f'.{name}')}"
+
+
+def class_text(cls: type, describer: Describes, made: bool = False) -> str:
+    """By all that it has.
+
+    Args:
+        cls: of the user, or else its name and version are enough.
+        describer: describes that.
+        made: it is asked for as the class of an object that is there.
+    """
+    known = by_name(cls, cls.__module__)
+    if known is not None:
+        return known
+    held = [
+        f"{k}: {describer.describe(v, f'.{k}')}"
+        for k, v in sorted(vars(cls).items())
+        if k not in (NO_CODE | MAKING if made and not _makes_more(cls) else NO_CODE)
+        if not isinstance(v, (GetSetDescriptorType, MemberDescriptorType))
+    ]
+    of = describer.kind if made else describer.describe
+    bases = ", ".join(of(base, f"({base.__qualname__})") for base in cls.__bases__)
+    return f"class {cls.__qualname__}({bases}; {describer.describe(type(cls))}; {', '.join(held)})"
+
+
+def module_text(module: ModuleType, describer: Describes, names: frozenset[str] | None = None) -> str:
+    """Of the user's: the attributes with these names, all of them if that is not known."""
+    version = installed_version(module.__name__)
+    if version is not None:
+        return f"module {module.__name__} {version}"
+    held = {k: v for k, v in vars(module).items() if (k in names if names else not k.startswith("__"))}
+    if names is None:
+        return f"module {module.__name__} {{{describer.items(held.items())}}}"
+    texts = [f"{k}: {_global(held[k], k, names, describer)}" for k in sorted(held)]
+    return f"module {module.__name__} {{{', '.join(texts)}}}"
+
+
+def _makes_more(cls: type) -> bool:
+    """Whether a method of a class may make other objects of it."""
+    methods = [
+        getattr(value, "__func__", value)
+        for each in cls.__mro__
+        if installed_version(each.__module__) is None
+        for name, value in vars(each).items()
+        if not name.startswith("__") or name == "__call__"  # others ask for names, and compare
+    ]
+    return any(
+        not MAKES.isdisjoint(code.co_names)
+        for method in methods
+        if isinstance(method, FunctionType)
+        for code in _codes(method.__code__)
+    )
+
+
+def builtin_text(value: Any, describer: Describes) -> str:
+    """Of a function that is not written in Python, or of a ufunc."""
+    owner = getattr(value, "__self__", None)
+    if owner is not None and not isinstance(owner, (ModuleType, type)):
+        return f"{describer.describe(owner, '.__self__')}.{value.__name__}"
+    module = "numpy" if isinstance(value, np.ufunc) else value.__module__ or getattr(owner, "__name__", "builtins")
+    version = installed_version(module)
+    name = getattr(value, "__qualname__", value.__name__)
+    if version is None or (isinstance(value, np.ufunc) and getattr(np, name, None) is not value):
+        return object_text(value, describer)
+    return f"{module}.{name} {version}"
+
+
+def _globals(function: FunctionType, describer: Describes) -> Iterator[str]:
+    """The values that code refers to by name."""
+    codes = list(_codes(function.__code__))
+    names = frozenset(name for code in codes for name in code.co_names)
+    builtins: Any = function.__globals__.get("__builtins__", {})
+    builtins = builtins if isinstance(builtins, dict) else vars(builtins)
+    for code in codes:
+        instructions = list(dis.get_instructions(code))
+        loaded = dict.fromkeys(i.argval for i in instructions if i.opname in LOADS)
+        for name in loaded:
+            if name in function.__globals__:
+                yield f"{name}: {_global(function.__globals__[name], name, names, describer)}"
+            elif name in builtins:
+                yield f"{name}: {describer.describe(builtins[name], f'.{name}')}"
+            else:
+                yield f"{name}: nothing"
+        for k, instruction in enumerate(instructions):
+            if instruction.opname == "IMPORT_NAME":
+                package = function.__globals__.get("__package__")
+                yield _imported(instruction.argval, instructions[k - 2].argval, package, names, describer)
+
+
+def _global(value: Any, name: str, names: frozenset[str], describer: Describes) -> str:
+    if not isinstance(value, ModuleType):
+        return describer.describe(value, f".{name}")
+    return describer.once(value, (id(value), names), partial(module_text, value, describer, names), f".{name}")
+
+
+def _imported(name: str, level: int, package: str | None, names: frozenset[str], describer: Describes) -> str:
+    absolute = "." * level + name
+    if (version := installed_version(name)) and not level:
+        return f"{name}: module {name} {version}"
+    try:
+        return f"{absolute}: {_global(importlib.import_module(absolute, package), name, names, describer)}"
+    except ImportError:
+        return f"{absolute}: nothing"
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return NotImplemented
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)

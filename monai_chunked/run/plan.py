@@ -1,0 +1,290 @@
+"""From checked settings to a plan: for a run, and for people who want to know before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from monai.utils import ensure_tuple
+
+from monai_chunked.chunks.background import match_background
+from monai_chunked.chunks.ending import Ending, ending_of, known_of
+from monai_chunked.chunks.postprocessing import argmax, is_argmax, label_dtype, match_postprocessing
+from monai_chunked.chunks.write_behind import DEPTH
+from monai_chunked.inputs.kept_rows import RowsPlan
+from monai_chunked.inputs.source import Source, source_of
+from monai_chunked.machine.accelerator import likely_device
+from monai_chunked.outputs.base import Output
+from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.plan.chunk_plan import ChunkPlan
+from monai_chunked.plan.heads import Head, head_names
+from monai_chunked.plan.layout import lay_out, least_peak
+from monai_chunked.plan.parts.forecast import PartsForecast, forecast_parts
+from monai_chunked.plan.parts.parts import Parts
+from monai_chunked.plan.parts.work import cut, work_of
+from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
+from monai_chunked.plan.sizes import check_positive, format_bytes
+from monai_chunked.plan.skipped import batches_without
+from monai_chunked.run.calling import sum_dtype_of
+from monai_chunked.run.inverting import inversion_of, why_whole
+from monai_chunked.run.one_channel import warn_of_one_channel
+from monai_chunked.run.settings import Settings
+from monai_chunked.transforms.chain import Chain
+from monai_chunked.transforms.resampling.faces import finishing_order, largest_box, most_kept
+
+__all__ = ["plan_inferer"]
+
+
+A_LOT = 0.75
+"""Scanning along another dimension is mentioned if it brings the peak of open chunks below this fraction."""
+
+
+def plan_inferer(
+    inferer: SlidingWindowInferer,
+    inputs_or_shape: Any,
+    out_channels: int | Sequence[int],
+    prediction_size: Sequence[int] | None = None,
+    workers: int | None = None,
+) -> ChunkPlan:
+    """The plan of :py:class:`ChunkedSlidingWindowInferer`, or of what would take the place of one of MONAI's.
+
+    Args:
+        inferer: the inferer.
+        inputs_or_shape: the input, or its shape ``(B, C, *spatial)``.
+        out_channels: number of channels that the network returns; one for each of its heads if there are several.
+        prediction_size: spatial size of what the network returns for one window, ``roi_size`` by default.
+        workers: how many share the volume; ``None``: it is for one process.
+
+    Raises:
+        ValueError: when a parameter does not fit, or the limits cannot hold the chunks of one window.
+    """
+    workers = None if workers is None else check_positive("workers", workers)
+    shape = tuple(int(n) for n in getattr(inputs_or_shape, "shape", inputs_or_shape))
+    if len(shape) < 3 or min(shape) < 1:
+        raise ValueError(f"inputs must have shape (B, C, *spatial), got {shape}")
+    source = source_of(inputs_or_shape) if hasattr(inputs_or_shape, "dtype") else None
+    settings = Settings.of_inferer(inferer, shape)
+    channels = [check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
+    size = tuple(prediction_size or settings.windows.roi_size)
+    heads = [Head(name, c, size) for name, c in zip(head_names(None, len(channels)), channels)]
+    planned = _Planned(settings, shape, source, heads)
+    plan = planned.plan()
+    return plan if workers is None else replace(plan, parts=planned.parts(workers))
+
+
+class _Planned:
+    """What is known of a run before it.
+
+    Args:
+        settings: what is asked for.
+        shape: of the input, ``(B, C, *spatial)``.
+        source: the input; ``None``: only its shape is known.
+        heads: of the network.
+    """
+
+    def __init__(
+        self, settings: Settings, shape: tuple[int, ...], source: Source | None, heads: Sequence[Head]
+    ) -> None:
+        self.settings = settings
+        self.images, self.channels = shape[:2]
+        self.source = source
+        self.heads = heads
+        self.sum_dtype = sum_dtype_of(source, settings) if source else torch.float32
+        self.itemsize = self.sum_dtype.itemsize
+        self.device = self._likely_device()
+        self.windows = settings.windows
+        sizes = (self.windows, settings.image_size, heads, self.itemsize, settings.chunk_size)
+        labels_on_cpu = settings.labels_on_cpu(self.device)
+        self._background = [isinstance(settings.background, dict)] * len(heads)
+        if not isinstance(settings.background, dict):  # the names of heads are not known here
+            self._background = [bool(each.any()) for each in match_background(settings.background, None, heads)]
+        one = "argmax" if is_argmax(settings.postprocessing) else settings.postprocessing
+        if not isinstance(one, dict):
+            warn_of_one_channel(match_postprocessing(one, None, heads), heads)
+        self.skipped = settings.skipped()
+        self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
+        inversion = inversion_of(settings, source) if source else None
+        if inversion is not None and why_whole(inversion, settings, self.sum_dtype):
+            inversion = None  # it is done behind the run
+        self.endings = [ending_of(grid, inversion) for grid in self.layout.grids]
+
+    def plan(self) -> ChunkPlan:
+        settings, windows, forecast = self.settings, self.windows, self.layout.forecast
+        device_limit, cpu_limit = settings.limits(self.device)
+        kept = self.source.rows(windows) if self.source else None
+        device_bytes, cpu_bytes = self._bytes_in_all(kept)
+        padded = prod(windows.image_size) * self.itemsize
+        return ChunkPlan(
+            image_size=settings.image_size,
+            roi_size=windows.roi_size,
+            windows=self.images * len(windows),
+            batches=self._batches(),
+            passes=settings.passes,
+            chunks=self.images * sum(map(len, self.layout.grids)),
+            chunk_size=self.layout.largest_chunk_size(),
+            scan_order=windows.order,
+            device_peak=forecast.peak[DEVICE],
+            cpu_peak=forecast.peak[CPU],
+            scratch_peak=forecast.peak[SCRATCH],
+            device_limit=device_limit or None,
+            cpu_limit=cpu_limit,
+            scratch_written=self.images // forecast.images * forecast.written,
+            scratch_read=self.images // forecast.images * forecast.read,
+            output_bytes=self._output_bytes(),
+            monai_bytes=sum((self.images * head.channels + 1) * padded for head in self.heads),
+            advice=self._advice(),
+            curve=forecast.curve,
+            input_bytes=kept.nbytes if kept else 0,
+            input_in_memory=kept is None or kept.in_memory,
+            finished_bytes=self._finished_bytes(),
+            inverse_bytes=self._inverse_bytes(),
+            result_size=self.endings[0].size,
+            monai_inverse_bytes=self._monai_inverse_bytes(),
+            batch_bytes=self._batch_bytes(),
+            device_bytes=device_bytes,
+            cpu_bytes=cpu_bytes,
+            skipped=self.skipped.count(self.images) if self.skipped else 0,
+        )
+
+    def parts(self, workers: int) -> PartsForecast:
+        """What each part takes where so many workers share the volume."""
+        work = work_of(self.windows, self.images, self.settings.sw_batch_size, self.skipped)
+        parts = Parts(self.layout.grids, self.images, cut(work, workers), self.skipped)
+        return forecast_parts(parts, work, self.layout.voxel_bytes, workers, self._background)
+
+    def _batches(self) -> int:
+        """How often the network is called."""
+        sw_batch_size = self.settings.sw_batch_size
+        if self.skipped is None:
+            return self.windows.batch_count(self.images, sw_batch_size)
+        batches = (batches_without(run, self.skipped, sw_batch_size) for run in self.windows.runs(self.images))
+        return max(1, sum(bool(predicted) for run in batches for _, predicted in run))
+
+    def _monai_inverse_bytes(self) -> int:
+        """Of MONAI's ``Invertd``, which holds scores in float64 before and after, and their coordinates."""
+        each = [
+            (head.channels, prod(e.grid.size), prod(e.size)) for e, head in zip(self.endings, self.heads) if e.moves
+        ]
+        return max((channels * (12 * read + 8 * made) + 24 * made for channels, read, made in each), default=0)
+
+    def _likely_device(self) -> torch.device:
+        """Where predictions will be: as settings and input say, else on an accelerator if it has a limit."""
+        if self.settings.sw_device is not None:
+            return torch.device(self.settings.sw_device)
+        if self.source is not None:
+            return self.source.device
+        return torch.device("cpu") if self.settings.device_memory is None else likely_device()
+
+    def _result_device(self) -> torch.device | None:
+        """Where the result is in memory, if there is room; ``None`` if it goes to a file."""
+        output = self.settings.output
+        if isinstance(output, Output):
+            return output.device if isinstance(output, MemoryOutput) else None
+        if output == "disk":
+            return None
+        source = self.source.device if self.source else self.device
+        return torch.device("cpu" if output == "cpu" else self.settings.device or source)
+
+    def _bytes_in_all(self, kept: RowsPlan | None) -> tuple[int, int]:
+        """The most that a run takes on the device and in CPU memory, but for what the network itself needs."""
+        forecast, result_device = self.layout.forecast, self._result_device()
+        in_all = [forecast.peak[DEVICE], forecast.peak[CPU]]
+        if self.settings.postprocessing is None and result_device == self.device and not forecast.moved:
+            in_all = [0, 0]  # open chunks are in the output
+        in_all[_level(self.device)] += self._finished_bytes() + self._inverse_bytes() + self._batch_bytes()
+        if result_device is not None:
+            in_all[_level(result_device)] += self._output_bytes() or 0
+        if kept is not None and kept.in_memory:
+            in_all[CPU] += kept.nbytes
+        return in_all[DEVICE], in_all[CPU]
+
+    def _output_bytes(self) -> int | None:
+        """Of the finished output; ``None`` if that depends on what the postprocessing returns."""
+        known = [self._known(ending, head) for ending, head in zip(self.endings, self.heads)]
+        sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(self.endings, known) if each]
+        return self.images * sum(sizes) if len(sizes) == len(known) else None
+
+    def _known(self, ending: Ending, head: Head) -> tuple[int, torch.dtype] | None:
+        """Channels and dtype of a result."""
+        one = self.settings.postprocessing
+        return known_of(ending, head, argmax if isinstance(one, str) else one, self._dtype) if _is_one(one) else None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of scores."""
+        return torch.promote_types(self.sum_dtype, torch.float32)
+
+    def _inverse_bytes(self) -> int:
+        """Of the faces that are kept of finished chunks, and of the largest box that is made of one."""
+        most = 0
+        for ending, head, grid in zip(self.endings, self.heads, self.layout.grids):
+            if not ending.moves:
+                continue
+            one, total = self.settings.postprocessing, 0
+            voxel = (
+                one.voxel_before(head.channels, torch.float32).nbytes if isinstance(one, Chain) else 4 * head.channels
+            )
+            cuts, order = grid.cuts, finishing_order(grid)
+            for resampled in ending.chunks[0]:
+                kept, order = most_kept(resampled, cuts, order)
+                total += kept * voxel
+                cuts = resampled.cuts
+            known = self._known(ending, head)
+            made = known[0] * known[1].itemsize if known else voxel
+            most = max(most, total + largest_box(resampled) * made)
+        return most
+
+    def _finished_bytes(self) -> int:
+        """What finishing the largest chunk takes beside it, and what those take that wait to be written."""
+        postprocessing = self.settings.postprocessing
+        waiting = 0 if self.device.type == "cpu" and self._result_device() is not None else DEPTH
+        results = waiting + (postprocessing is not None)  # without postprocessing a chunk is its result
+        most = 0
+        for head, grid in zip(self.heads, self.layout.grids):
+            size = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
+            labels = is_argmax(postprocessing)
+            voxel = label_dtype(head.channels).itemsize if labels else head.channels * self.itemsize
+            # of chunks that were skipped channels share their memory, until a callable gets them
+            scores = 0 if self.skipped is None or labels else head.channels * self.itemsize
+            most = max(most, size * (self.itemsize + scores + results * voxel))
+        return most
+
+    def _batch_bytes(self) -> int:
+        """Of a batch: its windows, also those read ahead or mirrored, their predictions, and the importance map."""
+        ahead = self.source is not None and self.source.is_far(self.device)
+        roi = prod(self.windows.roi_size)
+        window = self.channels * roi * (self.source.dtype.itemsize if self.source else 4)
+        predicted = sum(prod(head.size) * head.channels * self.itemsize for head in self.heads)
+        mirrored = self.settings.passes > 1
+        at_once = self.settings.passes if self.settings.mirror_batch else mirrored  # beside the window, and the sum
+        batch = (1 + ahead + at_once) * window + (1 + at_once) * predicted
+        return self.settings.sw_batch_size * batch + roi * self.itemsize
+
+    def _advice(self) -> str | None:
+        """What another scan order would save, if that is a lot; where windows are skipped nobody has counted that."""
+        if self.skipped is not None:
+            return None
+        size = self.settings.image_size
+        scans = [replace(self.settings, buffer_steps=1, buffer_dim=d).windows for d in range(len(size))]
+        least = [least_peak(windows, size, self.heads, self.itemsize) for windows in scans]
+        best, now = min(range(len(size)), key=least.__getitem__), least[self.windows.order[0]]
+        if least[best] >= A_LOT * now:
+            return None
+        return (
+            f"with buffer_steps=1 and buffer_dim={best} open chunks fit in {format_bytes(least[best])} instead of "
+            f"{format_bytes(now)}, if that is the limit (other order than MONAI's, other last bits)"
+        )
+
+
+def _is_one(postprocessing: Any) -> bool:
+    """Whether there is one postprocessing, of which what it makes may be known."""
+    return postprocessing is None or isinstance(postprocessing, (str, Chain))
+
+
+def _level(device: torch.device) -> int:
+    return CPU if device.type == "cpu" else DEVICE

@@ -1,0 +1,139 @@
+"""What one process does of a run: all of it, or the part of one of several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from monai_chunked.chunks.handing_on import Alone
+from monai_chunked.outputs.base import Output, OutputWriter, Result
+from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.chunk_grid import ChunkId
+from monai_chunked.plan.heads import Head
+from monai_chunked.plan.layout import Layout
+from monai_chunked.recovery.left import Cuts
+from monai_chunked.recovery.record import NoRecovery
+from monai_chunked.windows.predictions import Seen
+
+__all__ = ["Given", "HandedOver", "OwnWindows", "Unshared"]
+
+
+Create = Callable[[int, torch.dtype], OutputWriter]
+"""Starts a result, with its channels and dtype."""
+
+
+class Unshared:
+    """A run that one process does by itself."""
+
+    def numbers(self, windows: int) -> range:
+        """Which of so many windows in all come, in scan order."""
+        return range(windows)
+
+    def agree(self, seen: Seen, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> tuple[Seen, Layout]:
+        """What all workers take for what the network shows, and the chunks of all of them.
+
+        Args:
+            seen: what the first prediction shows here.
+            lay_out: makes the chunks, with cuts if others have chosen them.
+        """
+        return seen, lay_out(None)
+
+    def neighbours(self, call: Any, layout: Layout, done: frozenset[ChunkId]) -> Alone:
+        """Who else adds to chunks."""
+        return Alone(done)
+
+    def creating(self, head: int, create: Create) -> Create:
+        """Who starts the result of a head: whoever asks first, with its channels and dtype."""
+        return create
+
+    def poll(self) -> None:
+        """Raise if others cannot go on."""
+
+    def finish(self, results: list[Any]) -> list[Any]:
+        """The results of all heads, when this process has made its part of them; ``None``: it had none in it."""
+        return results
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing behind."""
+
+
+class OwnWindows(Unshared):
+    """The windows that a worker must see to finish its chunks by itself.
+
+    Args:
+        numbers: of the windows in scan order over all images.
+        poll: called for each window; raises if others cannot go on.
+    """
+
+    def __init__(self, numbers: range, poll: Callable[[], None] = lambda: None) -> None:
+        self._numbers = numbers
+        self._poll = poll
+
+    def numbers(self, windows: int) -> range:
+        return self._numbers
+
+    def poll(self) -> None:
+        self._poll()
+
+
+class Given(NoRecovery):
+    """What a worker is told of the run that it has a part in, in the place of what an earlier run left.
+
+    Args:
+        keys: of the heads where the network returns a dict.
+        heads: of the network.
+        cuts: for each head and spatial dimension, where chunks begin, and the size.
+        results: channels and dtype of the results that are known, by the number of their head.
+        written: the boxes of the results that are there already, or that others make.
+    """
+
+    resumed = True
+
+    def __init__(
+        self,
+        keys: list[Hashable] | None,
+        heads: Sequence[Head],
+        cuts: Sequence[Cuts],
+        results: Mapping[int, tuple[int, torch.dtype]],
+        written: Mapping[ChunkId, int],
+    ) -> None:
+        super().__init__()
+        self.keys, self.heads, self.cuts = keys, list(heads), list(cuts)
+        self.results, self.done = dict(results), dict(written)
+
+    def begin(self, keys: list[Hashable] | None, heads: Sequence[Head], cuts: Sequence[Cuts]) -> None:
+        """
+        Raises:
+            ValueError: when the network returns something else here than elsewhere.
+        """
+        if list(heads) != self.heads:
+            raise ValueError(f"the network returns {list(heads)} here but {self.heads} where the run was begun")
+
+
+class HandedOver(Output):
+    """Finished chunks go to whoever brings them to the result.
+
+    Args:
+        put: called with the result, the number of the image, the box, and ``(C, *box)``, whose memory is used again
+            afterwards.
+    """
+
+    def __init__(self, put: Callable[[Result, int, Box, torch.Tensor], None]) -> None:
+        self.put = put
+
+    def create(self, result: Result) -> OutputWriter:
+        return _HandingOver(result, self.put)
+
+
+class _HandingOver(OutputWriter):
+    def __init__(self, result: Result, put: Callable[[Result, int, Box, torch.Tensor], None]) -> None:
+        self.result = result
+        self.put = put
+
+    def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
+        self.put(self.result, image, box, chunk)
+
+    def finish(self) -> None:
+        """Nobody gets it here."""

@@ -1,0 +1,272 @@
+"""From the operations that undo a preprocessing to what each voxel of the patient's grid is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from monai_chunked.transforms.coordinates import grid_sample_axes, interpolate_axes
+from monai_chunked.transforms.resampling.axes import Axis, Kind, Resampling, Unstreamable
+from monai_chunked.transforms.resampling.oblique import Oblique
+from monai_chunked.transforms.tracing import Step, Trace
+from monai_chunked.transforms.trial import check_kind
+
+__all__ = ["resamplings"]
+
+
+def resamplings(trace: Trace) -> tuple[Resampling, ...]:
+    """What is done, as few resamplings as there are interpolations; none at all if voxels stay where they are.
+
+    Args:
+        trace: what MONAI does to the volume.
+
+    Raises:
+        Unstreamable: when an operation is not known, or needs more than what is near a voxel.
+    """
+    grid = _Grid(trace.shape[1:])
+    for step in trace.steps:
+        try:
+            OPERATIONS.get(step.name, _unknown)(grid, step)
+        except Unstreamable as error:
+            raise Unstreamable(f"{step.by}: {error}") from None
+    return grid.finish()
+
+
+class _Grid:
+    """A volume on its way back: the last grid that was resampled, and where its voxels are now.
+
+    Args:
+        size: spatial size of the volume.
+
+    Attributes:
+        dims: for each dimension of the volume, the dimension of the grid.
+        index: for each dimension of the volume, and place along it, the place in the grid; -1: a zero.
+        lead: number of dimensions in front of the spatial ones.
+        wide: whether voxels are of a wider dtype than they will be, because they were made in it.
+        done: the resamplings so far.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        self.dims = list(range(len(size)))
+        self.index = [np.arange(n) for n in size]
+        self.sizes = list(size)
+        self.lead = 1
+        self.wide = False
+        self.done: list[Resampling] = []
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return tuple(map(len, self.index))
+
+    def spatial(self, dim: int, step: Step) -> int:
+        """A dimension counted from the first spatial one."""
+        found = dim % (self.lead + len(self.dims)) - self.lead
+        if found < 0:
+            raise Unstreamable(f"channels are changed by {step.name}")
+        return found
+
+    def swap(self, one: int, other: int) -> None:
+        """Two dimensions change places."""
+        self.dims[one], self.dims[other] = self.dims[other], self.dims[one]
+        self.index[one], self.index[other] = self.index[other], self.index[one]
+
+    def resample(self, axes: Sequence[Axis], kind: Kind, oblique: Oblique | None = None) -> None:
+        """Make a grid; chunks go on along it in the order in which they come.
+
+        Args:
+            axes: for each dimension of the volume, made of places in the volume.
+        """
+        if self.wide:
+            raise Unstreamable("it interpolates what was not rounded to float32 before")
+        check_kind(kind, torch.float32 if axes[0].low_weight.dtype == np.float32 else torch.float64)
+        placed: dict[int, Axis] = {}
+        turned = []
+        for d, axis in enumerate(axes):
+            made = _read_through(axis, self.index[d], self.sizes[self.dims[d]])
+            turned.append(_falls(made.last))
+            placed[self.dims[d]] = made.take(np.arange(len(made))[::-1]) if turned[d] else made
+        if oblique is not None:
+            oblique = self._placed(oblique, turned)
+        order = tuple(range(len(axes)))
+        self.done.append(Resampling(tuple(placed[d] for d in order), order, tuple(self.dims), kind, oblique))
+        self.sizes = [len(placed[d]) for d in order]
+        self.index = [np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)]
+
+    def _placed(self, oblique: Oblique, turned: Sequence[bool]) -> Oblique:
+        """In the order of dimensions of the grid, and made of its voxels."""
+        base: list[np.ndarray] = [np.zeros(0)] * len(self.dims)
+        index: list[np.ndarray] = list(base)
+        for d, dim in enumerate(self.dims):
+            base[dim] = oblique.base[d][::-1] if turned[d] else oblique.base[d]
+            index[dim] = self.index[d]
+        return replace(oblique, base=tuple(base), index=tuple(index))
+
+    def finish(self) -> tuple[Resampling, ...]:
+        if self.wide:
+            raise Unstreamable("its result is not rounded to float32")
+        order = tuple(self.dims)
+        same = all(np.array_equal(index, np.arange(self.sizes[d])) for d, index in zip(self.dims, self.index))
+        if not self.done:
+            if same and order == tuple(range(len(order))):
+                return ()
+            copied = {d: Axis.copy(index, self.sizes[d]) for d, index in zip(self.dims, self.index)}
+            return (Resampling(tuple(copied[d] for d in sorted(copied)), order, order, "copy"),)
+        last = self.done[-1]
+        axes = list(last.axes)
+        oblique = last.oblique
+        for d, index in zip(self.dims, self.index):
+            axes[d] = axes[d].take(index)
+            if oblique is not None:
+                base = np.where(index < 0, np.nan, oblique.base[d][np.maximum(index, 0)])
+                oblique = replace(oblique, base=(*oblique.base[:d], base, *oblique.base[d + 1 :]))
+        return (*self.done[:-1], replace(last, axes=tuple(axes), order=order, oblique=oblique))
+
+
+def _falls(index: np.ndarray) -> bool:
+    inside = index[index >= 0]
+    return bool(inside.size and inside[0] > inside[-1])
+
+
+def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
+    """An axis made of places, as one made of the voxels that are there."""
+
+    def voxels(places: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.where(places < 0, -1, index[np.maximum(places, 0)])
+        return found
+
+    low, high = voxels(axis.low), voxels(axis.high)
+    low_weight = np.where(low < 0, 0, axis.low_weight).astype(axis.low_weight.dtype)
+    high_weight = np.where(high < 0, 0, axis.high_weight).astype(axis.high_weight.dtype)
+    # some of the places that may be needed are in what was added at the border, where there is no voxel
+    first, last = np.full_like(axis.first, size), np.full_like(axis.last, -1)
+    for step in range(int((axis.last - axis.first).max(initial=0)) + 1):
+        found = voxels(np.where(axis.first < 0, -1, np.minimum(axis.first + step, axis.last)))
+        first, last = np.where(found < 0, first, np.minimum(first, found)), np.maximum(last, found)
+    return Axis(low, high, low_weight, high_weight, np.where(last < 0, -1, first), last, size)
+
+
+def _unknown(grid: _Grid, step: Step) -> None:
+    raise Unstreamable(f"the operation {step.name} is not one that can be done chunk by chunk")
+
+
+def _nothing(grid: _Grid, step: Step) -> None:
+    if step.shape[grid.lead :] != grid.size:
+        _unknown(grid, step)
+
+
+def _cast(grid: _Grid, step: Step) -> None:
+    if not step.dtype.is_floating_point or step.dtype.itemsize < 4:
+        raise Unstreamable(f"voxels become {step.dtype}")
+    if step.dtype == torch.float32:
+        grid.wide = False
+
+
+def _unsqueeze(grid: _Grid, step: Step) -> None:
+    if step.args[0] != 0:
+        _unknown(grid, step)
+    grid.lead += 1
+
+
+def _squeeze(grid: _Grid, step: Step) -> None:
+    if step.args[0] not in (0, [0]) or grid.lead < 2:
+        _unknown(grid, step)
+    grid.lead -= 1
+
+
+def _flip(grid: _Grid, step: Step) -> None:
+    for dim in step.args[0]:
+        d = grid.spatial(dim, step)
+        grid.index[d] = grid.index[d][::-1]
+
+
+def _permute(grid: _Grid, step: Step) -> None:
+    dims = step.args[0]
+    if list(dims[: grid.lead]) != list(range(grid.lead)):
+        raise Unstreamable(f"channels are moved by {step.name}")
+    moved = [grid.spatial(dim, step) for dim in dims[grid.lead :]]
+    grid.dims, grid.index = [grid.dims[d] for d in moved], [grid.index[d] for d in moved]
+
+
+def _transpose(grid: _Grid, step: Step) -> None:
+    one, other = (grid.spatial(dim, step) for dim in step.args)
+    grid.swap(one, other)
+
+
+def _rot90(grid: _Grid, step: Step) -> None:
+    times, dims = step.args
+    one, other = (grid.spatial(dim, step) for dim in dims)
+    for _ in range(times % 4):
+        grid.index[other] = grid.index[other][::-1]
+        grid.swap(one, other)
+
+
+def _slice(grid: _Grid, step: Step) -> None:
+    dim, start, stop, by = list(step.args) + [0, None, None, 1][len(step.args) :]
+    if dim % (grid.lead + len(grid.dims)) < grid.lead:
+        _nothing(grid, step)
+        return
+    d = grid.spatial(dim, step)
+    grid.index[d] = grid.index[d][slice(start, stop, by)]
+
+
+def _pad(grid: _Grid, step: Step) -> None:
+    amounts, value = step.args[0], step.args[1] if len(step.args) > 1 else 0
+    if value != 0:
+        raise Unstreamable(f"voxels of value {value} are added at the border")
+    pairs = [(amounts[k], amounts[k + 1]) for k in range(0, len(amounts), 2)]
+    for dim, (before, after) in zip(range(-1, -len(pairs) - 1, -1), pairs):
+        if (before, after) == (0, 0):
+            continue
+        d = grid.spatial(dim, step)
+        inside = grid.index[d][max(-before, 0) : len(grid.index[d]) - max(-after, 0)]
+        grid.index[d] = np.concatenate([np.full(max(before, 0), -1), inside, np.full(max(after, 0), -1)])
+
+
+def _grid_sample(grid: _Grid, step: Step) -> None:
+    coordinates, mode, padding_mode, align_corners = step.args
+    if len(grid.dims) != 3:
+        raise Unstreamable("it interpolates in two dimensions, which PyTorch rounds in another way")
+    if mode == 2 or not isinstance(coordinates, tuple):
+        _unknown(grid, step)
+    _, theta, size, same = coordinates
+    if same != align_corners:
+        _unknown(grid, step)
+    axes, kind, oblique = grid_sample_axes(theta[0], grid.size, size, mode, padding_mode, align_corners)
+    grid.resample(axes, kind, oblique)
+    grid.wide = step.dtype != torch.float32 and kind != "copy"
+
+
+def _interpolate(mode: str) -> Callable[[_Grid, Step], None]:
+    def resample(grid: _Grid, step: Step) -> None:
+        align_corners = len(step.args) > 1 and step.args[1] is True
+        axes, kind = interpolate_axes(grid.size, step.shape[grid.lead :], mode, align_corners, step.dtype)
+        grid.resample(axes, kind)
+
+    return resample
+
+
+OPERATIONS: dict[str, Callable[[_Grid, Step], None]] = {
+    **dict.fromkeys(
+        ("detach", "alias", "clone", "contiguous", "lift_fresh", "expand", "view", "_unsafe_view"), _nothing
+    ),
+    "_to_copy": _cast,
+    "unsqueeze": _unsqueeze,
+    "squeeze": _squeeze,
+    "flip": _flip,
+    "permute": _permute,
+    "transpose": _transpose,
+    "rot90": _rot90,
+    "slice": _slice,
+    "constant_pad_nd": _pad,
+    "grid_sampler_3d": _grid_sample,
+    "grid_sampler_2d": _grid_sample,
+    **{f"upsample_nearest{n}d": _interpolate("nearest") for n in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{n}d": _interpolate("nearest-exact") for n in (1, 2, 3)},
+    "upsample_linear1d": _interpolate("linear"),
+    "upsample_trilinear3d": _interpolate("trilinear"),
+    "_adaptive_avg_pool3d": _interpolate("area"),
+}
+"""What MONAI's inverses do, by the names of PyTorch's operators."""

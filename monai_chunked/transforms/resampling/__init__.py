@@ -1,0 +1,1 @@
+"""The voxels of one grid made of those of another, to the bit."""

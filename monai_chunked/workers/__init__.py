@@ -1,0 +1,1 @@
+"""One volume by many: parts, and who does them."""

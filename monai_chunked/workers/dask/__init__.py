@@ -1,0 +1,1 @@
+"""One volume on the workers of a Dask cluster."""

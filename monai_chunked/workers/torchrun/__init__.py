@@ -1,0 +1,1 @@
+"""One volume in several processes, as torchrun starts them."""

@@ -1,0 +1,241 @@
+"""A run in parts, one after the other in this process: the bits of a run that is not shared, and of MONAI."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
+
+from monai_chunked import chunked_sliding_window_inference
+from monai_chunked.chunks.handing_on import Alone, Neighbours
+from monai_chunked.inputs.source import source_of
+from monai_chunked.outputs.base import Result
+from monai_chunked.plan.borders import BORDERS
+from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.parts.parts import Parts
+from monai_chunked.plan.parts.work import cut, work_of
+from monai_chunked.run.calling import calling
+from monai_chunked.run.predicting import predict
+from monai_chunked.run.settings import Settings
+from monai_chunked.run.sharing import HandedOver, OwnWindows
+from monai_chunked.windows.predictor import BoundNetwork
+from monai_chunked.workers.halves import first_half, second_half
+from monai_chunked.workers.parts import Agreed, infer_part
+from tests.run.test_exactness import Network
+from tests.side_by_side import random
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+
+CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(CASES, max_examples=400)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    dims = draw(st.integers(1, 3))
+    most = {1: 40, 2: 16, 3: 9}[dims]
+    size = draw(st.lists(st.integers(1, most), min_size=dims, max_size=dims))
+    mask = None
+    if draw(st.booleans()):
+        mask = torch.zeros(size)
+        for _ in range(draw(st.integers(1, 3))):
+            mask[tuple(draw(st.integers(0, n - 1)) for n in size)] = 1
+    heads = draw(st.integers(1, 2))
+    return {
+        "size": (draw(st.integers(1, 2)), 1, *size),
+        "workers": draw(st.integers(1, 5)),
+        "heads": heads,
+        "dtype": draw(st.sampled_from([torch.float32, torch.float64])),
+        "given": {
+            "roi_size": draw(st.lists(st.integers(1, most // 2 + 2), min_size=dims, max_size=dims)),
+            "sw_batch_size": draw(st.integers(1, 4)),
+            "overlap": draw(st.sampled_from([0, 0.25, 0.5, 0.7])),
+            "mode": draw(st.sampled_from(["constant", "gaussian"])),
+            "border": draw(st.lists(st.sampled_from(sorted(BORDERS)), min_size=dims, max_size=dims)),
+            "buffer_steps": draw(st.none() | st.integers(1, 2)),
+            "buffer_dim": draw(st.integers(0, dims - 1)),
+            "chunk_size": draw(st.none() | st.lists(st.integers(1, most), min_size=dims, max_size=dims)),
+            "postprocessing": draw(st.sampled_from([None, "argmax", torch.nn.Identity()])),
+            "mask": mask,
+            "background": draw(st.sampled_from([0, 0.5])),
+        },
+    }
+
+
+def made(case: dict[str, Any]) -> tuple[torch.Tensor, BoundNetwork, Any]:
+    """The input, the network, and the result of a run that is not shared."""
+    image = random(*case["size"]).to(case["dtype"])
+    zooms = ((1,) * (len(case["size"]) - 2),) * case["heads"]
+    network = Network(1, 3, zooms, "tuple" if case["heads"] > 1 else "tensor")
+    expected = chunked_sliding_window_inference(image, predictor=network, **case["given"])
+    return image, BoundNetwork(network, (), {}), expected if isinstance(expected, tuple) else (expected,)
+
+
+class Results:
+    """Takes boxes of results, each voxel once."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, torch.Tensor] = {}
+        self.times: dict[str, torch.Tensor] = {}
+
+    def put(self, result: Result, image: int, box: Box, chunk: torch.Tensor) -> None:
+        if result.name not in self.results:
+            self.results[result.name] = torch.empty(result.shape, dtype=result.dtype)
+            self.times[result.name] = torch.zeros((result.shape[0], *result.shape[2:]), dtype=torch.int)
+        self.results[result.name][image][(slice(None), *box)] = chunk
+        self.times[result.name][image][box] += 1
+
+    def check(self, expected: tuple[torch.Tensor, ...]) -> None:
+        names = ["prediction"] if len(expected) == 1 else [f"prediction-{k}" for k in range(len(expected))]
+        for name, each in zip(names, expected):
+            assert (self.times[name] == 1).all()
+            assert torch.equal(self.results[name], each)
+
+
+def layout_of(
+    image: torch.Tensor, network: BoundNetwork, checked: Settings, workers: int
+) -> tuple[Agreed, list[range]]:
+    """What a run that is not shared finds out about heads and chunks."""
+    found: list[Any] = []
+
+    class Noting(OwnWindows):
+        def agree(self, seen: Any, lay_out: Callable[..., Any]) -> Any:
+            layout = lay_out(None)
+            found.append((seen.keys, seen.heads, [grid.cuts for grid in layout.grids]))
+            return seen, layout
+
+    total = len(image) * len(checked.windows)
+    with calling(replace(checked, output=HandedOver(lambda *_: None)), source_of(image), None, None) as call:
+        predict(replace(call, share=Noting(range(total))), network, None, None)
+        ranges = cut(work_of(checked.windows, len(image), checked.sw_batch_size, call.skipped), workers)
+    return Agreed(*found[0], ranges), ranges
+
+
+def check_independent(case: dict[str, Any]) -> None:
+    image, network, expected = made(case)
+    checked = Settings.check(image.shape, **case["given"])
+    agreed, ranges = layout_of(image, network, checked, case["workers"])
+    results = Results()
+    for part in reversed(range(len(ranges))):
+        infer_part(image, network, checked, None, agreed, part, results.put)
+    results.check(expected)
+
+
+class Passing:
+    """Brings sums from one part to the next in one process."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[int, int], deque[torch.Tensor]] = defaultdict(deque)
+        self.part = 0
+
+    def send(self, part: int, sums: torch.Tensor) -> None:
+        self.sums[self.part, part].append(sums)
+
+    def receive(self, part: int, shape: tuple[int, ...]) -> torch.Tensor:
+        sums = self.sums[part, self.part].popleft()
+        assert sums.shape[1:] == shape
+        return sums
+
+
+class Share(OwnWindows):
+    def __init__(self, number: int, numbers: range, ranges: list[range], exchange: Passing) -> None:
+        super().__init__(numbers)
+        self.number, self.ranges, self.exchange = number, ranges, exchange
+
+    def neighbours(self, call: Any, layout: Any, done: frozenset[Any]) -> Alone:
+        parts = Parts(layout.grids, len(call.metadata), self.ranges, call.skipped)
+        self.found = Neighbours(parts, self.number, done, self.exchange, call.device)
+        self.parts = parts
+        return self.found
+
+
+def check_handing_on(case: dict[str, Any]) -> None:
+    image, network, expected = made(case)
+    checked = Settings.check(image.shape, **case["given"])
+    ranges = layout_of(image, network, checked, case["workers"])[1]
+    results, exchange, seen = Results(), Passing(), []
+
+    def counted(*args: Any) -> Any:
+        seen.append(len(args[0]))
+        return network(*args)
+
+    itemsize = case["dtype"].itemsize
+    for part, numbers in enumerate(ranges):
+        exchange.part = part
+        share = Share(part, numbers, ranges, exchange)
+        with calling(replace(checked, output=HandedOver(results.put)), source_of(image), None, None) as call:
+            predict(replace(call, share=share), BoundNetwork(counted, (), {}), None, None)
+        adds = call.settings.background != 0
+        assert share.found.sent_bytes == 3 * itemsize * sum(share.parts.sent_voxels(part))
+        assert share.found.kept_bytes == 3 * itemsize * sum(share.parts.kept_voxels(part, adds))
+        assert not share.found.products
+    results.check(expected)
+    if case["given"]["mask"] is None:
+        assert sum(seen) == len(image) * len(checked.windows)
+
+
+def check_halves(case: dict[str, Any]) -> None:
+    """First all first halves, in any order; then the second ones, one of them twice, as after a failure."""
+    image, network, expected = made(case)
+    checked = Settings.check(image.shape, **case["given"])
+    agreed, ranges = layout_of(image, network, checked, case["workers"])
+    results, begun, ended = Results(), {}, {}
+
+    def half(which: Callable[..., Any], *args: Any) -> Any:
+        with calling(replace(checked, output=HandedOver(results.put)), source_of(image), None, None) as call:
+            return pickle.loads(pickle.dumps(which(call, network, *args)))
+
+    for part in reversed(range(len(ranges))):
+        begun[part] = half(first_half, None, agreed, part)
+    for part in range(len(ranges)):
+        given = {giver: begun[giver][0].get(part, []) + ended[giver].get(part, []) for giver in range(part)}
+        before = copy.deepcopy(results)
+        for _ in range(1 + (part == 1)):
+            results = copy.deepcopy(before)
+            ended[part] = half(second_half, agreed, part, begun[part][1], given)
+    results.check(expected)
+
+
+@CASES
+@given(cases())
+def test_independent_parts_have_the_bits_of_a_run_that_is_not_shared(case: dict[str, Any]) -> None:
+    check_independent(case)
+
+
+@CASES
+@given(cases())
+def test_parts_that_hand_on_chunks_predict_each_window_once_and_have_the_same_bits(case: dict[str, Any]) -> None:
+    check_handing_on(case)
+
+
+@settings(CASES, max_examples=30)
+@given(cases())
+def test_halves_of_parts_have_the_same_bits(case: dict[str, Any]) -> None:
+    check_halves(case)
+
+
+@pytest.mark.long
+@MANY
+@given(cases())
+def test_many_more_cases(case: dict[str, Any]) -> None:
+    check_independent(case)
+    check_handing_on(case)
+    check_halves(case)
+
+
+@pytest.mark.parametrize("check", [check_independent, check_handing_on, check_halves])
+def test_parts_have_the_bits_of_monai(check: Callable[..., None]) -> None:
+    how = {"roi_size": (6, 5, 7), "sw_batch_size": 3, "overlap": 0.5, "mode": "gaussian"}
+    case = {"size": (2, 1, 17, 14, 15), "workers": 4, "heads": 1, "dtype": torch.float32, "given": how}
+    image, network, expected = made({**case, "given": how})
+    assert torch.equal(expected[0], sliding_window_inference(image, predictor=network, **how))
+    check({**case, "given": {**how, "mask": None, "background": 0}})
