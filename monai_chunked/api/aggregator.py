@@ -82,7 +82,7 @@ class ChunkAggregator:
                 f"whole behind finish(), with MONAI's Invertd, or leave it to ChunkedSlidingWindowInferer"
             )
         self._stack = ExitStack()
-        self._call = self._stack.enter_context(calling(settings, source, inversion, None))
+        self._call = self._stack.enter_context(calling(settings, source, inversion, None, skipped=sampler.skipped))
         self._predictor = Predictor(_no_network, self._call.importance, None, self._call.device, False)
         self._stitching: Stitching | None = None
         runs = settings.windows.runs(source.shape[0])

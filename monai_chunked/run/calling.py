@@ -15,6 +15,7 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.inputs.source import Source
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.base import Expected, Metadata
+from monai_chunked.plan.skipped import Skipped
 from monai_chunked.recovery.record import NoRecovery
 from monai_chunked.recovery.recovery import recovering
 from monai_chunked.run.call import Call
@@ -48,6 +49,7 @@ def calling(
     inversion: Inversion | None,
     fingerprint: Callable[[Call], tuple[Mapping[str, str], Sequence[str]]] | None,
     reads: Mapping[str, Any] = MappingProxyType({}),
+    skipped: Skipped | None = None,
 ) -> Iterator[Call]:
     """A call, with what an earlier run left of it.
 
@@ -57,6 +59,7 @@ def calling(
         inversion: how predictions are brought to the patients' grids, a chunk at a time.
         fingerprint: what the result depends on, as for :py:func:`recovering`; ``None``: nobody can know.
         reads: what else is read, beside what is said here: a source, or a network, by the name of the parameter.
+        skipped: the windows that the mask skips, where it has been read already.
 
     Raises:
         FileExistsError: when a result would take the place of what is read.
@@ -83,7 +86,7 @@ def calling(
         if not recovery.resumed:
             size = source.shape[0] * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
             output.check(Expected(size, known_dtype, metadata, call.replaces))
-        yield replace(call, skipped=settings.skipped())
+        yield replace(call, skipped=settings.skipped() if skipped is None else skipped)
 
 
 @contextmanager

@@ -196,6 +196,25 @@ def test_parameters_of_somebody_else_are_refused() -> None:
         WindowSampler(image, (4, 4, 4))
 
 
+def test_the_mask_is_read_once() -> None:
+    class Counting:
+        shape, dtype = (8, 8), np.dtype(bool)
+        voxels = 0
+
+        def __getitem__(self, box: Any) -> np.ndarray:
+            values = np.eye(8, dtype=bool)[box]
+            self.voxels += values.size
+            return values
+
+    mask = Counting()
+    sampler = WindowSampler(torch.zeros(1, 1, 8, 8), 4, overlap=0, mask=mask)
+    aggregator = ChunkAggregator(sampler)
+    for data, windows in DataLoader(sampler):
+        aggregator.add_batch(data, windows)
+    aggregator.finish()
+    assert (mask.voxels, len(sampler)) == (64, 2)
+
+
 def test_a_loop_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     sampler, batches = sampled()
     aggregator = ChunkAggregator(sampler, output=NumpyOutput(tmp_path / "new"))
