@@ -52,6 +52,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house
 
 # the exactness tests and the notebooks with the oldest MONAI that pyproject.toml accepts; its own limit on torch is out
 # of date

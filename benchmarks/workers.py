@@ -100,6 +100,7 @@ def dask(name: str, workers: int) -> dict[str, Any]:
     """Run by a cluster of so many processes of one thread."""
     from dask import config
     from distributed import Client, LocalCluster
+
     from monai_chunked.dask import infer
 
     torch.set_num_threads(1)

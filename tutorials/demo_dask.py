@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from distributed import Client, LocalCluster
 from monai.bundle import ConfigParser
-from monai_chunked.dask import infer
 
 from monai_chunked import split_postprocessing
+from monai_chunked.dask import infer
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -27,7 +27,6 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Flip, Rotated, Spacing
-from monai_chunked.dask import infer
 
 from monai_chunked import (
     ChunkedSliceInferer,
@@ -38,6 +37,7 @@ from monai_chunked import (
     Observer,
     open_image,
 )
+from monai_chunked.dask import infer
 from tests.killed_run import OUTPUTS
 from tests.outputs.recorded import windows_that_touch_what_is_not_recorded
 from tests.run.test_exactness import Network
