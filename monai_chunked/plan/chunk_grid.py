@@ -105,10 +105,6 @@ class ChunkGrid:
     def __len__(self) -> int:
         return prod(self.shape)
 
-    def corner(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
-        """The first output voxel of a chunk."""
-        return tuple(c[k] for c, k in zip(self.cuts, chunk))
-
     def chunk_size(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
         """Spatial size of a chunk in voxels."""
         return tuple(c[k + 1] - c[k] for c, k in zip(self.cuts, chunk))
@@ -248,10 +244,6 @@ class ChunkGrid:
         """Voxels of the chunks that are still open when each window has finished what it finishes."""
         opened, closed = self._events
         return np.cumsum(opened) - np.cumsum(closed)
-
-    def peak_voxels(self) -> int:
-        """The most voxels that are open at one time."""
-        return int(self.open_voxels().max())
 
     def piece_count(self) -> int:
         """How often a window touches a chunk."""

@@ -14,8 +14,7 @@ from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
 from monai_chunked.plan.sizes import format_bytes
-from monai_chunked.plan.skipped import Skipped
-from monai_chunked.plan.window_grid import WindowGrid, padding
+from monai_chunked.plan.window_grid import Skipped, WindowGrid, padding
 
 __all__ = ["Layout", "chunk_grids", "lay_out", "least_peak"]
 

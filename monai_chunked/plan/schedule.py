@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 
 __all__ = ["CPU", "DEVICE", "SCRATCH", "Forecast", "LimitError", "Move", "Schedule"]
 

@@ -1,10 +1,11 @@
-"""Which windows the network sees, in which order and batches."""
+"""Which windows the network sees, in which order and batches, and which of them are known to be skipped."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +15,7 @@ from monai.utils import ensure_tuple_rep
 from monai_chunked.plan.borders import BORDERS, Span
 from monai_chunked.plan.boxes import Box
 
-__all__ = ["Window", "WindowGrid", "padding", "window_grid"]
+__all__ = ["Skipped", "Window", "WindowGrid", "batches_without", "padding", "window_grid"]
 
 
 Side = TypeVar("Side")
@@ -57,17 +58,17 @@ class WindowGrid:
     least_size: tuple[int, ...]
     nearest_only: bool
 
-    @property
+    @cached_property
     def starts(self) -> tuple[tuple[int, ...], ...]:
         """For each dimension, where windows start; ascending."""
         return tuple(tuple(start for start, _ in spans) for spans in self.spans)
 
-    @property
+    @cached_property
     def lengths(self) -> tuple[tuple[int, ...], ...]:
         """For each dimension, the sizes of windows."""
         return tuple(tuple(stop - start for start, stop in spans) for spans in self.spans)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Number of windows along each dimension."""
         return tuple(map(len, self.spans))
@@ -201,3 +202,45 @@ def window_grid(
     slowest = buffer_dim % dims if steps else 0
     order = (slowest, *(d for d in range(dims) if d != slowest))
     return WindowGrid(size, tuple(map(min, roi, size)), spans, order, steps, least, nearest_only)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The windows that are skipped, of every image.
+
+    Attributes:
+        each: for each image, or for all of them alike, which windows of the grid: bool, ``(images or 1, *grid)``.
+    """
+
+    each: np.ndarray
+
+    def window(self, image: int, position: tuple[int, ...]) -> bool:
+        """Whether a window is skipped."""
+        return bool(self.each[(min(image, len(self.each) - 1), *position)])
+
+    def count(self, images: int) -> int:
+        """How many windows of so many images are skipped."""
+        return int(self.each.sum()) * (images // len(self.each))
+
+
+def batches_without(
+    run: Iterable[Window], skipped: Skipped | None, sw_batch_size: int
+) -> Iterator[tuple[list[Window], list[Window]]]:
+    """Windows, and those of them that the network gets as one batch: windows that are predicted fill the batches.
+
+    Args:
+        run: windows in scan order that no batch runs across.
+        skipped: those that are skipped.
+        sw_batch_size: how many windows the network gets at a time.
+    """
+    windows: list[Window] = []
+    batch: list[Window] = []
+    for window in run:
+        windows.append(window)
+        if skipped is None or not skipped.window(window.image, window.position):
+            batch.append(window)
+        if len(batch) == sw_batch_size:
+            yield windows, batch
+            windows, batch = [], []
+    if windows:
+        yield windows, batch

@@ -21,7 +21,7 @@ from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter,
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import Layout
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.record import NoRecovery, Recovery
 from monai_chunked.run.one_channel import warn_of_one_channel
 from monai_chunked.run.settings import Settings

@@ -15,7 +15,7 @@ from monai_chunked.chunks.postprocessing import match_postprocessing
 from monai_chunked.inputs.source import Source
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.base import Expected, Metadata
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.record import NoRecovery
 from monai_chunked.recovery.recovery import recovering
 from monai_chunked.run.call import Call

@@ -10,7 +10,7 @@ import torch
 from monai_chunked.machine.memory import available_memory
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import Layout, lay_out
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.run.settings import Settings
 
 __all__ = ["lay_out_call"]

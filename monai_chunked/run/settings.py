@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -17,8 +18,7 @@ from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
-from monai_chunked.plan.skipped import Skipped
-from monai_chunked.plan.window_grid import WindowGrid, window_grid
+from monai_chunked.plan.window_grid import Skipped, WindowGrid, window_grid
 from monai_chunked.run import checks, window_checks
 from monai_chunked.transforms.chain import Chain, chain_of
 from monai_chunked.windows.full_batches import FullBatches
@@ -142,7 +142,7 @@ class Settings:
         names = (each.name for each in fields(cls) if each.name != "image_size")
         return {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
 
-    @property
+    @cached_property
     def windows(self) -> WindowGrid:
         """The windows over an image."""
         nearest_only = self.mode == CROP and self.roi_weight_map is None

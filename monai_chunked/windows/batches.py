@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from monai_chunked.machine.accelerator import send
-from monai_chunked.plan.skipped import Skipped, batches_without
-from monai_chunked.plan.window_grid import Window
+from monai_chunked.plan.window_grid import Skipped, Window, batches_without
 from monai_chunked.windows.errors import name_windows
 from monai_chunked.windows.reader import Image
 from monai_chunked.windows.skipping import Skip, is_skipped

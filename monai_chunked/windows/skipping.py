@@ -11,8 +11,7 @@ import torch
 
 from monai_chunked.inputs.kept_rows import inside
 from monai_chunked.inputs.source import Source
-from monai_chunked.plan.skipped import Skipped
-from monai_chunked.plan.window_grid import WindowGrid
+from monai_chunked.plan.window_grid import Skipped, WindowGrid
 
 __all__ = ["AtMost", "Skip", "outside_mask"]
 

@@ -24,7 +24,7 @@ from monai_chunked.outputs.base import OutputWriter, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Cuts
 from monai_chunked.run.call import Call
 from monai_chunked.run.calling import calling

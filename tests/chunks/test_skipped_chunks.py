@@ -20,8 +20,7 @@ from monai_chunked.machine.memory import FreedMemory
 from monai_chunked.plan.heads import Head
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
-from monai_chunked.plan.skipped import Skipped
-from monai_chunked.plan.window_grid import window_grid
+from monai_chunked.plan.window_grid import Skipped, window_grid
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 

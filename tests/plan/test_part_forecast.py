@@ -19,8 +19,7 @@ from monai_chunked.plan.layout import chunk_grids
 from monai_chunked.plan.parts.forecast import PartForecast, PartsForecast, forecast_parts
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import cut, work_of
-from monai_chunked.plan.skipped import Skipped, batches_without
-from monai_chunked.plan.window_grid import Window, window_grid
+from monai_chunked.plan.window_grid import Skipped, Window, batches_without, window_grid
 
 CASES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -162,15 +161,6 @@ def test_parts_take_what_counting_window_by_window_gives(case: Case) -> None:
         assert forecast.independent[number] == alone
     assert sum(part.windows for part in forecast.handing_on) == forecast.windows
     assert sum(part.windows - part.twice for part in forecast.independent) == forecast.windows
-
-
-@CASES
-@given(cases())
-def test_bytes_are_those_of_the_chunks_that_parts_hand_on(case: Case) -> None:
-    parts, forecast = forecast_of(case, [1] * len(case.grids))
-    for number, part in enumerate(forecast.handing_on):
-        assert part.sent_bytes == sum(parts.sent_voxels(number))
-        assert part.kept_bytes == sum(parts.kept_voxels(number, case.background_adds))
 
 
 def test_sixty_four_workers_are_used_well_where_chunks_are_handed_on() -> None:

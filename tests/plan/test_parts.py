@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.layout import chunk_grids
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import cut, needed_windows, work_of
-from monai_chunked.plan.skipped import Skipped, batches_without
-from monai_chunked.plan.window_grid import WindowGrid, window_grid
+from monai_chunked.plan.window_grid import Skipped, WindowGrid, batches_without, window_grid
 
 CASES = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -110,7 +108,7 @@ def test_who_adds_to_a_chunk_is_who_has_windows_that_touch_it(case: Any) -> None
     grids, images, size, skipped, workers = case
     windows = grids[0].windows
     parts = Parts(grids, images, cut(work_of(windows, images, size, skipped), workers), skipped)
-    touching: dict[ChunkId, list[tuple[int, bool, int]]] = defaultdict(list)
+    touching: dict[ChunkId, list[tuple[int, bool]]] = defaultdict(list)
     number = 0
     for image in range(images):
         for position in windows.positions():
@@ -119,27 +117,24 @@ def test_who_adds_to_a_chunk_is_who_has_windows_that_touch_it(case: Any) -> None
             seen = skipped is None or not skipped.window(image, position)
             for head, grid in enumerate(grids):
                 for piece in grid.pieces(position):
-                    voxels = prod(side.stop - side.start for side in piece.in_chunk)
-                    touching[ChunkId(image, head, piece.chunk)].append((number, seen, voxels))
+                    touching[ChunkId(image, head, piece.chunk)].append((number, seen))
             number += 1
 
     inherited: list[dict[ChunkId, int]] = [{} for _ in range(len(parts))]
     handed_on: list[dict[ChunkId, int]] = [{} for _ in range(len(parts))]
-    kept = [[0] * len(grids) for _ in range(len(parts))]
     for chunk in sorted(chunks(grids, images), key=lambda c: (touching[c][-1][0], c.head, c.position)):
         own = touching[chunk]
         owner = next(k for k, r in enumerate(parts.ranges) if own[-1][0] in r)
         assert parts.owner(chunk) == owner
-        opened = next((n for n, seen, _ in own if seen), None)
+        opened = next((n for n, seen in own if seen), None)
         adding = [
-            k for k, r in enumerate(parts.ranges) if opened is not None and any(n in r and n >= opened for n, *_ in own)
+            k for k, r in enumerate(parts.ranges) if opened is not None and any(n in r and n >= opened for n, _ in own)
         ]
         adding = adding or [owner]
         assert parts.touching(chunk) == adding
         for before, after in itertools.pairwise(adding):
             inherited[after][chunk] = before
             handed_on[before][chunk] = after
-            kept[after][chunk.head] += sum(v for n, seen, v in own if n in parts.ranges[after] and seen)
 
     def in_order(found: dict[ChunkId, int], part: int) -> list[tuple[ChunkId, int]]:
         """Those that wait for one another come behind those that do not."""
@@ -153,10 +148,5 @@ def test_who_adds_to_a_chunk_is_who_has_windows_that_touch_it(case: Any) -> None
         through = [own for own in touching.values() if own[0][0] < numbers.start and own[-1][0] >= numbers.stop]
         assert parts.passes_on(part) == bool(through)
         assert parts.passes_on(part) or not inherited[part].keys() & handed_on[part].keys()
-        assert parts.kept_voxels(part) == kept[part]
         own = [touching[chunk][0][0] for chunk in touching if parts.owner(chunk) == part]
         assert parts.first_window(part) == min([parts.ranges[part].start, *own])
-        sent = [0] * len(grids)
-        for chunk in handed_on[part]:
-            sent[chunk.head] += grids[chunk.head].voxels(chunk.position)
-        assert parts.sent_voxels(part) == sent

@@ -21,6 +21,7 @@ from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import Result
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.parts.forecast import forecast_parts
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import cut, work_of
 from monai_chunked.run.calling import calling
@@ -175,8 +176,10 @@ def check_handing_on(case: dict[str, Any]) -> None:
         with calling(replace(checked, output=HandedOver(results.put)), source_of(image), None, None) as call:
             predict(replace(call, share=share), BoundNetwork(counted, (), {}), None, None)
         adds = call.settings.background != 0
-        assert share.found.sent_bytes == 3 * itemsize * sum(share.parts.sent_voxels(part))
-        assert share.found.kept_bytes == 3 * itemsize * sum(share.parts.kept_voxels(part, adds))
+        voxel_bytes, adding = [3 * itemsize] * case["heads"], [adds] * case["heads"]
+        work = work_of(checked.windows, len(image), checked.sw_batch_size, call.skipped)
+        taken = forecast_parts(share.parts, work, voxel_bytes, len(ranges), adding).handing_on[part]
+        assert (share.found.sent_bytes, share.found.kept_bytes) == (taken.sent_bytes, taken.kept_bytes)
         assert not share.found.products
     results.check(expected)
     if case["given"]["mask"] is None:

@@ -17,12 +17,11 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
 import numpy as np
 
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 
 __all__ = ["Parts"]
 
@@ -100,31 +99,6 @@ class Parts:
     def first_window_of(self, chunk: ChunkId) -> int:
         """The number of the first window that touches a chunk."""
         return self._number(chunk, 0)
-
-    def sent_voxels(self, part: int) -> list[int]:
-        """Voxels of the chunks of each head that a part hands on."""
-        total = [0] * len(self.grids)
-        for chunk in self.handed_on(part):
-            total[chunk.head] += self.grids[chunk.head].voxels(chunk.position)
-        return total
-
-    def kept_voxels(self, part: int, background_adds: bool = False) -> list[int]:
-        """Voxels of the products of each head that a part keeps until the sums of the chunks it inherits are there.
-
-        Args:
-            part: which one.
-            background_adds: whether skipped windows add anything.
-        """
-        total = [0] * len(self.grids)
-        numbers = self.ranges[part]
-        for chunk in self.inherited(part):
-            grid, base = self.grids[chunk.head], chunk.image * self._windows_per_image
-            around = [grid.around[d][c] for d, c in enumerate(chunk.position)]
-            for position, piece in zip(grid.windows.in_scan_order(around), grid.windows_of(chunk.position)):
-                skipped = self.skipped is not None and self.skipped.window(chunk.image, position)
-                if base + grid.windows.number(position) in numbers and (background_adds or not skipped):
-                    total[chunk.head] += prod(side.stop - side.start for side in piece.in_chunk)
-        return total
 
     @cached_property
     def _starts(self) -> list[int]:

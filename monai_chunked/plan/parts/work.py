@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
-from monai_chunked.plan.skipped import Skipped
-from monai_chunked.plan.window_grid import WindowGrid
+from monai_chunked.plan.window_grid import Skipped, WindowGrid
 
 __all__ = ["Work", "cut", "needed_windows", "work_of"]
 

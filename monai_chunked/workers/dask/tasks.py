@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from monai_chunked.plan.parts.parts import Parts
-from monai_chunked.plan.skipped import Skipped
+from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.errors import add_note
 from monai_chunked.workers.dask.cluster import RETRIES, Cluster
