@@ -30,7 +30,7 @@ from monai_chunked.outputs.base import Output, Result
 from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.outputs.zarr.output import ZarrOutput
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.window_grid import window_grid
 from monai_chunked.recovery.record import Recovery
@@ -77,15 +77,15 @@ def writer(job: Job, folder: str) -> dict[str, Any]:
     """Chunks of a plan through the writer of an output, which makes them safe on disk as in a run."""
     output = OUTPUTS[job.options["format"]](folder)
     windows = window_grid(job.image_size, (job.roi_size,) * 3, (job.overlap,) * 3)
-    head = Head("prediction", job.classes, (job.roi_size,) * 3)
-    cuts = lay_out(windows, job.image_size, [head], 4).grids[0].cuts
+    heads = Heads.of([(job.classes, *(job.roi_size,) * 3)])
+    cuts = lay_out(windows, job.image_size, heads, 4).grids[0].cuts
     intervals = [list(itertools.pairwise(each)) for each in cuts]
     data = _data(job, [max(stop - start for start, stop in each) for each in intervals])
     result = Result("prediction", (1, len(data), *job.image_size), data.dtype, cuts, ({},), resumable=True)
     os.sync()
     memory, start = peak_memory(), time.perf_counter()
     recovery = Recovery(Path(folder) / "writer.journal", 1, {}, overwrite=True)
-    recovery.begin(None, [head], [cuts])
+    recovery.begin(heads, [cuts])
     target = recovery.writer(0, output, result)
     making = 0.0
     for corners in itertools.product(*intervals):

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from monai_chunked.api.sampler import OPTIONS, WindowSampler, tensor_of
+from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.assembly import Stitching
 from monai_chunked.run.calling import calling, packed, sum_dtype_of, watched
 from monai_chunked.run.inverting import inversion_of, why_whole
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.errors import windows_text
-from monai_chunked.windows.predictions import seen_of
 from monai_chunked.windows.predictor import Predictor
 
 __all__ = ["ChunkAggregator"]
@@ -150,8 +150,9 @@ class ChunkAggregator:
         prediction = self._predictor.of(batch, _as_tensors(predictions))
         if self._stitching is None:
             observer = self._stack.enter_context(watched(self._call))
-            seen = seen_of(prediction, batch[0], self._call.settings.windows.roi_size, self._predictor)
-            self._stitching = Stitching(self._call, seen, None, frozenset(), observer)
+            heads = prediction.heads.scaled(sizes(batch[0].box), self._call.settings.windows.roi_size)
+            weights = self._predictor.first_weights
+            self._stitching = Stitching(self._call, heads, weights, None, frozenset(), observer)
             self._stack.callback(self._stitching.close)
         for window, of_window in zip(batch, prediction.of_windows()):
             for other in self._windows:  # those before it are left out by the mask

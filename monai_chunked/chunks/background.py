@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from monai_chunked.plan.chunk_grid import ChunkGrid, Piece
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Head, Heads
 
-__all__ = ["Background", "match_background"]
+__all__ = ["Background", "backgrounds_of"]
 
 
 Weights = Callable[[tuple[int, ...]], torch.Tensor]
@@ -71,31 +71,17 @@ class Background:
         return total.expand(len(self._number), *size) if len(total) == 1 else total[self._number]
 
 
-def match_background(background: Any, keys: list[Hashable] | None, heads: Sequence[Head]) -> list[torch.Tensor]:
+def backgrounds_of(heads: Heads, background: Any) -> list[torch.Tensor]:
     """One number for each channel of each head, ``(C,)`` in float64.
 
     Args:
-        background: what the user gave: a number for all, or for each head a number or one for each channel.
-        keys: of the heads where the network returns a dict.
         heads: of the network.
+        background: what the user gave: a number for all, or for each head a number or one for each channel.
 
     Raises:
         ValueError: when it does not fit the heads.
     """
-    if isinstance(background, dict):
-        if keys is None or set(keys) != set(background):
-            found = f"{len(heads)} output(s) without names" if keys is None else f"the outputs {keys}"
-            raise ValueError(f"background is for the outputs {list(background)} but the network has {found}")
-        each = [background[key] for key in keys]
-    elif isinstance(background, (tuple, list)) and len(heads) > 1:
-        if len(background) != len(heads):
-            raise ValueError(
-                f"background={background!r} has {len(background)} entries but the network has {len(heads)} outputs; "
-                f"give one for each, or one number for all"
-            )
-        each = list(background)
-    else:
-        each = [background] * len(heads)
+    each = heads.match("background", background, numbers=True)
     return [_of_channels(value, head) for value, head in zip(each, heads)]
 
 

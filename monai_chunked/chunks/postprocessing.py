@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from monai.utils import ensure_tuple
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import box_text
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 
 __all__ = [
     "Cast",
@@ -23,10 +23,10 @@ __all__ = [
     "Postprocessing",
     "argmax",
     "check_classes",
+    "functions_of",
     "is_argmax",
     "known_result",
     "label_dtype",
-    "match_postprocessing",
 ]
 
 
@@ -99,33 +99,17 @@ def _argmax_by_class(scores: np.ndarray, labels: np.ndarray) -> bool:
     return not np.isnan(highest).any()
 
 
-def match_postprocessing(
-    postprocessing: Any, keys: list[Hashable] | None, heads: Sequence[Head]
-) -> list[Postprocessing | None]:
+def functions_of(heads: Heads, postprocessing: Any) -> list[Postprocessing | None]:
     """One postprocessing for each head of the network.
 
     Args:
-        postprocessing: what the user gave: one for all heads, or one for each.
-        keys: of the heads where the network returns a dict.
         heads: of the network.
+        postprocessing: what the user gave: one for all heads, or one for each.
 
     Raises:
         ValueError: when it does not fit the heads, or chooses a class where there is only one.
     """
-    if isinstance(postprocessing, dict):
-        if keys is None or set(keys) != set(postprocessing):
-            found = f"{len(heads)} output(s) without names" if keys is None else f"the outputs {keys}"
-            raise ValueError(f"postprocessing is for the outputs {sorted(postprocessing)} but the network has {found}")
-        each = [postprocessing[key] for key in keys]
-    elif isinstance(postprocessing, (tuple, list)):
-        if len(postprocessing) != len(heads):
-            raise ValueError(
-                f"postprocessing has {len(postprocessing)} entries but the network has {len(heads)} output(s); give "
-                f"one for each, or one for all"
-            )
-        each = list(postprocessing)
-    else:
-        each = [postprocessing] * len(heads)
+    each = heads.match("postprocessing", postprocessing)
     chosen = [isinstance(one, str) and one == "argmax" for one in each]
     for head in (head for head, labels in zip(heads, chosen) if labels):
         check_classes(head.channels, head.name)

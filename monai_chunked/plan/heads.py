@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-__all__ = ["Head", "head_names"]
+__all__ = ["Head", "Heads"]
 
 
 class Head(NamedTuple):
@@ -22,12 +23,90 @@ class Head(NamedTuple):
     size: tuple[int, ...]
 
 
-def head_names(keys: Sequence[Hashable] | None, count: int) -> list[str]:
-    """What to call each head in messages and file names; ``keys`` are those of a network that returns a dict.
+@dataclass(frozen=True)
+class Heads:
+    """All that the network returns, at first nothing.
 
-    >>> head_names(None, 1), head_names(["liver", "spleen"], 2), head_names(None, 2)
-    (['prediction'], ['prediction-liver', 'prediction-spleen'], ['prediction-0', 'prediction-1'])
+    Attributes:
+        each: the heads.
+        keys: their keys where the network returns a dict.
     """
-    if count == 1:
-        return ["prediction"]
-    return [f"prediction-{key}" for key in keys or range(count)]
+
+    each: tuple[Head, ...] = ()
+    keys: tuple[Hashable, ...] | None = None
+
+    @classmethod
+    def of(cls, shapes: Sequence[Sequence[int]], keys: Sequence[Hashable] | None = None) -> Heads:
+        """Heads of which the predictions of one window have these shapes, ``(C, *size)``.
+
+        >>> [head.name for head in Heads.of([(2, 8, 8)])]
+        ['prediction']
+        >>> [head.name for head in Heads.of([(2, 8, 8), (1, 4, 4)])]
+        ['prediction-0', 'prediction-1']
+        >>> [head.name for head in Heads.of([(2, 8, 8), (1, 4, 4)], ["liver", "spleen"])]
+        ['prediction-liver', 'prediction-spleen']
+        """
+        numbered = [f"prediction-{key}" for key in keys or range(len(shapes))]
+        names = numbered if len(shapes) != 1 else ["prediction"]
+        each = (Head(name, channels, tuple(size)) for name, (channels, *size) in zip(names, shapes))
+        return cls(tuple(each), None if keys is None else tuple(keys))
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __getitem__(self, number: int) -> Head:
+        return self.each[number]
+
+    def number(self, name: str) -> int:
+        """Which of them has this name."""
+        return [head.name for head in self.each].index(name)
+
+    def scaled(self, window: Sequence[int], other: Sequence[int]) -> Heads:
+        """The same heads where the window has another size.
+
+        >>> Heads.of([(2, 4, 8)]).scaled(window=(8, 8), other=(6, 8))[0].size
+        (3, 8)
+        """
+        sizes = [tuple(n * new // old for n, old, new in zip(head.size, window, other)) for head in self.each]
+        return replace(self, each=tuple(head._replace(size=size) for head, size in zip(self.each, sizes)))
+
+    def match(self, parameter: str, given: Any, numbers: bool = False) -> list[Any]:
+        """What was given for each head: one for all, or a tuple or dict with one for each.
+
+        Args:
+            parameter: its name.
+            given: what the user gave.
+            numbers: it is a number, or several for the channels of a head, so that several for a head that is alone
+                are one for each channel.
+
+        Raises:
+            ValueError: when it does not fit the heads.
+
+        >>> Heads.of([(2, 8), (1, 8)], ["liver", "spleen"]).match("postprocessing", {"spleen": None, "liver": "argmax"})
+        ['argmax', None]
+        """
+        if isinstance(given, dict):
+            if self.keys is None or set(self.keys) != set(given):
+                names = f"{len(self)} output(s) without names" if self.keys is None else f"the outputs {[*self.keys]}"
+                asked = list(given) if numbers else sorted(given)
+                raise ValueError(f"{parameter} is for the outputs {asked} but the network has {names}")
+            return [given[key] for key in self.keys]
+        if not isinstance(given, (tuple, list)) or (numbers and len(self) == 1):
+            return [given] * len(self)
+        if len(given) != len(self):
+            what = f"{parameter}={given!r}" if numbers else parameter
+            outputs, one = ("outputs", "one number") if numbers else ("output(s)", "one")
+            raise ValueError(
+                f"{what} has {len(given)} entries but the network has {len(self)} {outputs}; give one for each, or "
+                f"{one} for all"
+            )
+        return list(given)
+
+    def pack(self, results: Sequence[Any]) -> Any:
+        """Their results in the structure that MONAI returns: a dict, a tuple, or the only one."""
+        if self.keys is not None:
+            return dict(zip(self.keys, results))
+        return results[0] if len(results) == 1 else tuple(results)

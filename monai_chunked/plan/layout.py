@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_chunked.plan.borders import nearest
 from monai_chunked.plan.chunk_grid import ChunkGrid
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
 from monai_chunked.plan.sizes import format_bytes
 from monai_chunked.plan.window_grid import Skipped, WindowGrid, padding
@@ -142,7 +142,7 @@ class Layout:
 def lay_out(
     windows: WindowGrid,
     image_size: Sequence[int],
-    heads: Sequence[Head],
+    heads: Heads,
     itemsize: int,
     chunk_size: Sequence[int] | None = None,
     device_limit: int | None = 0,
@@ -207,7 +207,7 @@ def lay_out(
     return best
 
 
-def least_peak(windows: WindowGrid, image_size: Sequence[int], heads: Sequence[Head], itemsize: int) -> int:
+def least_peak(windows: WindowGrid, image_size: Sequence[int], heads: Heads, itemsize: int) -> int:
     """The least memory in which all open chunks fit, in bytes, however they are cut."""
     voxel_bytes = [head.channels * itemsize for head in heads]
     ways = _ways(windows, image_size, heads, None, limited=True)
@@ -217,7 +217,7 @@ def least_peak(windows: WindowGrid, image_size: Sequence[int], heads: Sequence[H
 def _ways(
     windows: WindowGrid,
     image_size: Sequence[int],
-    heads: Sequence[Head],
+    heads: Heads,
     chunk_size: Sequence[int] | None,
     limited: bool,
 ) -> list[tuple[ChunkGrid, ...]]:

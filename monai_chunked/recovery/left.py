@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Head, Heads
 
 __all__ = ["Cuts", "Left"]
 
@@ -21,7 +21,6 @@ class Left:
     """What an earlier run left, at first nothing.
 
     Attributes:
-        keys: of the heads where the network returns a dict.
         heads: of the network, as soon as they are known.
         cuts: for each head and spatial dimension, where chunks begin, and the size.
         results: channels and dtype of the results that have been started, by the number of their head.
@@ -30,8 +29,7 @@ class Left:
     """
 
     def __init__(self) -> None:
-        self.keys: list[Hashable] | None = None
-        self.heads: list[Head] = []
+        self.heads = Heads()
         self.cuts: list[Cuts] = []
         self.results: dict[int, tuple[int, torch.dtype]] = {}
         self.done: dict[ChunkId, int] = {}
@@ -45,8 +43,8 @@ class Left:
     def take(self, record: Mapping[str, Any]) -> None:
         """Add what a record of the journal says."""
         if "heads" in record:
-            self.keys = record["keys"]
-            self.heads = [Head(name, channels, tuple(size)) for name, channels, size in record["heads"]]
+            each = (Head(name, channels, tuple(size)) for name, channels, size in record["heads"])
+            self.heads = Heads(tuple(each), None if record["keys"] is None else tuple(record["keys"]))
             self.cuts = [tuple(map(tuple, cuts)) for cuts in record["cuts"]]
         elif "result" in record:
             self.results[record["result"]] = (record["channels"], getattr(torch, record["dtype"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Output, OutputWriter, Result, ResumableOutput, ResumableWriter
 from monai_chunked.plan.boxes import Box, box_text
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.recovery.alone import Alone
 from monai_chunked.recovery.differences import differences, remedy
 from monai_chunked.recovery.journal import FORMAT, Journal
@@ -54,9 +54,9 @@ class NoRecovery(Left):
         """No results: no earlier run finished them."""
         return None
 
-    def begin(self, keys: list[Hashable] | None, heads: Sequence[Head], cuts: Sequence[Cuts]) -> None:
+    def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
         """The first batch is there, and with it what the heads of the network are."""
-        self.keys, self.heads = keys, list(heads)
+        self.heads = heads
 
     def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
         """Start a result of a head of the network."""
@@ -177,20 +177,20 @@ class Recovery(Left):
         self.path.unlink(missing_ok=True)
         super().__init__()
 
-    def begin(self, keys: list[Hashable] | None, heads: Sequence[Head], cuts: Sequence[Cuts]) -> None:
+    def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
         """The first batch is there: record what the heads of the network are, or that they are what they were.
 
         Raises:
             ValueError: when they are not.
         """
         if not self.resumed:
-            self.keys, self.heads, self.cuts = keys, list(heads), list(cuts)
+            self.heads, self.cuts = heads, list(cuts)
             self._begun = True
             self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint, "replaces": self.replaces})
-            self._journal.add({"keys": keys, "heads": heads, "cuts": cuts})
-        elif list(heads) != self.heads:
+            self._journal.add({"keys": heads.keys, "heads": heads.each, "cuts": cuts})
+        elif heads.each != self.heads.each:
             raise ValueError(
-                f"the network returns {list(heads)} but returned {self.heads} in the run that is resumed; "
+                f"the network returns {list(heads)} but returned {list(self.heads)} in the run that is resumed; "
                 f"overwrite=True starts afresh"
             )
 

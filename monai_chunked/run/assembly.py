@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
 import torch
 
-from monai_chunked.chunks.background import Background, match_background
+from monai_chunked.chunks.background import Background, backgrounds_of
 from monai_chunked.chunks.blending import Adding
 from monai_chunked.chunks.finisher import Finisher
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.chunks.postprocessing import functions_of
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
 from monai_chunked.plan.chunk_grid import ChunkId
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.call import Call
 from monai_chunked.run.laying_out import lay_out_call
 from monai_chunked.run.observer import Observer
-from monai_chunked.windows.predictions import OfWindow, Seen
+from monai_chunked.windows.predictions import OfWindow
 
 __all__ = ["Stitching"]
 
@@ -38,7 +39,9 @@ class Stitching:
 
     Args:
         call: what is known before the network runs.
-        seen: what the first prediction shows.
+        heads: of the network, as the first prediction shows them.
+        weights: from the number of a head and the size of a window to the weights, ``(1, *size)``, that predictions are
+            divided by.
         recorded: the chunks of the run that is resumed, or ``None``.
         done: the chunks that need not come once more.
         observer: is told what has happened.
@@ -48,25 +51,27 @@ class Stitching:
     """
 
     def __init__(
-        self, call: Call, seen: Seen, recorded: Layout | None, done: frozenset[ChunkId], observer: Observer
+        self,
+        call: Call,
+        heads: Heads,
+        weights: Callable[[int, tuple[int, ...]], torch.Tensor],
+        recorded: Layout | None,
+        done: frozenset[ChunkId],
+        observer: Observer,
     ) -> None:
         self.observer = observer
         self._share = call.share
-        scores = match_background(call.settings.background, seen.keys, seen.heads)
-        functions = match_postprocessing(call.settings.postprocessing, seen.keys, seen.heads)
-        how = (call.settings, seen.heads, call.device, call.sum_dtype)
-        seen, layout = (
-            (seen, recorded)
-            if recorded
-            else call.share.agree(seen, lambda cuts: lay_out_call(*how, cuts, call.skipped))
-        )
-        call.recovery.begin(seen.keys, seen.heads, [grid.cuts for grid in layout.grids])
+        scores = backgrounds_of(heads, call.settings.background)
+        functions = functions_of(heads, call.settings.postprocessing)
+        how = (call.settings, heads, call.device, call.sum_dtype)
+        layout = recorded or call.share.agree(heads, lambda cuts: lay_out_call(*how, cuts, call.skipped))
+        call.recovery.begin(heads, [grid.cuts for grid in layout.grids])
         differentiable = torch.is_grad_enabled()
-        weights = [partial(seen.weights, number) for number in range(len(seen.heads))]
-        self._finisher = call.finisher(seen.heads, layout, weights, scores, functions, differentiable)
+        of_heads = [partial(weights, number) for number in range(len(heads))]
+        self._finisher = call.finisher(heads, layout, of_heads, scores, functions, differentiable)
         try:
             of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
-            backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, weights)]
+            backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, of_heads)]
             neighbours = call.share.neighbours(call, layout, done)
             open_chunks = _open_chunks(call, layout, self._finisher, neighbours.elsewhere, differentiable, observer)
             held = sum(layout.forecast.peak[: CPU + 1]) + self._finisher.known_bytes

@@ -19,7 +19,7 @@ from monai_chunked.chunks.stages import Stage
 from monai_chunked.inputs.source import Source
 from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result, UsedFile
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.record import NoRecovery, Recovery
@@ -92,7 +92,7 @@ class Call:
         """Whether results that exist already may be replaced: this call says so, or the one that it goes on with."""
         return bool(self.settings.overwrite) or self.recovery.replaces
 
-    def check_results(self, heads: Sequence[Head], known_bytes: int) -> None:
+    def check_results(self, heads: Heads, known_bytes: int) -> None:
         """Raise if the results of these heads are not possible; nothing is written yet.
 
         Args:
@@ -124,7 +124,7 @@ class Call:
 
     def finisher(
         self,
-        heads: Sequence[Head],
+        heads: Heads,
         layout: Layout,
         weights: Sequence[Weights],
         background: Sequence[torch.Tensor],

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.chunks.postprocessing import functions_of
 from monai_chunked.inputs.source import Source
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.base import Expected, Metadata
@@ -26,7 +26,6 @@ from monai_chunked.run.settings import Settings
 from monai_chunked.run.used_files import used_files
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.importance import Importance
-from monai_chunked.windows.predictor import pack
 
 __all__ = ["calling", "packed", "sum_dtype_of", "watched"]
 
@@ -104,11 +103,11 @@ def watched(call: Call) -> Iterator[Observer]:
 
 def packed(call: Call, results: list[Any]) -> Any:
     """Results in the structure that the network returns, with the metadata of the input, labels known as such."""
-    keys, inversion, source = call.recovery.keys, call.inversion, call.source
-    functions = match_postprocessing(call.settings.postprocessing, keys, call.recovery.heads)
+    heads, inversion, source = call.recovery.heads, call.inversion, call.source
+    functions = functions_of(heads, call.settings.postprocessing)
     if inversion is None:
         labelled = with_metadata(results, source.templates, source.template)
     else:
         undone = inversion.over(call.settings.image_size)
         labelled = with_metadata(results, undone.templates, inversion.batch(undone.templates))
-    return pack(keys, mark_labels(labelled, functions))
+    return heads.pack(mark_labels(labelled, functions))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from monai_chunked.machine.memory import available_memory
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout, lay_out
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.run.settings import Settings
@@ -22,7 +22,7 @@ MARGIN = 0.9
 
 def lay_out_call(
     settings: Settings,
-    heads: Sequence[Head],
+    heads: Heads,
     device: torch.device,
     sum_dtype: torch.dtype,
     cuts: Sequence[Any] | None = None,

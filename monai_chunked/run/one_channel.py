@@ -10,13 +10,13 @@ from monai.transforms import Activations, Activationsd, AsDiscrete, AsDiscreted,
 from monai.utils import ensure_tuple
 
 from monai_chunked.machine.caller import warn_caller
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.transforms.chain import Chain, Step
 
 __all__ = ["warn_of_one_channel"]
 
 
-def warn_of_one_channel(functions: Sequence[Any], heads: Sequence[Head]) -> None:
+def warn_of_one_channel(functions: Sequence[Any], heads: Heads) -> None:
     """One warning for each head whose postprocessing is MONAI's argmax or softmax over one channel.
 
     What is not MONAI's or PyTorch's is not called to find out how many channels it leaves.

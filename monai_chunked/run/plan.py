@@ -12,9 +12,9 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
-from monai_chunked.chunks.background import match_background
+from monai_chunked.chunks.background import backgrounds_of
 from monai_chunked.chunks.ending import Ending, ending_of, known_of
-from monai_chunked.chunks.postprocessing import argmax, is_argmax, label_dtype, match_postprocessing
+from monai_chunked.chunks.postprocessing import argmax, functions_of, is_argmax, label_dtype
 from monai_chunked.chunks.write_behind import DEPTH
 from monai_chunked.inputs.kept_rows import RowsPlan
 from monai_chunked.inputs.source import Source, source_of
@@ -22,7 +22,7 @@ from monai_chunked.machine.accelerator import likely_device
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.plan.chunk_plan import ChunkPlan
-from monai_chunked.plan.heads import Head, head_names
+from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import lay_out, least_peak
 from monai_chunked.plan.parts.forecast import PartsForecast, forecast_parts
 from monai_chunked.plan.parts.parts import Parts
@@ -71,7 +71,7 @@ def plan_inferer(
     settings = Settings.of_inferer(inferer, shape)
     channels = [check_positive("out_channels", c) for c in ensure_tuple(out_channels)]
     size = tuple(prediction_size or settings.windows.roi_size)
-    heads = [Head(name, c, size) for name, c in zip(head_names(None, len(channels)), channels)]
+    heads = Heads.of([(c, *size) for c in channels])
     planned = _Planned(settings, shape, source, heads)
     plan = planned.plan()
     return plan if workers is None else replace(plan, parts=planned.parts(workers))
@@ -87,9 +87,7 @@ class _Planned:
         heads: of the network.
     """
 
-    def __init__(
-        self, settings: Settings, shape: tuple[int, ...], source: Source | None, heads: Sequence[Head]
-    ) -> None:
+    def __init__(self, settings: Settings, shape: tuple[int, ...], source: Source | None, heads: Heads) -> None:
         self.settings = settings
         self.images, self.channels = shape[:2]
         self.source = source
@@ -102,10 +100,10 @@ class _Planned:
         labels_on_cpu = settings.labels_on_cpu(self.device)
         self._background = [isinstance(settings.background, dict)] * len(heads)
         if not isinstance(settings.background, dict):  # the names of heads are not known here
-            self._background = [bool(each.any()) for each in match_background(settings.background, None, heads)]
+            self._background = [bool(each.any()) for each in backgrounds_of(heads, settings.background)]
         one = "argmax" if is_argmax(settings.postprocessing) else settings.postprocessing
         if not isinstance(one, dict):
-            warn_of_one_channel(match_postprocessing(one, None, heads), heads)
+            warn_of_one_channel(functions_of(heads, one), heads)
         self.skipped = settings.skipped()
         self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
         inversion = inversion_of(settings, source) if source else None

@@ -19,7 +19,7 @@ from monai_chunked.run.call import Call
 from monai_chunked.run.calling import watched
 from monai_chunked.run.loop import run
 from monai_chunked.windows.batches import Batch, Batches, LookedAt, Looking
-from monai_chunked.windows.predictions import Predictions, Seen
+from monai_chunked.windows.predictions import Predictions
 from monai_chunked.windows.predictor import BoundNetwork, Predictor
 from monai_chunked.windows.read_ahead import ReadAhead
 from monai_chunked.windows.reader import Reading, image_of
@@ -46,11 +46,11 @@ def predict(call: Call, network: BoundNetwork, condition: Source | None, recorde
         how = (call.importance, settings.process_fn, call.device, settings.with_coord)
         predictor = Predictor(settings.seen_by(network), *how)
         predictions = Predictions(batches, predictor)
-        seen = predictions.seen(windows.roi_size)
-        if seen is None:
-            predictor.expect(recovery.keys, recovery.heads, windows.roi_size)
-            seen = Seen(recovery.keys, recovery.heads, predictor.first_weights)
-        stitching = Stitching(call, seen, recorded, done, observer)
+        heads = predictions.heads(windows.roi_size)
+        if heads is None:
+            heads = recovery.heads
+            predictor.expect(heads, windows.roi_size)
+        stitching = Stitching(call, heads, predictor.first_weights, recorded, done, observer)
         stack.callback(stitching.close)
         with torch.set_grad_enabled(stitching.differentiable):
             results = run(predictions, stitching)

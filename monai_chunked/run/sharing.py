@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,10 @@ from monai_chunked.chunks.handing_on import Alone
 from monai_chunked.outputs.base import Output, OutputWriter, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.recovery.left import Cuts
 from monai_chunked.recovery.record import NoRecovery
-from monai_chunked.windows.predictions import Seen
 
 __all__ = ["Given", "HandedOver", "OwnWindows", "Unshared"]
 
@@ -31,14 +30,17 @@ class Unshared:
         """Which of so many windows in all come, in scan order."""
         return range(windows)
 
-    def agree(self, seen: Seen, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> tuple[Seen, Layout]:
-        """What all workers take for what the network shows, and the chunks of all of them.
+    def agree(self, heads: Heads, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> Layout:
+        """The chunks of all workers.
 
         Args:
-            seen: what the first prediction shows here.
+            heads: of the network, as the first prediction shows them here.
             lay_out: makes the chunks, with cuts if others have chosen them.
+
+        Raises:
+            ValueError: when the network has other heads elsewhere.
         """
-        return seen, lay_out(None)
+        return lay_out(None)
 
     def neighbours(self, call: Any, layout: Layout, done: frozenset[ChunkId]) -> Alone:
         """Who else adds to chunks."""
@@ -82,7 +84,6 @@ class Given(NoRecovery):
     """What a worker is told of the run that it has a part in, in the place of what an earlier run left.
 
     Args:
-        keys: of the heads where the network returns a dict.
         heads: of the network.
         cuts: for each head and spatial dimension, where chunks begin, and the size.
         results: channels and dtype of the results that are known, by the number of their head.
@@ -93,23 +94,22 @@ class Given(NoRecovery):
 
     def __init__(
         self,
-        keys: list[Hashable] | None,
-        heads: Sequence[Head],
+        heads: Heads,
         cuts: Sequence[Cuts],
         results: Mapping[int, tuple[int, torch.dtype]],
         written: Mapping[ChunkId, int],
     ) -> None:
         super().__init__()
-        self.keys, self.heads, self.cuts = keys, list(heads), list(cuts)
+        self.heads, self.cuts = heads, list(cuts)
         self.results, self.done = dict(results), dict(written)
 
-    def begin(self, keys: list[Hashable] | None, heads: Sequence[Head], cuts: Sequence[Cuts]) -> None:
+    def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
         """
         Raises:
             ValueError: when the network returns something else here than elsewhere.
         """
-        if list(heads) != self.heads:
-            raise ValueError(f"the network returns {list(heads)} here but {self.heads} where the run was begun")
+        if heads.each != self.heads.each:
+            raise ValueError(f"the network returns {list(heads)} here but {list(self.heads)} where the run was begun")
 
 
 class HandedOver(Output):

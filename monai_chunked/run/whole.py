@@ -14,7 +14,7 @@ from monai_chunked.chunks.postprocessing import argmax, check_classes
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.run.call import Call
 from monai_chunked.run.calling import calling
 from monai_chunked.run.labels import mark_labels
@@ -71,7 +71,7 @@ def infer_whole(
             raise ValueError(
                 "the network returns several outputs, of which no one can be brought to the patient's grid whole"
             )
-        warn_of_one_channel([late], [Head("prediction", scores.shape[1], tuple(scores.shape[2:]))])
+        warn_of_one_channel([late], Heads.of([scores.shape[1:]]))
         images = _undone(scores, inversion, after)
         result = _written(call, [voxels for voxels, _ in images], [dict(meta.meta) for _, meta in images])
     templates = tuple(template for _, template in images)

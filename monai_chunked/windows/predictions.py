@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from monai_chunked.plan.boxes import sizes
-from monai_chunked.plan.heads import Head, head_names
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
-from monai_chunked.windows.predictor import Prediction, Predictor, at_size
+from monai_chunked.windows.predictor import Prediction, Predictor
 
-__all__ = ["OfWindow", "Predictions", "Seen", "seen_of"]
+__all__ = ["OfWindow", "Predictions"]
 
 OfWindow = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """For each head what the network says, ``(C, *size)``, and the weights to blend it with, ``(1, *size)``."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is known of a network as soon as it has predicted a batch.
-
-    Attributes:
-        keys: of the heads where it returns a dict.
-        heads: as they are of windows that are not cut.
-        weights: from the number of a head and the size of a window to the weights, ``(1, *size)``, that predictions are
-            divided by.
-    """
-
-    keys: list[Hashable] | None
-    heads: list[Head]
-    weights: Callable[[int, tuple[int, ...]], torch.Tensor]
-
-
-def seen_of(prediction: Prediction, window: Window, roi_size: tuple[int, ...], predictor: Predictor) -> Seen:
-    """What a prediction shows, which was made of windows of the size of this one."""
-    names, size = head_names(prediction.keys, len(prediction.tensors)), sizes(window.box)
-    each = zip(names, prediction.tensors)
-    heads = [Head(name, tensor.shape[1], at_size(tensor.shape[2:], size, roi_size)) for name, tensor in each]
-    return Seen(prediction.keys, heads, predictor.first_weights)
 
 
 class Predictions:
@@ -67,11 +42,11 @@ class Predictions:
             if self.first is not None:
                 break
 
-    def seen(self, roi_size: tuple[int, ...]) -> Seen | None:
-        """What the first prediction shows of windows that are not cut; ``None`` if no window needs one."""
+    def heads(self, roi_size: tuple[int, ...]) -> Heads | None:
+        """The heads of windows that are not cut, shown by the first prediction; ``None`` if no window needs one."""
         if self.first is None:
             return None
-        return seen_of(self.first, self._passed[-1].predicted[0], roi_size, self._predictor)
+        return self.first.heads.scaled(sizes(self._passed[-1].predicted[0].box), roi_size)
 
     def __iter__(self) -> Iterator[tuple[Window, OfWindow | None]]:
         for batch in self._passed:

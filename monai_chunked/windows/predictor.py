@@ -10,13 +10,13 @@ import torch
 from monai.utils import ensure_tuple
 
 from monai_chunked.plan.boxes import sizes
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.errors import name_windows, windows_text
 from monai_chunked.windows.importance import Importance, at_sizes
 
-__all__ = ["BoundNetwork", "Prediction", "Predictor", "at_size", "pack"]
+__all__ = ["BoundNetwork", "Prediction", "Predictor"]
 
 
 @dataclass
@@ -24,12 +24,12 @@ class Prediction:
     """What the network says of a batch of windows.
 
     Attributes:
-        keys: of the heads where the network returns a dict, sorted as MONAI sorts them.
-        tensors: the heads, ``(windows, C, *size)`` each.
+        heads: as they are of windows of this size.
+        tensors: of each head, ``(windows, C, *size)``.
         weights: of each head, ``(1, *size)``.
     """
 
-    keys: list[Hashable] | None
+    heads: Heads
     tensors: list[torch.Tensor]
     weights: list[torch.Tensor]
 
@@ -84,9 +84,10 @@ class Predictor:
         self.process_fn = process_fn
         self.device = device
         self.with_coord = with_coord
-        self._expected: tuple[Any, ...] = ()
+        self._expected = Heads()
+        self._expected_size: tuple[int, ...] = ()
         self._checked: tuple[Any, ...] | None = None  # of the batch before
-        self._first_size: tuple[int, ...] = ()
+        self._heads = Heads()
         self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self._first_weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
 
@@ -124,23 +125,21 @@ class Predictor:
             tensors = list(ensure_tuple(processed))
             if keys is not None:  # as in MONAI
                 keys, tensors = keys[: len(tensors)], tensors[: len(keys)]
-        self._check(batch, keys, tensors, size)
+        heads = self._check(batch, keys, tensors, size)
         if self.process_fn is not None or size not in self._weights:
             weights = weights.to(self.importance.device, self.importance.dtype)
             self._weights[size] = at_sizes(weights, size, [tuple(t.shape[2:]) for t in tensors])
             self._first_weights.setdefault(size, self._weights[size])
-        return Prediction(keys, [t.to(self.device) for t in tensors], self._weights[size])
+        return Prediction(heads, [t.to(self.device) for t in tensors], self._weights[size])
 
-    def expect(self, keys: list[Hashable] | None, heads: Sequence[Head], roi_size: tuple[int, ...]) -> None:
+    def expect(self, heads: Heads, roi_size: tuple[int, ...]) -> None:
         """What others have seen of the network, where no window is predicted here.
 
         Args:
-            keys: of the heads where the network returns a dict.
             heads: of the network.
             roi_size: of a window.
         """
-        self._expected = (keys, *((head.channels, *head.size) for head in heads))
-        self._first_size = roi_size
+        self._expected, self._expected_size = heads, roi_size
 
     def first_weights(self, head: int, size: tuple[int, ...]) -> torch.Tensor:
         """The weights of a head, ``(1, *size)``, that came with the first batch of windows of a size.
@@ -148,21 +147,20 @@ class Predictor:
         They are the importance map where no window of that size was predicted yet.
         """
         if size not in self._first_weights:
-            shapes: Any = self._expected[1:]
-            heads = [self._at_size(shape[1:], size) for shape in shapes]
-            self._first_weights[size] = at_sizes(self.importance(size), size, heads)
+            each = [head.size for head in self._expected.scaled(self._expected_size, size)]
+            self._first_weights[size] = at_sizes(self.importance(size), size, each)
         return self._first_weights[size][head]
 
-    def _at_size(self, predicted: Sequence[int], size: tuple[int, ...]) -> tuple[int, ...]:
-        """The size of a prediction of a window of some size, from that of the first one."""
-        return at_size(predicted, self._first_size, size)
-
     def _check(
-        self, batch: Sequence[Window], keys: list[Hashable] | None, tensors: list[torch.Tensor], size: tuple[int, ...]
-    ) -> None:
+        self,
+        batch: Sequence[Window],
+        keys: tuple[Hashable, ...] | None,
+        tensors: list[torch.Tensor],
+        size: tuple[int, ...],
+    ) -> Heads:
         shapes = [tensor.shape if isinstance(tensor, torch.Tensor) else None for tensor in tensors]
         if (keys, shapes, size) == self._checked:
-            return
+            return self._heads
         dims = len(size)
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
@@ -174,47 +172,32 @@ class Predictor:
                     f"the network must return shape ({len(batch)}, C, {'*' * dims}) with {dims} spatial dimensions, "
                     f"got {tuple(tensor.shape)} for {windows_text(batch)}"
                 )
-        found = (keys, *(tuple(t.shape[1:]) for t in tensors))
         if not tensors:
             raise ValueError(f"the network returned nothing for {windows_text(batch)}")
+        heads = Heads.of([tensor.shape[1:] for tensor in tensors], keys)
         if not self._expected:
-            self._expected, self._first_size = found, size
-        before: Any = self._expected[1:]
-        scaled = (self._expected[0], *((shape[0], *self._at_size(shape[1:], size)) for shape in before))
-        if found != scaled:
+            self._expected, self._expected_size = heads, size
+        expected = self._expected.scaled(self._expected_size, size)
+        if heads != expected:
             raise ValueError(
                 f"the network must return the same channels and sizes for every window: "
-                f"{_heads_text(scaled)} before, {_heads_text(found)} for {windows_text(batch)}"
+                f"{_heads_text(expected)} before, {_heads_text(heads)} for {windows_text(batch)}"
             )
-        self._checked = keys, shapes, size
+        self._checked, self._heads = (keys, shapes, size), heads
+        return heads
 
 
-def at_size(predicted: Sequence[int], window: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    """The spatial size of a prediction of a window of another size.
-
-    >>> at_size((4, 8), window=(8, 8), other=(6, 8))
-    (3, 8)
-    """
-    return tuple(n * new // old for n, old, new in zip(predicted, window, other))
-
-
-def pack(keys: list[Hashable] | None, results: Sequence[torch.Tensor]) -> Any:
-    """The structure that MONAI returns: a dict, a tuple, or the only tensor."""
-    if keys is not None:
-        return dict(zip(keys, results))
-    return results[0] if len(results) == 1 else tuple(results)
-
-
-def _flatten(prediction: Any) -> tuple[list[Hashable] | None, list[torch.Tensor]]:
+def _flatten(prediction: Any) -> tuple[tuple[Hashable, ...] | None, list[torch.Tensor]]:
+    """Keys, sorted as MONAI sorts them, where the network returns a dict, and tensors."""
     if isinstance(prediction, torch.Tensor):
         return None, [prediction]
     if isinstance(prediction, Mapping):
-        keys = sorted(prediction)
+        keys = tuple(sorted(prediction))
         return keys, [prediction[key] for key in keys]
     return None, list(ensure_tuple(prediction))
 
 
-def _heads_text(expected: tuple[Any, ...]) -> str:
-    keys, *shapes = expected
-    named = shapes if keys is None else [f"{key}: {shape}" for key, shape in zip(keys, shapes)]
-    return ", ".join(map(str, named))
+def _heads_text(heads: Heads) -> str:
+    shapes = [str((head.channels, *head.size)) for head in heads]
+    named = shapes if heads.keys is None else [f"{key}: {shape}" for key, shape in zip(heads.keys, shapes)]
+    return ", ".join(named)

@@ -74,7 +74,7 @@ def second_half(
 
 
 def _predict(call: Call, network: BoundNetwork, condition: Source | None, agreed: Agreed, share: _Half) -> None:
-    given = Given(agreed.keys, agreed.heads, agreed.cuts, agreed.results, agreed.written)
+    given = Given(agreed.heads, agreed.cuts, agreed.results, agreed.written)
     layout = lay_out_call(call.settings, agreed.heads, call.device, call.sum_dtype, agreed.cuts, call.skipped)
     predict(replace(call, recovery=given, share=share), network, condition, layout)
 

@@ -7,7 +7,7 @@ else are predicted. Windows that touch the chunks of two parts are predicted for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.outputs.base import Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import work_of
@@ -40,7 +40,6 @@ class Agreed:
     """What all workers of a run know of it. It can be pickled.
 
     Attributes:
-        keys: of the heads where the network returns a dict.
         heads: of the network.
         cuts: for each head and spatial dimension, where chunks begin, and the size.
         ranges: the windows of each part, by their number in scan order over all images.
@@ -48,8 +47,7 @@ class Agreed:
         written: the boxes of the results that are there already, with anything.
     """
 
-    keys: list[Hashable] | None
-    heads: Sequence[Head]
+    heads: Heads
     cuts: Sequence[Cuts]
     ranges: Sequence[range]
     results: Mapping[int, tuple[int, torch.dtype]] = field(default_factory=dict)
@@ -105,7 +103,7 @@ def predict_part(
     layout = lay_out_call(*heads, agreed.cuts, call.skipped)
     parts = Parts(layout.grids, len(call.metadata), agreed.ranges, call.skipped)
     others = {box: 0 for box, maker in makers(call, layout, parts).items() if maker != part}
-    given = Given(agreed.keys, agreed.heads, agreed.cuts, agreed.results, {**others, **agreed.written})
+    given = Given(agreed.heads, agreed.cuts, agreed.results, {**others, **agreed.written})
     call = replace(call, recovery=given)
     numbers = numbers_of(call, parts.ranges[part], _first(call, layout, parts, part))
     return predict(replace(call, share=OwnWindows(numbers, poll)), network, condition, layout)

@@ -16,13 +16,14 @@ from monai_chunked.chunks.ending import known_of
 from monai_chunked.chunks.finisher import Finisher, HeadFinisher
 from monai_chunked.chunks.handing_on import Products
 from monai_chunked.chunks.levels import Memory
-from monai_chunked.chunks.postprocessing import match_postprocessing
+from monai_chunked.chunks.postprocessing import functions_of
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.outputs.base import OutputWriter, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Cuts
@@ -34,7 +35,6 @@ from monai_chunked.run.predicting import predict
 from monai_chunked.run.settings import Settings
 from monai_chunked.run.sharing import HandedOver, Unshared
 from monai_chunked.transforms.inversion import Inversion
-from monai_chunked.windows.predictions import Seen
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.halves import Sums, first_half, second_half
 from monai_chunked.workers.parts import Agreed, predict_part
@@ -151,7 +151,7 @@ class Worker:
             try:
                 predict(replace(call, skipped=skipped, share=_First()), self.network, None, None)
             except _Shown as shown:
-                return Agreed(shown.seen.keys, shown.seen.heads, [grid.cuts for grid in shown.layout.grids], ())
+                return Agreed(shown.heads, [grid.cuts for grid in shown.layout.grids], ())
         raise AssertionError("a first batch was not predicted")
 
     def make(self, part: int, agreed: Agreed, skipped: Skipped | None, inversion: Inversion | None) -> list[Made]:
@@ -191,11 +191,10 @@ class Worker:
         self, made: list[Made], agreed: Agreed, skipped: Skipped | None, inversion: Inversion | None = None
     ) -> Iterator[Call]:
         """A call whose boxes are added to a list."""
-        numbers = {head.name: number for number, head in enumerate(agreed.heads)}
 
         def put(result: Result, image: int, box: Box, chunk: torch.Tensor) -> None:
             values = torch.empty(chunk.shape, dtype=chunk.dtype).copy_(chunk)
-            made.append(Made(numbers[result.name], image, box, values))
+            made.append(Made(agreed.heads.number(result.name), image, box, values))
 
         with self._calling(put, inversion) as call, torch.no_grad():
             yield replace(call, skipped=skipped)
@@ -207,17 +206,17 @@ class Worker:
 class _Shown(Exception):
     """The network has shown what was asked of it."""
 
-    def __init__(self, seen: Seen, layout: Layout) -> None:
+    def __init__(self, heads: Heads, layout: Layout) -> None:
         super().__init__()
-        self.seen = seen
+        self.heads = heads
         self.layout = layout
 
 
 class _First(Unshared):
     """The first prediction is all that is wanted."""
 
-    def agree(self, seen: Seen, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> tuple[Seen, Layout]:
-        raise _Shown(seen, lay_out(None))
+    def agree(self, heads: Heads, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> Layout:
+        raise _Shown(heads, lay_out(None))
 
 
 def results_of(call: Call, agreed: Agreed, layout: Layout) -> Finisher:
@@ -228,7 +227,7 @@ def results_of(call: Call, agreed: Agreed, layout: Layout) -> Finisher:
         agreed: what all workers know.
         layout: the chunks of each head.
     """
-    functions = match_postprocessing(call.settings.postprocessing, agreed.keys, agreed.heads)
+    functions = functions_of(agreed.heads, call.settings.postprocessing)
     warn_of_one_channel(functions, agreed.heads)
     endings = [call.ending(grid) for grid in layout.grids]
     each = list(zip(endings, agreed.heads, functions))

@@ -17,7 +17,7 @@ from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.window_grid import Skipped, window_grid
@@ -68,7 +68,7 @@ def test_sums_are_the_same_wherever_chunks_are(
     how = (
         windows,
         size,
-        [Head("prediction", 2, windows.roi_size)],
+        Heads.of([(2, *windows.roi_size)]),
         4,
         None if chunk_size is None else [chunk_size] * 2,
     )

@@ -15,7 +15,7 @@ from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan import layout as planning
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import chunk_grids, lay_out
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH, LimitError, Schedule
 from monai_chunked.plan.sizes import parse_bytes
@@ -56,7 +56,7 @@ def network_with(outputs: list[int]) -> Any:
 
 def layout_of(run: dict[str, Any], limit: int | None) -> Any:
     windows = window_grid(run["image_size"], run["roi_size"], run["overlap"])
-    heads = [Head("prediction", channels, windows.roi_size) for channels in run["outputs"]]
+    heads = Heads.of([(channels, *windows.roi_size) for channels in run["outputs"]])
     labels = run["postprocessing"] == "argmax"
     return lay_out(windows, run["image_size"], heads, 4, run["chunk_size"], 0, limit, labels_on_cpu=labels)
 

@@ -18,7 +18,7 @@ from monai_chunked import chunked_sliding_window_inference
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
 
@@ -44,7 +44,7 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def chunk_grid(windows: WindowGrid, image_size: Any, chunk_size: Any = None) -> ChunkGrid:
-    return lay_out(windows, image_size, [Head("prediction", 1, windows.roi_size)], 4, chunk_size).grids[0]
+    return lay_out(windows, image_size, Heads.of([(1, *windows.roi_size)]), 4, chunk_size).grids[0]
 
 
 def peak_voxels(chunks: ChunkGrid) -> int:
@@ -62,7 +62,7 @@ def grids(geometry: dict[str, Any]) -> tuple[WindowGrid, ChunkGrid]:
 def test_chunks_of_labels_are_cut_in_every_dimension_unless_pieces_get_small() -> None:
     def chunks(classes: int, overlap: float, labels_on_cpu: bool) -> tuple[int, ...]:
         windows = window_grid((256,) * 3, (96,) * 3, (overlap,) * 3)
-        outputs = [Head("prediction", classes, windows.roi_size)]
+        outputs = Heads.of([(classes, *windows.roi_size)])
         return lay_out(windows, (256,) * 3, outputs, 4, labels_on_cpu=labels_on_cpu).grids[0].shape
 
     assert chunks(50, 0.5, labels_on_cpu=True) == (7, 7, 7)

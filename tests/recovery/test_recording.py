@@ -15,7 +15,7 @@ from monai_chunked import (
     ResumableWriter,
 )
 from monai_chunked.chunks.write_behind import WriteBehind
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.recovery.journal import Journal
 from monai_chunked.recovery.record import Recovery
 from monai_chunked.recovery.recording import PAUSE
@@ -77,7 +77,7 @@ def test_chunks_are_made_safe_several_at_a_time_and_all_of_them_in_the_end(
 ) -> None:
     output, cuts = SlowDisk(holding), (tuple(range(101)),)
     begun = Recovery(tmp_path / "journal", 1, {}, overwrite=False)
-    begun.begin(None, [Head("prediction", 1, (1,))], [cuts])
+    begun.begin(Heads.of([(1, 1)]), [cuts])
     writer = begun.writer(0, output, Result("prediction", (1, 1, 100), torch.float32, cuts, ({},)))
     start = time.monotonic()
     for k in range(100):
@@ -96,7 +96,7 @@ def test_chunks_are_made_safe_several_at_a_time_and_all_of_them_in_the_end(
 def test_chunks_are_recorded_though_no_other_comes(tmp_path: Path) -> None:
     output, cuts = SlowDisk(holding=False), (tuple(range(11)),)
     begun = Recovery(tmp_path / "journal", 1, {}, overwrite=False)
-    begun.begin(None, [Head("prediction", 1, (1,))], [cuts])
+    begun.begin(Heads.of([(1, 1)]), [cuts])
     result = Result("prediction", (1, 1, 10), torch.float32, cuts, ({},))
     behind = WriteBehind(begun.writer(0, output, result), threaded=True)
     for k in range(5):

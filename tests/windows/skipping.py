@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from monai_chunked.plan.heads import Head, head_names
+from monai_chunked.plan.heads import Heads
 
 
 class Boom(Exception):
@@ -43,5 +43,5 @@ def flat(result: Any) -> list[Any]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def heads_of(channels: Sequence[int], size: tuple[int, ...]) -> list[Head]:
-    return [Head(name, c, size) for name, c in zip(head_names(None, len(channels)), channels)]
+def heads_of(channels: Sequence[int], size: tuple[int, ...]) -> Heads:
+    return Heads.of([(c, *size) for c in channels])

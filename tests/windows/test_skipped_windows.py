@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from monai.inferers import SlidingWindowInferer
 
 from monai_chunked import ChunkedSliceInferer, ChunkedSlidingWindowInferer, NumpyOutput, ZarrOutput, open_image
 from monai_chunked.__main__ import main
-from monai_chunked.chunks.background import match_background
+from monai_chunked.chunks.background import backgrounds_of
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.observer import Observer
@@ -277,13 +278,13 @@ def test_backgrounds_that_do_not_fit_several_heads_are_refused() -> None:
     heads = heads_of([2, 1], (6, 6))
     message = "background=(1, 2, 3) has 3 entries but the network has 2 outputs; give one for each, or one number"
     with pytest.raises(ValueError, match=re.escape(message)):
-        match_background((1, 2, 3), None, heads)
+        backgrounds_of(heads, (1, 2, 3))
     with pytest.raises(ValueError, match="has 2 numbers but the prediction-1 has 1 channels"):
-        match_background((1, [2, 3]), None, heads)
+        backgrounds_of(heads, (1, [2, 3]))
     with pytest.raises(ValueError, match=r"background is for the outputs \['a'\] but the network has the outputs"):
-        match_background({"a": 1}, ["a", "b"], heads)
-    assert [each.tolist() for each in match_background((1, [2]), None, heads)] == [[1, 1], [2]]
-    assert [each.tolist() for each in match_background(torch.tensor(4), None, heads)] == [[4, 4], [4]]
+        backgrounds_of(replace(heads, keys=("a", "b")), {"a": 1})
+    assert [each.tolist() for each in backgrounds_of(heads, (1, [2]))] == [[1, 1], [2]]
+    assert [each.tolist() for each in backgrounds_of(heads, torch.tensor(4))] == [[4, 4], [4]]
 
 
 def test_a_bool_of_numpy_or_torch_is_one() -> None:

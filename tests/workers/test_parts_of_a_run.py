@@ -109,10 +109,10 @@ def layout_of(
     found: list[Any] = []
 
     class Noting(OwnWindows):
-        def agree(self, seen: Any, lay_out: Callable[..., Any]) -> Any:
+        def agree(self, heads: Any, lay_out: Callable[..., Any]) -> Any:
             layout = lay_out(None)
-            found.append((seen.keys, seen.heads, [grid.cuts for grid in layout.grids]))
-            return seen, layout
+            found.append((heads, [grid.cuts for grid in layout.grids]))
+            return layout
 
     total = len(image) * len(checked.windows)
     with calling(replace(checked, output=HandedOver(lambda *_: None)), source_of(image), None, None) as call:

@@ -100,14 +100,14 @@ def infer_on(client: Any, asked: Asked) -> Any:
 def _infer(call: Call, cluster: Cluster, count: int | None) -> Any:
     """The result, from the parts that are still needed."""
     settings, recovery = call.settings, call.recovery
-    agreed = Agreed(recovery.keys, recovery.heads, recovery.cuts, (), recovery.results, recovery.done)
+    agreed = Agreed(recovery.heads, recovery.cuts, (), recovery.results, recovery.done)
     if not recovery.resumed:
         agreed = cluster.run(Worker.agree, call.skipped)
     sizes = (settings.windows, settings.image_size, agreed.heads, call.sum_dtype.itemsize)
     layout = lay_out(*sizes, cuts=agreed.cuts)  # nothing is open here
     results = load(call, layout if recovery.resumed else None)
     if results is None:
-        recovery.begin(agreed.keys, agreed.heads, agreed.cuts)
+        recovery.begin(agreed.heads, agreed.cuts)
         needed = needed_windows(layout.grids, len(call.metadata), done) if (done := call.done(layout)) else None
         parts = _cut(call, layout, needed, count, cluster.threads())
         agreed = replace(agreed, ranges=parts.ranges)

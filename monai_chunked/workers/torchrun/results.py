@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from monai_chunked.inputs.source import Source
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Result, ResumableOutput
 from monai_chunked.plan.boxes import Box
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.run.call import Call
 from monai_chunked.run.settings import Settings
 from monai_chunked.workers.torchrun.peers import Peers
@@ -30,13 +30,12 @@ class Shown:
     """What the others are told of the results.
 
     Attributes:
-        keys, heads: of the network.
+        heads: of the network.
         results: what each head has become.
         on_disk: whether they can be opened, or else are sent.
     """
 
-    keys: list[Hashable] | None
-    heads: Sequence[Head]
+    heads: Heads
     results: Sequence[Result]
     on_disk: bool
 
@@ -56,7 +55,7 @@ def show(peers: Peers, call: Call, results: Sequence[Any], share: LeaderShare) -
     each = [call.result(head, call.ending(grid), *known[k]) for k, (head, grid) in enumerate(parts)]
     on_disk = _have_names(call, each) or not all(isinstance(result, torch.Tensor) for result in results)
     for rank in peers.others:
-        peers.say(rank, Shown(share.keys, share.heads, each, on_disk))
+        peers.say(rank, Shown(share.heads, each, on_disk))
     if not on_disk:
         for result in results:
             for image, box in _pieces(result.shape, result.dtype.itemsize):

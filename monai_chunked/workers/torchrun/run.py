@@ -140,7 +140,7 @@ class _Leader(_Worker):
                 share, results = self._predict(call, recorded)
             else:
                 self._tell(Start((), False, None))
-                share = LeaderShare(self.peers, range(0), None, recovery.keys, recovery.heads, recorded)
+                share = LeaderShare(self.peers, range(0), None, recovery.heads, recorded)
             show(self.peers, call, results, share)
             return packed(call, results)
 
@@ -172,11 +172,11 @@ class _Leader(_Worker):
             )
         agreed = None
         if recorded is not None:
-            agreed = Agreed(recovery.keys, recovery.heads, recovery.cuts, ranges, recovery.results, recovery.done)
+            agreed = Agreed(recovery.heads, recovery.cuts, ranges, recovery.results, recovery.done)
         self._tell(Start(ranges, call.hands_on, agreed))
         numbers = numbers_of(call, ranges[0], 0)
         passed = ranges if call.hands_on else None
-        share = LeaderShare(self.peers, numbers, passed, recovery.keys, recovery.heads, recorded)
+        share = LeaderShare(self.peers, numbers, passed, recovery.heads, recorded)
         writes_files = settings.output_dir is not None or not call.output.in_memory
         with interruptible(recovery.journal) if writes_files else nullcontext():
             results = predict(replace(call, share=share), self.network, self.condition, recorded)
@@ -216,15 +216,15 @@ class _Follower(_Worker):
     def _predict(self, call: Call, start: Start) -> None:
         rank, ranges, agreed = self.peers.rank, start.ranges, start.agreed
         if agreed is None and (rank >= len(ranges) or not start.hands_on):
-            keys, heads, cuts = self.peers.hear(0)
-            agreed = Agreed(keys, heads, cuts, ranges)
+            heads, cuts = self.peers.hear(0)
+            agreed = Agreed(heads, cuts, ranges)
         if rank >= len(ranges):
             return
         if start.hands_on:
             share = PartShare(self.peers, ranges[rank], ranges)
             recorded = None
             if agreed is not None:
-                given = Given(agreed.keys, agreed.heads, agreed.cuts, agreed.results, agreed.written)
+                given = Given(agreed.heads, agreed.cuts, agreed.results, agreed.written)
                 call = replace(call, recovery=given)
                 recorded = lay_out_call(
                     self.settings, given.heads, call.device, call.sum_dtype, given.cuts, call.skipped
@@ -239,5 +239,5 @@ class _Follower(_Worker):
 
     def _result(self, call: Call, shown: Shown) -> Any:
         results = take(self.peers, self.settings, self.source, shown)
-        given = Given(shown.keys, shown.heads, [], {}, {})
+        given = Given(shown.heads, [], {}, {})
         return packed(replace(call, recovery=given), results)

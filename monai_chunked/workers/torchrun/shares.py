@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,12 @@ from monai_chunked.chunks.handing_on import Alone, Neighbours
 from monai_chunked.outputs.base import OutputWriter
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Head
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.recovery.left import Cuts
 from monai_chunked.run.call import Call
 from monai_chunked.run.sharing import Create, OwnWindows
-from monai_chunked.windows.predictions import Seen
 from monai_chunked.workers.torchrun.peers import Peers
 
 __all__ = ["LeaderShare", "PartShare"]
@@ -38,14 +37,14 @@ class PartShare(OwnWindows):
         self.peers = peers
         self.ranges = ranges
 
-    def agree(self, seen: Seen, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> tuple[Seen, Layout]:
-        keys, heads, cuts = self.peers.hear(0)
-        if (keys, heads) != (seen.keys, list(seen.heads)):
+    def agree(self, heads: Heads, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> Layout:
+        first, cuts = self.peers.hear(0)
+        if first != heads:
             raise ValueError(
-                f"the network returns {list(seen.heads)} on rank {self.peers.rank} of the process group, but "
-                f"{heads} on rank 0"
+                f"the network returns {list(heads)} on rank {self.peers.rank} of the process group, but "
+                f"{list(first)} on rank 0"
             )
-        return seen, lay_out(cuts)
+        return lay_out(cuts)
 
     def neighbours(self, call: Call, layout: Layout, done: frozenset[ChunkId]) -> Alone:
         if self.ranges is None:
@@ -59,10 +58,9 @@ class LeaderShare(PartShare):
 
     Args:
         peers, numbers, ranges: as for the others.
-        keys, heads, layout: what an earlier run has left, or nothing.
+        heads, layout: what an earlier run has left, or nothing.
 
     Attributes:
-        keys: of the heads where the network returns a dict.
         heads: of the network, as soon as they are known.
         layout: the chunks.
         results: of each head, as soon as they may be started.
@@ -73,20 +71,19 @@ class LeaderShare(PartShare):
         peers: Peers,
         numbers: range,
         ranges: Sequence[range] | None,
-        keys: list[Hashable] | None,
-        heads: Sequence[Head],
+        heads: Heads,
         layout: Layout | None,
     ) -> None:
         super().__init__(peers, numbers, ranges)
-        self.keys, self.heads, self.layout = keys, heads, layout
+        self.heads, self.layout = heads, layout
         self.results: dict[int, SharedResult] = {}
         self._at_work = set(peers.others)
 
-    def agree(self, seen: Seen, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> tuple[Seen, Layout]:
-        self.layout, self.keys, self.heads = lay_out(None), seen.keys, seen.heads
+    def agree(self, heads: Heads, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> Layout:
+        self.heads, self.layout = heads, lay_out(None)
         for rank in self.peers.others:
-            self.peers.say(rank, (seen.keys, list(seen.heads), [grid.cuts for grid in self.layout.grids]))
-        return seen, self.layout
+            self.peers.say(rank, (heads, [grid.cuts for grid in self.layout.grids]))
+        return self.layout
 
     def creating(self, head: int, create: Create) -> Create:
         self.results[head] = SharedResult(create)
@@ -112,8 +109,7 @@ class LeaderShare(PartShare):
             self.peers.changed()
             return
         name, image, box = about
-        head = [each.name for each in self.heads].index(name)
-        self.results[head].start(len(values), values.dtype).write(image, box, values)
+        self.results[self.heads.number(name)].start(len(values), values.dtype).write(image, box, values)
 
 
 class SharedResult:
