@@ -13,9 +13,9 @@ from monai.transforms.utils import scale_affine
 
 from monai_chunked.chunks.activations import Activation, Kind, undecided
 from monai_chunked.chunks.inverse import Inverse, Make, scores
-from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, argmax, known_result, label_dtype
+from monai_chunked.chunks.postprocessing import Cast, Postprocess, Postprocessing, argmax, label_dtype
 from monai_chunked.chunks.stages import Stage
-from monai_chunked.outputs.base import Metadata
+from monai_chunked.outputs.base import Form, Metadata
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head
 from monai_chunked.transforms.chain import Chain, Step
@@ -23,7 +23,7 @@ from monai_chunked.transforms.inversion import Inversion, Undone
 from monai_chunked.transforms.reasons import stays_in_memory
 from monai_chunked.transforms.resampling.axes import ChunkResampling
 
-__all__ = ["Ending", "ending_of", "known_of", "stages_of"]
+__all__ = ["Ending", "ending_of", "form_of", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,15 @@ def stages_of(
     return stages + _stages(after, head, ending.size, None if ending.undone is None else ending.undone.strides)
 
 
-def known_of(
-    ending: Ending, head: Head, function: Postprocessing | Chain | None, dtype: torch.dtype
-) -> tuple[int, torch.dtype] | None:
-    """Channels and dtype of the result, where they are known before a chunk is finished."""
+def form_of(ending: Ending, head: Head, function: Postprocessing | Chain | None, dtype: torch.dtype) -> Form | None:
+    """The form of the result, where it is known before a chunk is finished."""
     inverted = torch.float32 if ending.undone is not None and ending.undone.casts else None
     if isinstance(function, Chain):
-        return function.known_result(head.channels, dtype, inverted)
-    return known_result(head.channels, inverted or dtype, function)
+        known = function.known_result(head.channels, dtype, inverted)
+        return None if known is None else Form(*known)
+    if function is None:
+        return Form(head.channels, inverted or dtype)
+    return Form(1, label_dtype(head.channels)) if function is argmax else None
 
 
 def _sides(function: Any, ending: Ending) -> tuple[list[Any], list[Any]]:

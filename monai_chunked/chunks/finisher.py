@@ -11,7 +11,7 @@ import torch
 
 from monai_chunked.chunks.stages import Finished, Stage
 from monai_chunked.chunks.write_behind import WriteBehind
-from monai_chunked.outputs.base import OutputWriter
+from monai_chunked.outputs.base import Form, OutputWriter
 from monai_chunked.plan.boxes import box_text
 from monai_chunked.plan.chunk_grid import ChunkGrid
 
@@ -135,8 +135,8 @@ class HeadFinisher:
     Args:
         name: of the head in messages.
         stages: what each chunk goes through.
-        create: starts the result, called with its channels and dtype as soon as they are known.
-        known: channels and dtype, where they are known before a chunk has gone through the stages.
+        create: starts the result, called with its form as soon as it is known.
+        form: of the result, where it is known before a chunk has gone through the stages.
         threaded: whether chunks are written in a thread, called with the writer.
     """
 
@@ -144,8 +144,8 @@ class HeadFinisher:
         self,
         name: str,
         stages: Sequence[Stage],
-        create: Callable[[int, torch.dtype], OutputWriter],
-        known: tuple[int, torch.dtype] | None,
+        create: Callable[[Form], OutputWriter],
+        form: Form | None,
         threaded: Callable[[OutputWriter], bool],
     ) -> None:
         self.name = name
@@ -153,10 +153,10 @@ class HeadFinisher:
         self._create = create
         self._threaded = threaded
         self._writer: WriteBehind | None = None
-        self._result: tuple[int, torch.dtype] | None = None
+        self._form: Form | None = None
         # what a callable returns is known when the first chunk is finished; all else is created, or refused, now
-        if known is not None:
-            self._start(*known)
+        if form is not None:
+            self._start(form)
 
     @property
     def in_memory(self) -> bool:
@@ -196,19 +196,19 @@ class HeadFinisher:
         for following in self.stages[number].put(finished):
             self._pass(following, number + 1)
 
-    def _start(self, channels: int, dtype: torch.dtype) -> WriteBehind:
-        writer = self._create(channels, dtype)
+    def _start(self, form: Form) -> WriteBehind:
+        writer = self._create(form)
         self._writer = WriteBehind(writer, self._threaded(writer))
-        self._result = (channels, dtype)
+        self._form = form
         return self._writer
 
     def _write(self, finished: Finished) -> None:
-        values = finished.values
-        writer = self._writer or self._start(values.shape[0], values.dtype)
-        if (values.shape[0], values.dtype) != self._result:
+        values, form = finished.values, Form.of(finished.values)
+        writer = self._writer or self._start(form)
+        if form != self._form:
             raise ValueError(
-                f"postprocessing must return the same channels and dtype for every chunk: {self._result} before, "
-                f"{(values.shape[0], values.dtype)} for the {self.name} at {box_text(finished.box)}"
+                f"postprocessing must return the same channels and dtype for every chunk: {self._form} before, "
+                f"{form} for the {self.name} at {box_text(finished.box)}"
             )
         if finished.borrowed and writer.threaded:
             finished = finished.become(values.clone())

@@ -25,7 +25,6 @@ __all__ = [
     "check_classes",
     "functions_of",
     "is_argmax",
-    "known_result",
     "label_dtype",
 ]
 
@@ -130,15 +129,6 @@ def check_classes(channels: int, name: str = "prediction") -> None:
             f"Compose([Activations(sigmoid=True), AsDiscrete(threshold=0.5)]) if it does not, or None to get scores"
             f"{each}."
         )
-
-
-def known_result(
-    channels: int, dtype: torch.dtype, postprocessing: Postprocessing | None
-) -> tuple[int, torch.dtype] | None:
-    """Channels and dtype of a result where they are known before a chunk is finished."""
-    if postprocessing is None:
-        return channels, dtype
-    return (1, label_dtype(channels)) if postprocessing is argmax else None
 
 
 class Cast:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -22,6 +22,7 @@ from monai_chunked.plan.boxes import Box
 
 __all__ = [
     "Expected",
+    "Form",
     "Metadata",
     "Output",
     "OutputWriter",
@@ -35,6 +36,31 @@ __all__ = [
 
 Metadata = Mapping[str, Any]
 """Of one image, as in ``MetaTensor.meta``: ``affine``, ``filename_or_obj``, ``space``, ... ; empty if there is none."""
+
+
+class Form(NamedTuple):
+    """Of a result, and of each chunk of it.
+
+    Attributes:
+        channels: how many.
+        dtype: of every voxel.
+    """
+
+    channels: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, chunk: torch.Tensor) -> Form:
+        """That of a chunk, ``(C, *size)``."""
+        return cls(chunk.shape[0], chunk.dtype)
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Of all channels of a voxel."""
+        return self.channels * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"({self.channels}, {self.dtype})"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from monai_chunked.outputs.base import Form
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Head, Heads
 
@@ -23,7 +24,7 @@ class Left:
     Attributes:
         heads: of the network, as soon as they are known.
         cuts: for each head and spatial dimension, where chunks begin, and the size.
-        results: channels and dtype of the results that have been started, by the number of their head.
+        results: the forms of the results that have been started, by the number of their head.
         done: CRC-32 of the chunks that are safe.
         complete: when the earlier run finished; ``None``: it did not.
     """
@@ -31,7 +32,7 @@ class Left:
     def __init__(self) -> None:
         self.heads = Heads()
         self.cuts: list[Cuts] = []
-        self.results: dict[int, tuple[int, torch.dtype]] = {}
+        self.results: dict[int, Form] = {}
         self.done: dict[ChunkId, int] = {}
         self.complete: str | None = None
 
@@ -47,7 +48,7 @@ class Left:
             self.heads = Heads(tuple(each), None if record["keys"] is None else tuple(record["keys"]))
             self.cuts = [tuple(map(tuple, cuts)) for cuts in record["cuts"]]
         elif "result" in record:
-            self.results[record["result"]] = (record["channels"], getattr(torch, record["dtype"]))
+            self.results[record["result"]] = Form(record["channels"], getattr(torch, record["dtype"]))
         elif "chunk" in record:
             image, head, position = record["chunk"]
             self.done[ChunkId(image, head, tuple(position))] = record["crc"]

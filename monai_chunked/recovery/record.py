@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from monai_chunked.machine.caller import warn_caller
-from monai_chunked.outputs.base import Output, OutputWriter, Result, ResumableOutput, ResumableWriter
+from monai_chunked.outputs.base import Form, Output, OutputWriter, Result, ResumableOutput, ResumableWriter
 from monai_chunked.plan.boxes import Box, box_text
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -206,16 +206,16 @@ class Recovery(Left):
             OSError: when the files or a chunk in them are not what was recorded.
         """
         assert isinstance(output, ResumableOutput)  # or there would be no journal
-        channels, dtype = result.shape[1], result.dtype
+        form = Form(result.shape[1], result.dtype)
         if number not in self.results:
             writer = output.create(result)
-            self.results[number] = channels, dtype
-            self._add({"result": number, "channels": channels, "dtype": str(dtype).removeprefix("torch.")})
+            self.results[number] = form
+            self._add({"result": number, "channels": form.channels, "dtype": str(form.dtype).removeprefix("torch.")})
             return self._recording(writer, number, result.cuts)
-        if self.results[number] != (channels, dtype):
+        if self.results[number] != form:
             raise ValueError(
-                f"the {result.name} has {channels} channels of {dtype} but had {self.results[number]} in the run that "
-                f"is resumed; overwrite=True starts afresh"
+                f"the {result.name} has {form.channels} channels of {form.dtype} but had {self.results[number]} in the "
+                f"run that is resumed; overwrite=True starts afresh"
             )
         try:
             writer = output.resume(result)

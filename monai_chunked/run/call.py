@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from monai_chunked.chunks.background import Weights
-from monai_chunked.chunks.ending import Ending, ending_of, known_of, stages_of
+from monai_chunked.chunks.ending import Ending, ending_of, form_of, stages_of
 from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
 from monai_chunked.chunks.postprocessing import Cast
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.inputs.source import Source
-from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result, UsedFile
+from monai_chunked.outputs.base import Expected, Form, Metadata, Output, OutputWriter, Result, UsedFile
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import Layout
@@ -80,12 +80,12 @@ class Call:
         """The grid on which the chunks of a head end."""
         return ending_of(grid, self.inversion)
 
-    def result(self, head: Head, ending: Ending, channels: int, dtype: torch.dtype) -> Result:
+    def result(self, head: Head, ending: Ending, form: Form) -> Result:
         """What one head becomes."""
-        shape = (len(self.metadata), channels, *ending.size)
+        shape = (len(self.metadata), form.channels, *ending.size)
         metadata = ending.metadata(self.metadata, self.settings.image_size)
         resumable = self.recovery.journal is not None
-        return Result(head.name, shape, dtype, ending.cuts, metadata, self.replaces, resumable)
+        return Result(head.name, shape, form.dtype, ending.cuts, metadata, self.replaces, resumable)
 
     @property
     def replaces(self) -> bool:
@@ -146,8 +146,8 @@ class Call:
         warn_of_one_channel(functions, heads)
         endings = [self.ending(grid) for grid in layout.grids]
         parts = list(zip(endings, heads, functions))
-        known = [known_of(*part, self.result_dtype) for part in parts]
-        sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(endings, known) if each]
+        forms = [form_of(*part, self.result_dtype) for part in parts]
+        sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(endings, forms) if form]
         known_bytes = len(self.metadata) * sum(sizes)
         self.check_results(heads, known_bytes)
 
@@ -165,13 +165,13 @@ class Call:
                 full = [self._full(heads[k])] * len(self.metadata)
                 stages += stages_of(*part, self.result_dtype, self.recovery.done, full)
                 create = self.share.creating(k, partial(self._create, k, heads[k], endings[k]))
-                result = self.recovery.results.get(k, known[k])
-                finishers.append(HeadFinisher(heads[k].name, stages, create, result, threaded))
+                form = self.recovery.results.get(k, forms[k])
+                finishers.append(HeadFinisher(heads[k].name, stages, create, form, threaded))
         except BaseException:
             Finisher(finishers).abandon()
             raise
         return Finisher(finishers, known_bytes)
 
-    def _create(self, number: int, head: Head, ending: Ending, channels: int, dtype: torch.dtype) -> OutputWriter:
+    def _create(self, number: int, head: Head, ending: Ending, form: Form) -> OutputWriter:
         """Start a result, or go on with one that an earlier run left."""
-        return self.recovery.writer(number, self.output, self.result(head, ending, channels, dtype))
+        return self.recovery.writer(number, self.output, self.result(head, ending, form))

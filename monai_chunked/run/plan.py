@@ -13,13 +13,13 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.background import backgrounds_of
-from monai_chunked.chunks.ending import Ending, ending_of, known_of
+from monai_chunked.chunks.ending import Ending, ending_of, form_of
 from monai_chunked.chunks.postprocessing import argmax, functions_of, is_argmax, label_dtype
 from monai_chunked.chunks.write_behind import DEPTH
 from monai_chunked.inputs.kept_rows import RowsPlan
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.machine.accelerator import likely_device
-from monai_chunked.outputs.base import Output
+from monai_chunked.outputs.base import Form, Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.plan.heads import Head, Heads
@@ -203,14 +203,14 @@ class _Planned:
 
     def _output_bytes(self) -> int | None:
         """Of the finished output; ``None`` if that depends on what the postprocessing returns."""
-        known = [self._known(ending, head) for ending, head in zip(self.endings, self.heads)]
-        sizes = [prod(ending.size) * each[0] * each[1].itemsize for ending, each in zip(self.endings, known) if each]
-        return self.images * sum(sizes) if len(sizes) == len(known) else None
+        forms = [self._form(ending, head) for ending, head in zip(self.endings, self.heads)]
+        sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(self.endings, forms) if form]
+        return self.images * sum(sizes) if len(sizes) == len(forms) else None
 
-    def _known(self, ending: Ending, head: Head) -> tuple[int, torch.dtype] | None:
-        """Channels and dtype of a result."""
+    def _form(self, ending: Ending, head: Head) -> Form | None:
+        """The form of a result, if it is known."""
         one = self.settings.postprocessing
-        return known_of(ending, head, argmax if isinstance(one, str) else one, self._dtype) if _is_one(one) else None
+        return form_of(ending, head, argmax if isinstance(one, str) else one, self._dtype) if _is_one(one) else None
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -232,8 +232,8 @@ class _Planned:
                 kept, order = most_kept(resampled, cuts, order)
                 total += kept * voxel
                 cuts = resampled.cuts
-            known = self._known(ending, head)
-            made = known[0] * known[1].itemsize if known else voxel
+            form = self._form(ending, head)
+            made = form.voxel_bytes if form else voxel
             most = max(most, total + largest_box(resampled) * made)
         return most
 

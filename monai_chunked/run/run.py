@@ -68,5 +68,5 @@ def load(call: Call, layout: Layout | None) -> list[Any] | None:
     if layout is None or not recovery.complete:
         return None
     parts = zip(recovery.heads, layout.grids)
-    results = [call.result(head, call.ending(grid), *recovery.results[k]) for k, (head, grid) in enumerate(parts)]
+    results = [call.result(head, call.ending(grid), recovery.results[k]) for k, (head, grid) in enumerate(parts)]
     return recovery.load(call.output, results)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from monai_chunked.chunks.handing_on import Alone
-from monai_chunked.outputs.base import Output, OutputWriter, Result
+from monai_chunked.outputs.base import Form, Output, OutputWriter, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -19,8 +19,8 @@ from monai_chunked.recovery.record import NoRecovery
 __all__ = ["Given", "HandedOver", "OwnWindows", "Unshared"]
 
 
-Create = Callable[[int, torch.dtype], OutputWriter]
-"""Starts a result, with its channels and dtype."""
+Create = Callable[[Form], OutputWriter]
+"""Starts a result of this form."""
 
 
 class Unshared:
@@ -47,7 +47,7 @@ class Unshared:
         return Alone(done)
 
     def creating(self, head: int, create: Create) -> Create:
-        """Who starts the result of a head: whoever asks first, with its channels and dtype."""
+        """Who starts the result of a head: whoever asks first, with its form."""
         return create
 
     def poll(self) -> None:
@@ -86,7 +86,7 @@ class Given(NoRecovery):
     Args:
         heads: of the network.
         cuts: for each head and spatial dimension, where chunks begin, and the size.
-        results: channels and dtype of the results that are known, by the number of their head.
+        results: the forms of the results that are known, by the number of their head.
         written: the boxes of the results that are there already, or that others make.
     """
 
@@ -96,7 +96,7 @@ class Given(NoRecovery):
         self,
         heads: Heads,
         cuts: Sequence[Cuts],
-        results: Mapping[int, tuple[int, torch.dtype]],
+        results: Mapping[int, Form],
         written: Mapping[ChunkId, int],
     ) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from monai_chunked.inputs.source import Source, source_of
-from monai_chunked.outputs.base import Result
+from monai_chunked.outputs.base import Form, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -43,14 +43,14 @@ class Agreed:
         heads: of the network.
         cuts: for each head and spatial dimension, where chunks begin, and the size.
         ranges: the windows of each part, by their number in scan order over all images.
-        results: channels and dtype of the results that are known, by the number of their head.
+        results: the forms of the results that are known, by the number of their head.
         written: the boxes of the results that are there already, with anything.
     """
 
     heads: Heads
     cuts: Sequence[Cuts]
     ranges: Sequence[range]
-    results: Mapping[int, tuple[int, torch.dtype]] = field(default_factory=dict)
+    results: Mapping[int, Form] = field(default_factory=dict)
     written: Mapping[ChunkId, int] = field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from monai_chunked.chunks.ending import known_of
+from monai_chunked.chunks.ending import form_of
 from monai_chunked.chunks.finisher import Finisher, HeadFinisher
 from monai_chunked.chunks.handing_on import Products
 from monai_chunked.chunks.levels import Memory
@@ -20,7 +20,7 @@ from monai_chunked.chunks.postprocessing import functions_of
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.inputs.owned import Owned
 from monai_chunked.inputs.source import Source, source_of
-from monai_chunked.outputs.base import OutputWriter, Result
+from monai_chunked.outputs.base import Form, OutputWriter, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -231,19 +231,19 @@ def results_of(call: Call, agreed: Agreed, layout: Layout) -> Finisher:
     warn_of_one_channel(functions, agreed.heads)
     endings = [call.ending(grid) for grid in layout.grids]
     each = list(zip(endings, agreed.heads, functions))
-    known = [known_of(*one, call.result_dtype) for one in each]
-    size = sum(prod(ending.size) * one[0] * one[1].itemsize for ending, one in zip(endings, known) if one)
+    forms = [form_of(*one, call.result_dtype) for one in each]
+    size = sum(prod(ending.size) * form.voxel_bytes for ending, form in zip(endings, forms) if form)
     call.check_results(agreed.heads, len(call.metadata) * size)
 
-    def create(number: int, channels: int, dtype: torch.dtype) -> OutputWriter:
-        result = call.result(agreed.heads[number], endings[number], channels, dtype)
+    def create(number: int, form: Form) -> OutputWriter:
+        result = call.result(agreed.heads[number], endings[number], form)
         return call.recovery.writer(number, call.output, result)
 
     heads: list[HeadFinisher] = []
     try:
         for number, head in enumerate(agreed.heads):
-            result = call.recovery.results.get(number, known[number])
-            how = (partial(create, number), result, lambda writer: not writer.in_memory)
+            form = call.recovery.results.get(number, forms[number])
+            how = (partial(create, number), form, lambda writer: not writer.in_memory)
             heads.append(HeadFinisher(head.name, [], *how))
     except BaseException:
         Finisher(heads).abandon()

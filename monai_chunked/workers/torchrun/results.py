@@ -49,10 +49,10 @@ def show(peers: Peers, call: Call, results: Sequence[Any], share: LeaderShare) -
         results: as outputs return them.
         share: knows the heads, the chunks, and what was started in this run.
     """
-    known = {**call.recovery.results, **{k: result.known for k, result in share.results.items() if result.known}}
+    forms = {**call.recovery.results, **{k: result.form for k, result in share.results.items() if result.form}}
     assert share.layout is not None
     parts = zip(share.heads, share.layout.grids)
-    each = [call.result(head, call.ending(grid), *known[k]) for k, (head, grid) in enumerate(parts)]
+    each = [call.result(head, call.ending(grid), forms[k]) for k, (head, grid) in enumerate(parts)]
     on_disk = _have_names(call, each) or not all(isinstance(result, torch.Tensor) for result in results)
     for rank in peers.others:
         peers.say(rank, Shown(share.heads, each, on_disk))

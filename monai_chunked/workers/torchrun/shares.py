@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from monai_chunked.chunks.handing_on import Alone, Neighbours
-from monai_chunked.outputs.base import OutputWriter
+from monai_chunked.outputs.base import Form, OutputWriter
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -109,7 +109,7 @@ class LeaderShare(PartShare):
             self.peers.changed()
             return
         name, image, box = about
-        self.results[self.heads.number(name)].start(len(values), values.dtype).write(image, box, values)
+        self.results[self.heads.number(name)].start(Form.of(values)).write(image, box, values)
 
 
 class SharedResult:
@@ -124,21 +124,21 @@ class SharedResult:
         self._lock = threading.Lock()
         self._abandoned = False
         self.writer: OutputWriter | None = None
-        self.known: tuple[int, torch.dtype] | None = None
+        self.form: Form | None = None
 
-    def start(self, channels: int, dtype: torch.dtype) -> OutputWriter:
+    def start(self, form: Form) -> OutputWriter:
         """Where boxes go.
 
         Raises:
-            ValueError: when it was started with other channels or another dtype.
+            ValueError: when it was started with another form.
         """
         with self._lock:
             if self.writer is None and not self._abandoned:
-                self.writer, self.known = self._create(channels, dtype), (channels, dtype)
-            if self.known not in (None, (channels, dtype)):
+                self.writer, self.form = self._create(form), form
+            if self.form not in (None, form):
                 raise ValueError(
-                    f"postprocessing must return the same channels and dtype for every chunk: {self.known} before, "
-                    f"{(channels, dtype)} in another process"
+                    f"postprocessing must return the same channels and dtype for every chunk: {self.form} before, "
+                    f"{form} in another process"
                 )
         return _OneAtATime(self)
 
