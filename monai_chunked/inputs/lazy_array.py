@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["LazyArray", "is_mapped", "storage_chunks"]
+__all__ = ["Array", "LazyArray", "is_mapped", "storage_chunks"]
+
+
+class Array(Protocol):
+    """What is asked of an array, whoever made it: a tensor, and arrays of NumPy, Zarr, h5py and dask have it."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 class LazyArray(ABC):

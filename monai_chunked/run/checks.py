@@ -13,6 +13,7 @@ import torch.distributed as dist
 from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
+from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive, per_dimension
 from monai_chunked.transforms.chain import chain_of
 from monai_chunked.transforms.dictionary import check_dictionary, check_invert
@@ -105,12 +106,12 @@ def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
     return values
 
 
-def check_sigma_scale(sigma_scale: Any, dims: int, mode: Any) -> None:
+def check_sigma_scale(sigma_scale: Any, dims: int, mode: str) -> Any:
     """Only the gaussian importance maps use it."""
-    if mode not in (BlendMode.GAUSSIAN.value, "nnunet"):
-        return
-    if not all(s > 0 for s in _numbers("sigma_scale", sigma_scale, dims)):
+    is_used = mode in (BlendMode.GAUSSIAN.value, "nnunet")
+    if is_used and not all(s > 0 for s in _numbers("sigma_scale", sigma_scale, dims)):
         raise ValueError(f"sigma_scale={sigma_scale} must be more than 0 in every dimension")
+    return sigma_scale
 
 
 def check_mode(mode: Any) -> str:
@@ -121,8 +122,10 @@ def check_padding_mode(padding_mode: Any) -> str:
     return check_choice("padding_mode", padding_mode, [m.value for m in PytorchPadMode])
 
 
-def check_output(output: Any) -> str:
-    """One of the names of outputs. What was meant by anything else is said where it can be guessed."""
+def check_output(output: Any) -> str | Output:
+    """An output, or one of their names. What was meant by anything else is said where it can be guessed."""
+    if isinstance(output, Output):
+        return output
     if isinstance(output, type):
         folder = '"folder"' if output.__name__ in FILE_OUTPUTS.values() else "..."
         raise TypeError(f"output={output.__name__} is a class; give an object, {output.__name__}({folder})")
@@ -136,29 +139,28 @@ def check_output(output: Any) -> str:
     return check_choice("output", output, OUTPUTS, ', or an output object, such as NiftiOutput("folder")')
 
 
-def check_output_dir(output_dir: Any, output: Any) -> None:
-    """Refused where no file would be written to it.
-
-    Args:
-        output_dir: its value.
-        output: a name, or the class of an output object.
-    """
+def check_output_dir(output_dir: Any, output: str | Output) -> Any:
+    """Refused where no file would be written to it."""
     if output_dir is not None and output not in ("auto", "disk"):
-        own = f"{output!r} writes no file" if isinstance(output, str) else f"{output.__name__}(...) has its own folder"
+        named = isinstance(output, str)
+        own = f"{output!r} writes no file" if named else f"{type(output).__name__}(...) has its own folder"
         raise ValueError(
             f"output_dir={str(output_dir)!r} is the folder of output='disk' and output='auto', but output={own}; "
             f"change output, or remove output_dir"
         )
+    return output_dir
 
 
-def check_overwrite(overwrite: Any) -> None:
+def check_overwrite(overwrite: Any) -> Any:
     if not (isinstance(overwrite, bool) or overwrite == "changed"):
         raise ValueError(f"overwrite={overwrite!r} must be True, False or 'changed'")
+    return overwrite
 
 
-def check_buffer(buffer_steps: int | None, buffer_dim: Any, dims: int) -> None:
+def check_buffer(buffer_steps: int | None, buffer_dim: int, dims: int) -> int | None:
     if buffer_steps is not None and buffer_steps > 0 and not -dims <= buffer_dim < dims:
         raise ValueError(f"buffer_dim={buffer_dim} must be at least {-dims} and less than {dims}")
+    return buffer_steps
 
 
 def check_condition(condition: Any, inputs: Any) -> None:
@@ -183,22 +185,23 @@ def check_same_shape(condition: Any, inputs: Any) -> None:
         )
 
 
-def check_preprocessing(preprocessing: Any) -> None:
+def check_preprocessing(preprocessing: Any) -> Any:
     if not (preprocessing is None or callable(preprocessing)):
         raise TypeError(
             f"preprocessing={preprocessing!r} must be a callable that maps (C, *window) to (C', *window), or None"
         )
     check_voxelwise("preprocessing", preprocessing)
+    return preprocessing
 
 
-def check_postprocessing(postprocessing: Any) -> None:
+def check_postprocessing(postprocessing: Any) -> Any:
     """``"argmax"``, a callable, ``None``, a chain of dictionary transforms, or a tuple or dict of all but the last."""
     if (chain := chain_of(postprocessing)) is not None:
         for step in (*chain.before, *chain.after):
             check_dictionary("postprocessing", step.transform, chain.key)
         if chain.invert is not None:
             check_invert("postprocessing", chain.invert)
-        return
+        return chain
     if isinstance(postprocessing, dict):
         parts = list(postprocessing.values())
     else:
@@ -209,6 +212,7 @@ def check_postprocessing(postprocessing: Any) -> None:
                 f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
             )
         check_voxelwise("postprocessing", part)
+    return postprocessing
 
 
 def check_inverse(inverse: Any, postprocessing: Any) -> Any:

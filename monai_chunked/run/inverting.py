@@ -10,7 +10,7 @@ from monai.transforms import Invertd
 from monai_chunked.inputs.source import Source
 from monai_chunked.run.settings import Settings
 from monai_chunked.transforms.chain import Chain
-from monai_chunked.transforms.inversion import Images, Inversion, by_invertd
+from monai_chunked.transforms.inversion import Images, Inversion, Undo, by_invertd
 from monai_chunked.transforms.reasons import stays_in_memory
 from monai_chunked.transforms.resampling.axes import Unstreamable
 
@@ -23,8 +23,8 @@ def inversion_of(settings: Settings, source: Source) -> Inversion | None:
     Raises:
         ValueError: when the input does not say what was done to it.
     """
-    chain, undo = settings.postprocessing, settings.inverse
-    template = source.template
+    undo: Undo | Invertd | None = settings.inverse
+    chain, template = settings.postprocessing, source.template
     images = Images(source.templates, template is not None and template.is_batch)
     if isinstance(chain, Chain) and chain.invert is not None:
         undo, images = by_invertd(chain.invert, chain.key), chain.images or images

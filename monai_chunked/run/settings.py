@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property, partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from monai.transforms import Invertd
 
 from monai_chunked.chunks.postprocessing import is_argmax
+from monai_chunked.inputs.lazy_array import Array
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput
@@ -20,13 +24,34 @@ from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
 from monai_chunked.plan.window_grid import Skipped, WindowGrid, window_grid
 from monai_chunked.run import checks, window_checks
-from monai_chunked.transforms.chain import Chain, chain_of
+from monai_chunked.run.observer import Observer
+from monai_chunked.transforms.chain import Chain
+from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.windows.full_batches import FullBatches
 from monai_chunked.windows.importance import CROP
 from monai_chunked.windows.mirrored import Mirrored
 from monai_chunked.windows.skipping import Skip, outside_mask
 
-__all__ = ["Settings"]
+__all__ = ["Background", "Device", "Folder", "PerDimension", "Settings", "Sizes"]
+
+PerDimension = float | Sequence[float]
+Sizes = int | Sequence[int]
+Device = torch.device | str
+Folder = str | os.PathLike[str]
+PerChannel = float | Sequence[float] | np.ndarray | torch.Tensor
+Background = PerChannel | Sequence[PerChannel] | Mapping[Any, PerChannel]
+
+
+def checked(default: Any, check: Callable[..., Any], *others: str) -> Any:
+    """A parameter that is checked.
+
+    Args:
+        default: as if the user gave it.
+        check: makes its value of what the user gave, and of the others.
+        others: names of parameters, whose values are checked already if they stand above; of ``shape`` or ``dims`` of
+            the input; or of ``skips``, whether windows may be skipped.
+    """
+    return field(default=default, metadata={"check": check, "others": others})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,44 +63,46 @@ class Settings:
     """
 
     image_size: tuple[int, ...]
-    roi_size: tuple[int, ...]
-    sw_batch_size: int = 1
-    overlap: Any = 0.25
-    mode: str = "constant"
-    sigma_scale: Any = 0.125
-    padding_mode: str = "constant"
+    roi_size: tuple[int, ...] = checked(MISSING, checks.check_roi_size, "shape")
+    sw_batch_size: int = checked(1, checks.check_sw_batch_size)
+    overlap: tuple[float, ...] = checked(0.25, checks.check_overlap, "dims")
+    mode: str = checked("constant", checks.check_mode)
+    sigma_scale: PerDimension = checked(0.125, checks.check_sigma_scale, "dims", "mode")
+    padding_mode: str = checked("constant", checks.check_padding_mode)
     cval: float = 0.0
-    sw_device: torch.device | str | None = None
-    device: torch.device | str | None = None
-    progress: bool | Any = False
-    roi_weight_map: torch.Tensor | None = None
-    process_fn: Callable[..., Any] | None = None
-    buffer_steps: int | None = None
+    sw_device: Device | None = None
+    device: Device | None = None
+    progress: bool | Observer = False
     buffer_dim: int = -1
+    buffer_steps: int | None = checked(None, checks.check_buffer, "buffer_dim", "dims")
     with_coord: bool = False
-    chunk_size: tuple[int, ...] | None = None
-    preprocessing: Callable[..., Any] | None = None
-    postprocessing: Any = None
-    inverse: Any = None
-    skip: Skip | None = None
-    mask: Any = None
-    background: Any = 0
-    output: str | Output = "auto"
-    output_dir: str | os.PathLike[str] | None = None
-    device_memory: int | None = None
-    cpu_memory: int | None = None
-    scratch_dir: str | os.PathLike[str] | None = None
-    overwrite: bool | Literal["changed"] = False
+    chunk_size: tuple[int, ...] | None = checked(None, check_chunk_size, "dims")
+    preprocessing: Callable[..., Any] | None = checked(None, checks.check_preprocessing)
+    inverse: ImageInverse | Invertd | None = checked(None, checks.check_inverse, "postprocessing")
+    postprocessing: Any = checked(None, checks.check_postprocessing)
+    skip: Skip | None = checked(None, window_checks.check_skip)
+    mask: Array | None = checked(None, window_checks.check_mask, "shape")
+    background: Background = checked(0, window_checks.check_background)
+    output: str | Output = checked("auto", checks.check_output)
+    output_dir: Folder | None = checked(None, checks.check_output_dir, "output")
+    device_memory: int | None = checked(None, partial(parse_bytes, "device_memory"))
+    cpu_memory: int | None = checked(None, partial(parse_bytes, "cpu_memory"))
+    scratch_dir: Folder | None = None
+    overwrite: bool | Literal["changed"] = checked(False, checks.check_overwrite)
     network_id: str | None = None
     run_id: str | None = None
     # where windows lie, and how the network sees them
-    border: Any = "edge"
-    min_size: tuple[int, ...] | None = None
-    mirror_axes: tuple[int, ...] | None = None
-    mirror_batch: bool = False
-    fill_batches: bool = False
-    process_group: Any = None
-    rounding: Literal["monai"] | None = None
+    border: tuple[str, ...] = checked("edge", window_checks.check_border, "dims")
+    min_size: tuple[int, ...] | None = checked(None, window_checks.check_min_size, "border", "roi_size")
+    mirror_axes: tuple[int, ...] = checked(None, window_checks.check_mirror_axes, "dims")
+    mirror_batch: bool = checked(False, bool)
+    roi_weight_map: torch.Tensor | None = checked(None, window_checks.check_roi_weight_map, "border")
+    fill_batches: bool = checked(False, window_checks.check_fill_batches, "border")
+    process_fn: Callable[..., Any] | None = checked(None, window_checks.check_process_fn, "border", "skips")
+    process_group: dist.ProcessGroup | Literal["world"] | None = None
+    rounding: Literal["monai"] | None = checked(
+        None, window_checks.check_rounding, "buffer_steps", "background", "skips"
+    )
 
     @classmethod
     def check(cls, shape: Sequence[int], **given: Any) -> Settings:
@@ -88,48 +115,15 @@ class Settings:
         Raises:
             ValueError, TypeError: when a parameter does not fit; the message says what would.
         """
-        values = {each.name: each.default for each in fields(cls) if each.default is not MISSING} | given
-        dims = len(shape) - 2
-        mode = checks.check_mode(values["mode"])
-        checks.check_sigma_scale(values["sigma_scale"], dims, mode)
-        checks.check_buffer(values["buffer_steps"], values["buffer_dim"], dims)
-        checks.check_preprocessing(values["preprocessing"])
-        checks.check_postprocessing(values["postprocessing"])
-        window_checks.check_background(values["background"])
+        parameters = [parameter for parameter in fields(cls) if parameter.name != "image_size"]
+        values: dict[str, Any] = {parameter.name: parameter.default for parameter in parameters} | given
         skips = values["skip"] is not None or values["mask"] is not None
-        window_checks.check_rounding(values["rounding"], values["buffer_steps"], values["background"] if skips else 0)
-        checks.check_overwrite(values["overwrite"])
-        output = values["output"] if isinstance(values["output"], Output) else checks.check_output(values["output"])
-        checks.check_output_dir(values["output_dir"], output if isinstance(output, str) else type(output))
-        border = window_checks.check_border(values["border"], dims)
-        roi_size = checks.check_roi_size(values["roi_size"], shape)
-        window_checks.check_fixed_size(
-            border, values["roi_weight_map"], values["fill_batches"], values["process_fn"] if skips else None
-        )
-        values.update(
-            border=border,
-            min_size=window_checks.check_min_size(values["min_size"], border, roi_size),
-            mirror_axes=window_checks.check_mirror_axes(values["mirror_axes"], dims),
-            mirror_batch=bool(values["mirror_batch"]),
-            fill_batches=bool(values["fill_batches"]),
-        )
-        values.update(
-            skip=window_checks.check_skip(values["skip"]),
-            mask=window_checks.check_mask(values["mask"], shape),
-            output=output,
-            image_size=tuple(shape[2:]),
-            roi_size=roi_size,
-            sw_batch_size=checks.check_sw_batch_size(values["sw_batch_size"]),
-            overlap=checks.check_overlap(values["overlap"], dims),
-            postprocessing=chain_of(values["postprocessing"]) or values["postprocessing"],
-            inverse=checks.check_inverse(values["inverse"], values["postprocessing"]),
-            mode=mode,
-            padding_mode=checks.check_padding_mode(values["padding_mode"]),
-            chunk_size=check_chunk_size(values["chunk_size"], dims),
-            device_memory=parse_bytes("device_memory", values["device_memory"]),
-            cpu_memory=parse_bytes("cpu_memory", values["cpu_memory"]),
-        )
-        return cls(**values)
+        of_input = {"shape": shape, "dims": len(shape) - 2, "skips": skips}
+        for parameter in parameters:
+            if "check" in parameter.metadata:
+                others = [(of_input | values)[name] for name in parameter.metadata["others"]]
+                values[parameter.name] = parameter.metadata["check"](values[parameter.name], *others)
+        return cls(image_size=tuple(shape[2:]), **values)
 
     @classmethod
     def of_inferer(cls, inferer: Any, shape: Sequence[int]) -> Settings:
@@ -139,7 +133,7 @@ class Settings:
     @classmethod
     def given(cls, inferer: Any) -> dict[str, Any]:
         """The parameters of an inferer, by name."""
-        names = (each.name for each in fields(cls) if each.name != "image_size")
+        names = (parameter.name for parameter in fields(cls) if parameter.name != "image_size")
         return {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
 
     @cached_property
@@ -152,7 +146,7 @@ class Settings:
     @property
     def passes(self) -> int:
         """How often the network sees each window."""
-        return 2 ** len(self.mirror_axes or ())
+        return 2 ** len(self.mirror_axes)
 
     def seen_by(self, network: Callable[..., Any]) -> Callable[..., Any]:
         """The network, as windows are brought to it: mirrored, in batches of one size."""

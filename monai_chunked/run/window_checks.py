@@ -20,10 +20,12 @@ from monai_chunked.windows.skipping import AtMost, Skip
 __all__ = [
     "check_background",
     "check_border",
-    "check_fixed_size",
+    "check_fill_batches",
     "check_mask",
     "check_min_size",
     "check_mirror_axes",
+    "check_process_fn",
+    "check_roi_weight_map",
     "check_rounding",
     "check_skip",
 ]
@@ -47,32 +49,33 @@ def check_min_size(min_size: Any, border: Sequence[str], roi_size: Sequence[int]
     return values
 
 
-def check_fixed_size(border: Sequence[str], roi_weight_map: Any, fill_batches: Any, process_fn: Any) -> None:
-    """What wants all windows to be of one size.
-
-    Args:
-        border: of each dimension.
-        roi_weight_map, fill_batches: as they were given.
-        process_fn: where windows are skipped, whose weights it does not say.
-    """
-    if "adaptive" not in border:
-        return
-    if roi_weight_map is not None:
+def check_roi_weight_map(roi_weight_map: torch.Tensor | None, border: Sequence[str]) -> torch.Tensor | None:
+    if roi_weight_map is not None and "adaptive" in border:
         raise ValueError(
             f"roi_weight_map of shape {tuple(roi_weight_map.shape)} is of one size, but border='adaptive' cuts "
             f"windows; set mode instead of it (and cache_roi_weight_map=False), or another border"
         )
-    if fill_batches:
+    return roi_weight_map
+
+
+def check_fill_batches(fill_batches: object, border: Sequence[str]) -> bool:
+    if fill_batches and "adaptive" in border:
         raise ValueError(
             f"fill_batches={fill_batches} is for networks that know one shape, but border='adaptive' cuts windows; set "
             f"another border, or fill_batches=False"
         )
-    if process_fn is not None:
+    return bool(fill_batches)
+
+
+def check_process_fn(process_fn: Any, border: Sequence[str], skips: bool) -> Any:
+    """It says the weights of the windows that are predicted, and nothing of those that are skipped."""
+    if process_fn is not None and skips and "adaptive" in border:
         raise ValueError(
             f"process_fn={process_fn!r} may change the weights of windows, of which border='adaptive' has several "
             f"sizes, so those of skipped windows are not known; set another border, or remove process_fn, or skip and "
             f"mask"
         )
+    return process_fn
 
 
 def check_mirror_axes(mirror_axes: Any, dims: int) -> tuple[int, ...]:
@@ -127,7 +130,7 @@ def check_mask(mask: Any, shape: Sequence[int]) -> Any:
     return full
 
 
-def check_background(background: Any) -> None:
+def check_background(background: Any) -> Any:
     """A number, or several; which of them is for what is known with the heads of the network."""
     if isinstance(background, dict):
         parts = list(background.values())
@@ -141,18 +144,13 @@ def check_background(background: Any) -> None:
                 f"background={background!r} must be a number, or one for each channel; for several heads a tuple or "
                 f"dict of these"
             )
+    return background
 
 
-def check_rounding(rounding: Any, buffer_steps: int | None, background: Any) -> None:
-    """``None``, or ``"monai"`` where there is something that MONAI rounds.
-
-    Args:
-        rounding: its value.
-        buffer_steps: as it was given.
-        background: that of windows which are skipped.
-    """
+def check_rounding(rounding: Any, buffer_steps: int | None, background: Any, skips: bool) -> Any:
+    """``None``, or ``"monai"`` where there is something that MONAI rounds."""
     if rounding is None:
-        return
+        return None
     if not isinstance(rounding, str) or rounding != "monai":
         raise ValueError(
             f"rounding={rounding!r} must be 'monai' (products and sums are rounded as MONAI rounds them), or None "
@@ -164,8 +162,9 @@ def check_rounding(rounding: Any, buffer_steps: int | None, background: Any) -> 
             f"leave one of them out"
         )
     parts = background.values() if isinstance(background, dict) else ensure_tuple(background)
-    if any(np.any(np.asarray(part)) for part in parts):
+    if skips and any(np.any(np.asarray(part)) for part in parts):
         raise ValueError(
             f"rounding='monai' is for what a network returns, but background={background!r} stands for it in windows "
             f"that are skipped, and has no precision to round to; set background=0, or leave out rounding"
         )
+    return rounding
