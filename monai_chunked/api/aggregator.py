@@ -83,7 +83,9 @@ class ChunkAggregator:
             )
         self._stack = ExitStack()
         self._call = self._stack.enter_context(calling(settings, source, inversion, None, skipped=sampler.skipped))
-        self._predictor = Predictor(_no_network, self._call.importance, None, self._call.device, False)
+        self._predictor = Predictor(
+            _no_network, self._call.importance, process_fn=None, device=self._call.device, with_coord=False
+        )
         self._stitching: Stitching | None = None
         runs = settings.windows.runs(source.shape[0])
         self._windows: Iterator[Window] = (window for run in runs for window in run)

@@ -39,10 +39,10 @@ Metadata = Mapping[str, Any]
 
 
 class Form(NamedTuple):
-    """Of a result, and of each chunk of it.
+    """What is the same for a result and each chunk of it.
 
     Attributes:
-        channels: how many.
+        channels: how many there are.
         dtype: of every voxel.
     """
 

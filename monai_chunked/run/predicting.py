@@ -18,10 +18,9 @@ from monai_chunked.run.assembly import Stitching
 from monai_chunked.run.call import Call
 from monai_chunked.run.calling import watched
 from monai_chunked.run.loop import run
-from monai_chunked.windows.batches import Batch, Batches, LookedAt, Looking
+from monai_chunked.windows.batches import Batch, Batches, ReadAhead, SkippingBatches
 from monai_chunked.windows.predictions import Predictions
 from monai_chunked.windows.predictor import BoundNetwork, Predictor
-from monai_chunked.windows.read_ahead import ReadAhead
 from monai_chunked.windows.reader import Reading, image_of
 
 __all__ = ["predict"]
@@ -43,8 +42,13 @@ def predict(call: Call, network: BoundNetwork, condition: Source | None, recorde
         done = call.done(recorded)
         batches = _batches(call, condition, partial(_needs, recorded, done))
         stack.callback(batches.close)
-        how = (call.importance, settings.process_fn, call.device, settings.with_coord)
-        predictor = Predictor(settings.seen_by(network), *how)
+        predictor = Predictor(
+            settings.seen_by(network),
+            call.importance,
+            process_fn=settings.process_fn,
+            device=call.device,
+            with_coord=settings.with_coord,
+        )
         predictions = Predictions(batches, predictor)
         heads = predictions.heads(windows.roi_size)
         if heads is None:
@@ -74,11 +78,11 @@ def _batches(
     if settings.skip is not None:  # what fills the last batch is known when it is looked at
         ends = np.cumsum(windows.run_lengths(source.shape[0]))
         numbers = range(numbers.start, int(ends[np.searchsorted(ends, numbers.stop)]))
-    what = (windows.runs(source.shape[0], numbers), settings.sw_batch_size, call.skipped, needs, images)
-    if settings.skip is None:
-        batches = Batches(*what)
-    else:
-        batches = LookedAt(*what, Looking(settings.skip, call.device, len(call.numbers)))
+    make: Callable[..., Batches] = Batches
+    if settings.skip is not None:
+        make = partial(SkippingBatches, skip=settings.skip, device=call.device, coming=len(call.numbers))
+    runs, size = windows.runs(source.shape[0], numbers), settings.sw_batch_size
+    batches = make(runs=runs, sw_batch_size=size, skipped=call.skipped, needs=needs, images=images)
     if source.is_far(call.device) and not torch.is_grad_enabled():
         return ReadAhead(iter(batches), call.device)
     return batches.__iter__()

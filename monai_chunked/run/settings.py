@@ -27,9 +27,9 @@ from monai_chunked.run import checks, window_checks
 from monai_chunked.run.observer import Observer
 from monai_chunked.transforms.chain import Chain
 from monai_chunked.transforms.inversion import ImageInverse
-from monai_chunked.windows.full_batches import FullBatches
 from monai_chunked.windows.importance import CROP
 from monai_chunked.windows.mirrored import Mirrored
+from monai_chunked.windows.predictor import FullBatches
 from monai_chunked.windows.skipping import Skip, outside_mask
 
 __all__ = ["Background", "Device", "Folder", "PerDimension", "Settings", "Sizes"]

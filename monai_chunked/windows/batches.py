@@ -1,19 +1,20 @@
-"""Batches of windows as they are read: which windows the network gets, and which nobody needs to predict."""
+"""Batches of windows, which are read while the network predicts those before; some windows nobody needs to predict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
-from monai_chunked.machine.accelerator import send
+from monai_chunked.machine.accelerator import Uploads, send
 from monai_chunked.plan.window_grid import Skipped, Window, batches_without
 from monai_chunked.windows.errors import name_windows
 from monai_chunked.windows.reader import Image
 from monai_chunked.windows.skipping import Skip, is_skipped
 
-__all__ = ["Batch", "Batches", "LookedAt", "Looking"]
+__all__ = ["Batch", "Batches", "ReadAhead", "SkippingBatches"]
 
 
 @dataclass
@@ -31,13 +32,14 @@ class Batch:
     data: list[torch.Tensor] = field(default_factory=list)
 
 
+@dataclass(kw_only=True)
 class Batches:
     """Reads all windows, batch after batch.
 
     If windows are needed, but all of them are skipped, the last one goes to the network nevertheless, in a batch with
     no windows to pass on: what the network says of it shows what heads it has.
 
-    Args:
+    Attributes:
         runs: all windows in scan order, in the runs that no batch runs across.
         sw_batch_size: how many windows the network gets at a time.
         skipped: the windows that are known to be skipped.
@@ -45,19 +47,11 @@ class Batches:
         images: where windows are read from: the image, and the condition if there is one.
     """
 
-    def __init__(
-        self,
-        runs: Iterable[Iterable[Window]],
-        sw_batch_size: int,
-        skipped: Skipped | None,
-        needs: Callable[[Sequence[Window]], bool],
-        images: Sequence[Image],
-    ) -> None:
-        self.runs = runs
-        self.sw_batch_size = sw_batch_size
-        self.skipped = skipped
-        self.needs = needs
-        self.images = images
+    runs: Iterable[Iterable[Window]]
+    sw_batch_size: int
+    skipped: Skipped | None
+    needs: Callable[[Sequence[Window]], bool]
+    images: Sequence[Image]
 
     def __iter__(self) -> Generator[Batch, None, None]:
         unseen: list[Window] = []
@@ -85,54 +79,32 @@ class Batches:
             return [image.read(windows) for image in self.images]
 
 
-@dataclass(frozen=True)
-class Looking:
-    """How windows are asked whether they are skipped.
+@dataclass(kw_only=True)
+class SkippingBatches(Batches):
+    """Reads all windows and asks of each whether it is skipped: windows that are not fill the batches.
+
+    What was read goes to the network, so that nothing is read twice. Windows of the image, the first of the images,
+    come where they are looked at.
 
     Attributes:
         skip: is asked.
         device: where the network wants windows.
-        windows: how many are passed on. Those behind them do no more than fill the last batch.
+        coming: how many windows are still passed on. Those behind them do no more than fill the last batch.
     """
 
     skip: Skip
     device: torch.device
-    windows: int
-
-
-class LookedAt(Batches):
-    """Reads all windows and asks of each whether it is skipped: windows that are not fill the batches.
-
-    What was read goes to the network, so that nothing is read twice.
-
-    Args:
-        args: of :py:class:`Batches`; windows of the image, the first of the images, come where they are looked at.
-        looking: how it is asked.
-    """
-
-    def __init__(
-        self,
-        runs: Iterable[Iterable[Window]],
-        sw_batch_size: int,
-        skipped: Skipped | None,
-        needs: Callable[[Sequence[Window]], bool],
-        images: Sequence[Image],
-        looking: Looking,
-    ) -> None:
-        super().__init__(runs, sw_batch_size, skipped, needs, images)
-        self.skip = looking.skip
-        self.device = looking.device
-        self._coming = looking.windows
-        self._seen: tuple[Window, torch.Tensor] | None = None
+    coming: int
+    _seen: tuple[Window, torch.Tensor] | None = field(default=None, init=False)
 
     def _of_run(self, run: Iterable[Window]) -> Iterator[Batch]:
         windows: list[Window] = []
         predicted: list[Window] = []
         parts: list[torch.Tensor] = []
         for window in run:
-            if self._coming:
+            if self.coming:
                 windows.append(window)
-                self._coming -= 1
+                self.coming -= 1
             elif not predicted:
                 break
             data = self._look(window)
@@ -174,3 +146,47 @@ class LookedAt(Batches):
         data = parts[0] if len(parts) == 1 else torch.cat(parts)
         parts.clear()  # the network must not find them in memory beside what it gets
         return [send(data, self.device), *(image.read(windows) for image in self.images[1:])]
+
+
+class ReadAhead:
+    """Takes batches of windows from where they are read, the next one in a thread.
+
+    To an accelerator they are copied beside what the network does there.
+
+    Args:
+        batches: read when they are asked for; never from two threads at a time.
+        device: where the network runs.
+    """
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self.batches = batches
+        autocast = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in {"cpu", device.type}
+        ]
+
+        def begin() -> None:
+            """Preprocessing must not notice that it runs in another thread."""
+            torch.set_grad_enabled(False)
+            for kind, enabled, dtype in autocast:  # leaving torch.autocast would empty the cache of the network, too
+                torch.set_autocast_enabled(kind, enabled)
+                torch.set_autocast_dtype(kind, dtype)
+
+        self._thread = ThreadPoolExecutor(1, "monai_chunked-read", begin)
+        self._uploads = Uploads(device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batch = next(self.batches, None)
+        while batch is not None:
+            following = self._thread.submit(self._uploads.run, self._read)
+            yield batch
+            del batch  # the network must not find it in memory when it predicts the next one
+            batch = following.result()
+            if batch is not None:
+                self._uploads.take(batch.data)
+
+    def _read(self) -> Batch | None:
+        return next(self.batches, None)
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+        self._thread.shutdown(cancel_futures=True)

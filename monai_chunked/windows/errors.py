@@ -31,5 +31,5 @@ def add_note(error: Exception, note: str) -> None:
 
 def windows_text(windows: Sequence[Window]) -> str:
     """As messages show them."""
-    each = "; ".join(f"image {w.image} {box_text(w.box)}" for w in windows)
-    return f"{'window' if len(windows) == 1 else 'windows'} {each}"
+    places = "; ".join(f"image {window.image} {box_text(window.box)}" for window in windows)
+    return f"{'window' if len(windows) == 1 else 'windows'} {places}"

@@ -19,6 +19,12 @@ CROP = "crop"
 """The mode in which each voxel is of one window; which one is geometry, and its weight is one."""
 
 
+Size = tuple[int, ...]
+
+MakeMap = Callable[[Size, Sequence[float], torch.device, torch.dtype], torch.Tensor]
+"""From the size of a window, sigma_scale, device and dtype to a map."""
+
+
 @dataclass(frozen=True)
 class Importance:
     """Importance maps of windows, of whatever size.
@@ -36,7 +42,7 @@ class Importance:
     sigma_scale: Sequence[float] | float
     device: torch.device
     dtype: torch.dtype
-    _known: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _maps: dict[Size, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, size: tuple[int, ...]) -> torch.Tensor:
         """The map of a window.
@@ -44,20 +50,17 @@ class Importance:
         Raises:
             ValueError: when the one that was given does not fit windows of this size.
         """
-        if size not in self._known:
+        if size not in self._maps:
             weights = self.roi_weight_map
             if weights is None:
                 weights = MODES[self.mode](size, ensure_tuple_rep(self.sigma_scale, len(size)), self.device, self.dtype)
             else:
                 _at_roi(weights, size)
-            self._known[size] = convert_data_type(weights, torch.Tensor, device=self.device, dtype=self.dtype)[0]
-        return self._known[size]
+            self._maps[size] = convert_data_type(weights, torch.Tensor, device=self.device, dtype=self.dtype)[0]
+        return self._maps[size]
 
 
-Size = tuple[int, ...]
-
-
-def monais(mode: str) -> Callable[[Size, Sequence[float], torch.device, torch.dtype], torch.Tensor]:
+def monais(mode: str) -> MakeMap:
     """One of MONAI's."""
     return lambda size, sigma_scale, device, dtype: compute_importance_map(size, mode, sigma_scale, device, dtype)
 
@@ -67,8 +70,8 @@ def hann(size: Size, sigma_scale: Sequence[float], device: torch.device, dtype: 
 
     So the outermost voxels of a window count, if little, and a voxel that has one window has its prediction.
     """
-    each = [torch.hann_window(n + 2, periodic=False, dtype=dtype, device=device)[1:-1] for n in size]
-    return _product(each)
+    sides = [torch.hann_window(n + 2, periodic=False, dtype=dtype, device=device)[1:-1] for n in size]
+    return _product(sides)
 
 
 def nnunet(size: Size, sigma_scale: Sequence[float], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -90,11 +93,11 @@ def nnunet(size: Size, sigma_scale: Sequence[float], device: torch.device, dtype
     return weights.to(device, dtype)
 
 
-def _product(each: Sequence[torch.Tensor]) -> torch.Tensor:
-    return reduce(lambda weights, side: weights.unsqueeze(-1) * side, each)
+def _product(sides: Sequence[torch.Tensor]) -> torch.Tensor:
+    return reduce(lambda weights, side: weights.unsqueeze(-1) * side, sides)
 
 
-MODES: Mapping[str, Callable[[Size, Sequence[float], torch.device, torch.dtype], torch.Tensor]] = {
+MODES: Mapping[str, MakeMap] = {
     BlendMode.CONSTANT.value: monais("constant"),
     BlendMode.GAUSSIAN.value: monais("gaussian"),
     "hann": hann,

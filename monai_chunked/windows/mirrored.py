@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,27 +61,36 @@ class Mirrored(torch.nn.Module):
         """
         if max(self.axes, default=-1) + 2 >= windows.dim():
             raise ValueError(f"axes={self.axes} must be less than {windows.dim() - 2}, the number of spatial axes")
-        subsets = [
-            tuple(2 + axis for axis in subset)
-            for number in range(len(self.axes) + 1)
-            for subset in itertools.combinations(self.axes, number)
-        ]
         run = self._at_once if self.batch else self._in_turn
-        predictions = run(subsets, windows, condition, args, kwargs)
+        predictions = run(windows, condition, args, kwargs)
         total = next(predictions)
         for number, prediction in enumerate(predictions):
             total = _each(torch.add if number == 0 else torch.Tensor.add_, total, prediction)
             del prediction
-        return total if len(subsets) == 1 else _each(lambda tensor: tensor / len(subsets), total)
+        return total if not self.axes else _each(lambda tensor: tensor / len(self._subsets), total)
 
-    def _in_turn(self, subsets: Any, windows: torch.Tensor, condition: Any, args: Any, kwargs: Any) -> Any:
+    @property
+    def _subsets(self) -> list[tuple[int, ...]]:
+        """The dimensions along which each pass is mirrored."""
+        return [
+            tuple(2 + axis for axis in subset)
+            for number in range(len(self.axes) + 1)
+            for subset in itertools.combinations(self.axes, number)
+        ]
+
+    def _in_turn(
+        self, windows: torch.Tensor, condition: torch.Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[Any]:
         """The prediction of each subset, a pass for each."""
-        for axes in subsets:
+        for axes in self._subsets:
             mirrored = {} if condition is None else {"condition": _flip(condition, axes)}
             yield _flip_each(self.network(_flip(windows, axes), *args, **mirrored, **kwargs), axes)
 
-    def _at_once(self, subsets: Any, windows: torch.Tensor, condition: Any, args: Any, kwargs: Any) -> Any:
+    def _at_once(
+        self, windows: torch.Tensor, condition: torch.Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[Any]:
         """The prediction of each subset, from one pass."""
+        subsets = self._subsets
 
         def all_of(tensor: torch.Tensor) -> torch.Tensor:
             return torch.cat([_flip(tensor, axes) for axes in subsets])

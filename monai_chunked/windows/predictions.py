@@ -68,13 +68,13 @@ class Predictions:
     @staticmethod
     def _of(batch: Batch, prediction: Prediction | None) -> Iterator[tuple[Window, OfWindow | None]]:
         """Whoever takes the last one has all that is left: the network must not find it in memory next time."""
-        each: list[OfWindow] = [] if prediction is None else list(prediction.of_windows())
+        predictions: list[OfWindow] = [] if prediction is None else [*prediction.of_windows()]
         del prediction
-        each.reverse()
-        predicted = batch.predicted[::-1] if each else []
+        predictions.reverse()
+        predicted = batch.predicted[::-1] if predictions else []
         for window in batch.windows:
             if predicted and window is predicted[-1]:
                 predicted.pop()
-                yield window, each.pop()
+                yield window, predictions.pop()
             else:
                 yield window, None

@@ -16,7 +16,7 @@ from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.errors import name_windows, windows_text
 from monai_chunked.windows.importance import Importance, at_sizes
 
-__all__ = ["BoundNetwork", "Prediction", "Predictor"]
+__all__ = ["BoundNetwork", "FullBatches", "Prediction", "Predictor"]
 
 
 @dataclass
@@ -60,6 +60,48 @@ class BoundNetwork:
         return (self.call or self.network)(*windows, *self.args, **condition, **self.kwargs)
 
 
+class FullBatches:
+    """A network that gets shorter batches filled up with their last window, whose further predictions are dropped.
+
+    For networks that know no other size: torch.compile, TensorRT and ONNX with static shapes.
+
+    Args:
+        network: called with windows, and what belongs to each of them: their slices, a condition.
+        size: of a batch.
+    """
+
+    def __init__(self, network: Callable[..., Any], size: int) -> None:
+        self.network = network
+        self.size = size
+
+    def __call__(self, windows: torch.Tensor, *coordinates: list[Any], **condition: torch.Tensor) -> Any:
+        number = len(windows)
+        if number >= self.size:
+            return self.network(windows, *coordinates, **condition)
+        filled = [each + each[-1:] * (self.size - number) for each in coordinates]
+        named = {name: self._filled(tensor) for name, tensor in condition.items()}
+        prediction = self.network(self._filled(windows), *filled, **named)
+        if isinstance(prediction, Mapping):
+            return {key: self._without(tensor, number) for key, tensor in prediction.items()}
+        if isinstance(prediction, (tuple, list)):
+            return [self._without(tensor, number) for tensor in prediction]
+        return self._without(prediction, number)
+
+    def _filled(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor[-1:].expand(self.size - len(tensor), *tensor.shape[1:])])
+
+    def _without(self, prediction: Any, number: int) -> Any:
+        """What belongs to the windows that were there."""
+        if not isinstance(prediction, torch.Tensor):
+            return prediction  # refused for what it is
+        if prediction.dim() == 0 or len(prediction) != self.size:
+            raise ValueError(
+                f"the network must return a prediction for each of the {self.size} windows of a batch (fill_batches), "
+                f"got shape {tuple(prediction.shape)}"
+            )
+        return prediction[:number]
+
+
 class Predictor:
     """Runs the network on windows, and checks what it returns.
 
@@ -75,6 +117,7 @@ class Predictor:
         self,
         network: Callable[..., Any],
         importance: Importance,
+        *,
         process_fn: Callable[..., Any] | None,
         device: torch.device,
         with_coord: bool,
@@ -86,8 +129,7 @@ class Predictor:
         self.with_coord = with_coord
         self._expected = Heads()
         self._expected_size: tuple[int, ...] = ()
-        self._checked: tuple[Any, ...] | None = None  # of the batch before
-        self._heads = Heads()
+        self._before: tuple[Any, Heads] | None = None  # what was checked last
         self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self._first_weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
 
@@ -100,7 +142,7 @@ class Predictor:
         batch, (data, *condition) = read.predicted, read.data
         positional: list[Any] = [data]
         if self.with_coord:
-            positional.append([[slice(w.image, w.image + 1), slice(None), *w.box] for w in batch])
+            positional.append([[slice(window.image, window.image + 1), slice(None), *window.box] for window in batch])
         named = {"condition": condition[0]} if condition else {}
         with name_windows(batch, "predicting"):
             returned = self.network(*positional, **named)
@@ -128,9 +170,9 @@ class Predictor:
         heads = self._check(batch, keys, tensors, size)
         if self.process_fn is not None or size not in self._weights:
             weights = weights.to(self.importance.device, self.importance.dtype)
-            self._weights[size] = at_sizes(weights, size, [tuple(t.shape[2:]) for t in tensors])
+            self._weights[size] = at_sizes(weights, size, [head.size for head in heads])
             self._first_weights.setdefault(size, self._weights[size])
-        return Prediction(heads, [t.to(self.device) for t in tensors], self._weights[size])
+        return Prediction(heads, [tensor.to(self.device) for tensor in tensors], self._weights[size])
 
     def expect(self, heads: Heads, roi_size: tuple[int, ...]) -> None:
         """What others have seen of the network, where no window is predicted here.
@@ -147,8 +189,8 @@ class Predictor:
         They are the importance map where no window of that size was predicted yet.
         """
         if size not in self._first_weights:
-            each = [head.size for head in self._expected.scaled(self._expected_size, size)]
-            self._first_weights[size] = at_sizes(self.importance(size), size, each)
+            heads = self._expected.scaled(self._expected_size, size)
+            self._first_weights[size] = at_sizes(self.importance(size), size, [head.size for head in heads])
         return self._first_weights[size][head]
 
     def _check(
@@ -159,8 +201,8 @@ class Predictor:
         size: tuple[int, ...],
     ) -> Heads:
         shapes = [tensor.shape if isinstance(tensor, torch.Tensor) else None for tensor in tensors]
-        if (keys, shapes, size) == self._checked:
-            return self._heads
+        if self._before is not None and self._before[0] == (keys, shapes, size):
+            return self._before[1]
         dims = len(size)
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
@@ -183,7 +225,7 @@ class Predictor:
                 f"the network must return the same channels and sizes for every window: "
                 f"{_heads_text(expected)} before, {_heads_text(heads)} for {windows_text(batch)}"
             )
-        self._checked, self._heads = (keys, shapes, size), heads
+        self._before = (keys, shapes, size), heads
         return heads
 
 
