@@ -33,7 +33,7 @@ from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.window_grid import window_grid
-from monai_chunked.recovery.record import Recovery
+from monai_chunked.recovery.record import JournalRecord
 
 OUTPUTS: dict[str, Callable[[str], Output]] = {".npy": NumpyOutput, ".nii": NiftiOutput, "Zarr": ZarrOutput}
 PLAIN_BYTES = 2**23
@@ -84,9 +84,9 @@ def writer(job: Job, folder: str) -> dict[str, Any]:
     result = Result("prediction", (1, len(data), *job.image_size), data.dtype, cuts, ({},), resumable=True)
     os.sync()
     memory, start = peak_memory(), time.perf_counter()
-    recovery = Recovery(Path(folder) / "writer.journal", 1, {}, overwrite=True)
-    recovery.begin(heads, [cuts])
-    target = recovery.writer(0, output, result)
+    record = JournalRecord(Path(folder) / "writer.journal", 1, {}, overwrite=True)
+    record.begin(heads, [cuts])
+    target = record.writer(0, output, result)
     making = 0.0
     for corners in itertools.product(*intervals):
         box = tuple(slice(*each) for each in corners)
@@ -95,7 +95,7 @@ def writer(job: Job, folder: str) -> dict[str, Any]:
         making += time.perf_counter() - before
         target.write(0, box, chunk)
     target.finish()
-    recovery.finish()
+    record.finish()
     os.sync()
     return {"seconds": time.perf_counter() - start - making, "memory_bytes": peak_memory() - memory}
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.api.slice_inferer import ChunkedSliceInferer
+from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive
+from monai_chunked.run import run
+from monai_chunked.run.call import Call
 from monai_chunked.run.checks import check_inputs
 from monai_chunked.run.settings import Settings
-from monai_chunked.workers.dask.run import Asked, infer_on
+from monai_chunked.windows.predictor import BoundNetwork
+from monai_chunked.workers.dask.cluster import Cluster
+from monai_chunked.workers.dask.run import Elsewhere
+from monai_chunked.workers.worker import Worker
 
 __all__ = ["infer"]
 
@@ -73,4 +80,7 @@ def infer(
     settings = Settings.check(inputs.shape, **given)
     if settings.process_group is not None:  # what workers cannot do each by itself
         raise ValueError("process_group is for torchrun, not for workers of Dask; leave it out")
-    return infer_on(client, Asked(settings, source, inputs, network_factory, parts, resources))
+    of_workers = replace(settings, output="cpu", output_dir=None, overwrite=False, mask=None, progress=False)
+    call = Call.of(source_of(inputs), BoundNetwork(network_factory, (), {}), replace(settings, sw_device=None))
+    with Cluster(client, Worker(of_workers, source, network_factory), resources) as cluster:
+        return run.infer(call, Elsewhere(cluster, parts))

@@ -12,13 +12,15 @@ import torch
 
 from monai_chunked.api.sampler import OPTIONS, WindowSampler, tensor_of
 from monai_chunked.plan.boxes import sizes
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.assembly import Stitching
-from monai_chunked.run.calling import calling, packed, sum_dtype_of, watched
-from monai_chunked.run.inverting import inversion_of, why_whole
+from monai_chunked.run.assembly import Assembly, assemble
+from monai_chunked.run.call import Call, begun, lay_out_call
+from monai_chunked.run.part import Part
+from monai_chunked.run.run import hand_out, watched
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.errors import windows_text
-from monai_chunked.windows.predictor import Predictor
+from monai_chunked.windows.predictor import BoundNetwork, Predictor
 
 __all__ = ["ChunkAggregator"]
 
@@ -75,18 +77,18 @@ class ChunkAggregator:
             )
         own = {"mode": mode, "postprocessing": postprocessing, "output": output, "chunk_size": chunk_size, **parameters}
         settings, source = Settings.check(sampler.source.shape, **{**sampler.parameters, **own}), sampler.source
-        inversion = inversion_of(settings, source)
-        if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source, settings))):
+        self._call = Call.of(source, BoundNetwork(_no_network, (), {}), settings)
+        if reason := self._call.why_whole():
             raise ValueError(
                 f"the prediction cannot be brought to the patient's grid a chunk at a time, because {reason}; do it "
                 f"whole behind finish(), with MONAI's Invertd, or leave it to ChunkedSlidingWindowInferer"
             )
         self._stack = ExitStack()
-        self._call = self._stack.enter_context(calling(settings, source, inversion, None, skipped=sampler.skipped))
+        self._run = self._stack.enter_context(begun(self._call, None, sampler.skipped))
         self._predictor = Predictor(
             _no_network, self._call.importance, process_fn=None, device=self._call.device, with_coord=False
         )
-        self._stitching: Stitching | None = None
+        self._assembly: Assembly | None = None
         runs = settings.windows.runs(source.shape[0])
         self._windows: Iterator[Window] = (window for run in runs for window in run)
         self._order = {tuple(tensor_of(window).tolist()): number for number, window in enumerate(sampler.windows)}
@@ -128,12 +130,12 @@ class ChunkAggregator:
                     f"{windows_text([self._expected[self._taken]])}"
                 )
             with torch.no_grad():
-                assert self._stitching is not None
+                assert self._assembly is not None
                 for window in self._windows:
-                    self._stitching.add(window, None)
-                results = self._stitching.finish()
-                self._call.recovery.finish()
-                result = packed(self._call, results)
+                    self._assembly.add(window, None)
+                results = self._assembly.finish()
+                self._run.record.finish()
+                result = hand_out(self._call, results)
         except BaseException as error:
             self._abandon(error, f"because {type(error).__name__} was raised")
             raise
@@ -150,18 +152,26 @@ class ChunkAggregator:
 
     def _add(self, batch: list[Window], predictions: Any) -> None:
         prediction = self._predictor.of(batch, _as_tensors(predictions))
-        if self._stitching is None:
-            observer = self._stack.enter_context(watched(self._call))
-            heads = prediction.heads.scaled(sizes(batch[0].box), self._call.settings.windows.roi_size)
-            weights = self._predictor.first_weights
-            self._stitching = Stitching(self._call, heads, weights, None, frozenset(), observer)
-            self._stack.callback(self._stitching.close)
+        if self._assembly is None:
+            self._assembly = self._assemble(
+                prediction.heads.scaled(sizes(batch[0].box), self._call.settings.windows.roi_size)
+            )
         for window, of_window in zip(batch, prediction.of_windows()):
             for other in self._windows:  # those before it are left out by the mask
-                self._stitching.add(other, of_window if other == window else None)
+                self._assembly.add(other, of_window if other == window else None)
                 if other == window:
                     break
         self._taken += len(batch)
+
+    def _assemble(self, heads: Heads) -> Assembly:
+        """What predictions of a network with these heads become."""
+        part = Part(self._call.windows)
+        observer = self._stack.enter_context(watched(self._run, part.numbers))
+        layout = lay_out_call(self._call, heads, skipped=self._run.skipped)
+        weights = self._predictor.first_weights
+        assembly = assemble(self._run, layout, heads=heads, weights=weights, part=part, observer=observer)
+        self._stack.callback(assembly.stitcher.close)
+        return assembly
 
     def _batch(self, windows: Any) -> list[Window]:
         """The windows, which must be the next ones.
@@ -203,8 +213,8 @@ class ChunkAggregator:
     def _abandon(self, error: BaseException, why: str) -> None:
         """Leave nothing behind."""
         self._over = why
-        if self._stitching is not None:
-            self._stitching.abandon()
+        if self._assembly is not None:
+            self._assembly.finisher.abandon()
         self._stack.__exit__(type(error), error, error.__traceback__)
 
 

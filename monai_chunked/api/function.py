@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from monai.utils import BlendMode, PytorchPadMode
 
+from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import Output
+from monai_chunked.run.call import Call
 from monai_chunked.run.checks import check_condition, check_inputs, check_process_group
 from monai_chunked.run.observer import Observer
-from monai_chunked.run.run import infer
+from monai_chunked.run.run import Here, infer
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.torchrun.peers import together
@@ -224,6 +226,7 @@ def chunked_sliding_window_inference(
             rounding=rounding,
         )
         bound = predictor if isinstance(predictor, BoundNetwork) else BoundNetwork(predictor, args, kwargs)
+        source, condition = source_of(inputs), None if condition is None else source_of(condition)
         if peers is None:
-            return infer(inputs, bound, settings, condition)
-        return infer_together(peers, inputs, bound, settings, condition)
+            return infer(Call.of(source, bound, settings, condition), Here())
+        return infer_together(peers, source, bound, settings, condition)

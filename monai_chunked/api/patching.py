@@ -23,11 +23,13 @@ from monai.inferers.utils import sliding_window_inference as monais
 from monai.utils import BlendMode
 
 from monai_chunked.api.tally import Chunked, Tally
+from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.plan.window_grid import padding
+from monai_chunked.run.call import Call
 from monai_chunked.run.checks import check_condition, check_inputs
-from monai_chunked.run.run import infer
+from monai_chunked.run.run import Here, infer
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
 
@@ -261,7 +263,8 @@ class _Call:
         settings = Settings.check(self.inputs.shape, **self.parameters, **own, rounding="monai")
         settings = replace(settings, output=_AsMonai(self.inputs, settings))
         bound = BoundNetwork(self._predictor, self._args, self._kwargs, self._predict)
-        return infer(self.inputs, bound, settings, self._condition)
+        condition = None if self._condition is None else source_of(self._condition)
+        return infer(Call.of(source_of(self.inputs), bound, settings, condition), Here())
 
     def _predict(self, *windows: Any, **named: Any) -> Any:
         self.started = True

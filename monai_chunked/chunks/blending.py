@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from monai_chunked.chunks.background import Background
-from monai_chunked.chunks.handing_on import Alone
+from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import Box, Region, sizes
@@ -92,7 +92,7 @@ class Blending:
         head: which one.
         grid: where chunks are and which windows touch them.
         background: stands for the predictions of skipped windows.
-        neighbours: who know of the chunks that others have finished, or have opened.
+        handing_on: knows the chunks that others have finished, or have opened.
         open_chunks: the sums.
         workers: threads for CPU memory.
         adding: how predictions are added.
@@ -103,7 +103,7 @@ class Blending:
         head: int,
         grid: ChunkGrid,
         background: Background,
-        neighbours: Alone,
+        handing_on: HandingOn,
         open_chunks: OpenChunks,
         workers: ThreadPoolExecutor,
         adding: Adding,
@@ -111,7 +111,7 @@ class Blending:
         self.head = head
         self.grid = grid
         self.background = background
-        self.neighbours = neighbours
+        self.handing_on = handing_on
         self.open_chunks = open_chunks
         self.workers = workers
         self.adding = adding
@@ -173,10 +173,10 @@ class Blending:
         targets: list[Target] = []
         for position, in_window, in_chunk in self.grid.pieces(window.position):
             chunk = ChunkId(window.image, self.head, position)
-            if chunk in self.neighbours.inherited:
+            if chunk in self.handing_on.inherited:
                 targets += self._kept(chunk, in_window, in_chunk, prediction)
                 continue
-            if chunk in self.neighbours.done or (prediction is None and not self.open_chunks.is_open(chunk)):
+            if chunk in self.handing_on.written or (prediction is None and not self.open_chunks.is_open(chunk)):
                 continue
             sums: Any = self.open_chunks.array(chunk) if self._by_numpy else self.open_chunks.sums(chunk)
             first = self.open_chunks.is_new(chunk)
@@ -197,7 +197,7 @@ class Blending:
             return
         values = self.background.values if prediction is None else prediction
         memory = torch.empty((len(values), *sizes(in_chunk)), dtype=values.dtype)
-        product = self.neighbours.keep(chunk, in_chunk, memory)
+        product = self.handing_on.keep(chunk, in_chunk, memory)
         if not self._by_numpy:
             product.zero_()
         whole = (slice(None), *(slice(0, size) for size in product.shape[1:]))

@@ -9,7 +9,7 @@ import torch
 
 from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.blending import Adding, Blending
-from monai_chunked.chunks.handing_on import Alone
+from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stages import Finished
@@ -30,7 +30,7 @@ class Stitcher:
     Args:
         layout: the chunks of each head.
         images: number of images in the input batch.
-        neighbours: know which chunks others have finished, or finish; these never come out.
+        handing_on: knows which chunks others have finished, or finish; these never come out.
         open_chunks: where the sums are.
         backgrounds: of each head.
         freed: is told of predictions that have been added.
@@ -45,21 +45,21 @@ class Stitcher:
         self,
         layout: Layout,
         images: int,
-        neighbours: Alone,
+        handing_on: HandingOn,
         open_chunks: OpenChunks,
         backgrounds: Sequence[Background],
         freed: FreedMemory,
         adding: Adding,
     ) -> None:
         self.grids = layout.grids
-        self.neighbours = neighbours
+        self.handing_on = handing_on
         self.open_chunks = open_chunks
         self.freed = freed
         self.finished = 0
         self.total = images * sum(map(len, layout.grids))
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._backgrounds = backgrounds
-        how = (neighbours, open_chunks, self._workers, adding)
+        how = (handing_on, open_chunks, self._workers, adding)
         self._blending = [Blending(k, grid, backgrounds[k], *how) for k, grid in enumerate(layout.grids)]
 
     def add(self, window: Window, prediction: Sequence[tuple[torch.Tensor, torch.Tensor]] | None) -> Iterator[Finished]:
@@ -85,12 +85,12 @@ class Stitcher:
                 for position in grid.finished_by(window.position):
                     chunk = ChunkId(window.image, head, position)
                     self.finished += 1
-                    if chunk not in self.neighbours.elsewhere:
+                    if chunk not in self.handing_on:
                         yield self._close(chunk)
 
     def rest(self) -> Iterator[Finished]:
         """When all windows are in, the chunks that wait for what others have added; others get what they wait for."""
-        return self.neighbours.settle(self.grids, self.open_chunks)
+        return self.handing_on.settle(self.grids, self.open_chunks)
 
     def _close(self, chunk: ChunkId) -> Finished:
         box = self.grids[chunk.head].box(chunk.position)

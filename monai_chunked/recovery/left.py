@@ -1,8 +1,9 @@
-"""What is known of a run, as its journal tells it."""
+"""What an earlier run left, as its journal tells it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,46 +12,59 @@ from monai_chunked.outputs.base import Form
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Head, Heads
 
-__all__ = ["Cuts", "Left"]
+__all__ = ["NOTHING_LEFT", "Cuts", "Left"]
 
 
 Cuts = tuple[tuple[int, ...], ...]
 """For each spatial dimension, where chunks begin, and the size."""
 
 
+@dataclass(frozen=True)
 class Left:
-    """What an earlier run left, at first nothing.
+    """What an earlier run left, or what workers are told of the run that they have a part in. At first nothing.
 
     Attributes:
-        heads: of the network, as soon as they are known.
-        cuts: for each head and spatial dimension, where chunks begin, and the size.
-        results: the forms of the results that have been started, by the number of their head.
-        done: CRC-32 of the chunks that are safe.
+        heads: of the network; ``None``: nothing was left.
+        cuts: of each head.
+        results: of the heads whose results have been started, by their number.
+        written: the boxes of the results that are there, with their CRC-32, or anything.
         complete: when the earlier run finished; ``None``: it did not.
     """
 
-    def __init__(self) -> None:
-        self.heads = Heads()
-        self.cuts: list[Cuts] = []
-        self.results: dict[int, Form] = {}
-        self.done: dict[ChunkId, int] = {}
-        self.complete: str | None = None
+    heads: Heads | None = None
+    cuts: tuple[Cuts, ...] = ()
+    results: Mapping[int, Form] = field(default_factory=dict)
+    written: Mapping[ChunkId, int] = field(default_factory=dict)
+    complete: str | None = None
 
-    @property
-    def resumed(self) -> bool:
-        """Whether anything of an earlier run can be used."""
-        return bool(self.results)
+    @classmethod
+    def of_records(cls, records: Iterable[Mapping[str, Any]]) -> Left:
+        """What the records of a journal say, those behind its header. Nothing can be used if no result was started."""
+        heads: Heads | None = None
+        cuts: tuple[Cuts, ...] = ()
+        results: dict[int, Form] = {}
+        written: dict[ChunkId, int] = {}
+        complete = None
+        for record in records:
+            if "heads" in record:
+                heads, cuts = _heads(record["keys"], record["heads"]), tuple(_cuts(head) for head in record["cuts"])
+            elif "result" in record:
+                results[record["result"]] = Form(record["channels"], getattr(torch, record["dtype"]))
+            elif "chunk" in record:
+                image, head, position = record["chunk"]
+                written[ChunkId(image, head, tuple(position))] = record["crc"]
+            elif "complete" in record:
+                complete = record["complete"]
+        return cls(heads, cuts, results, written, complete) if results else cls()
 
-    def take(self, record: Mapping[str, Any]) -> None:
-        """Add what a record of the journal says."""
-        if "heads" in record:
-            each = (Head(name, channels, tuple(size)) for name, channels, size in record["heads"])
-            self.heads = Heads(tuple(each), None if record["keys"] is None else tuple(record["keys"]))
-            self.cuts = [tuple(map(tuple, cuts)) for cuts in record["cuts"]]
-        elif "result" in record:
-            self.results[record["result"]] = Form(record["channels"], getattr(torch, record["dtype"]))
-        elif "chunk" in record:
-            image, head, position = record["chunk"]
-            self.done[ChunkId(image, head, tuple(position))] = record["crc"]
-        elif "complete" in record:
-            self.complete = record["complete"]
+
+NOTHING_LEFT = Left()
+
+
+def _heads(keys: list[Hashable] | None, heads: list[list[Any]]) -> Heads:
+    each = tuple(Head(name, channels, tuple(size)) for name, channels, size in heads)
+    return Heads(each, None if keys is None else tuple(keys))
+
+
+def _cuts(cuts: list[list[int]]) -> Cuts:
+    return tuple(tuple(side) for side in cuts)

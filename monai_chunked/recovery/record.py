@@ -1,4 +1,4 @@
-"""Going on where an earlier run stopped: what it left is used, and what this one adds is recorded."""
+"""The record of a run: what an earlier one left is found in it, and what this one adds is written down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from monai_chunked.plan.heads import Heads
 from monai_chunked.recovery.alone import Alone
 from monai_chunked.recovery.differences import differences, remedy
 from monai_chunked.recovery.journal import FORMAT, Journal
-from monai_chunked.recovery.left import Cuts, Left
+from monai_chunked.recovery.left import NOTHING_LEFT, Cuts, Left
 from monai_chunked.recovery.recording import RecordingWriter, crc_of
 
-__all__ = ["NoRecovery", "Overwrite", "Recovery"]
+__all__ = ["JournalRecord", "NoRecord", "Overwrite", "Record"]
 
 
 logger = logging.getLogger(__name__)
@@ -33,46 +33,80 @@ logger = logging.getLogger(__name__)
 Overwrite = bool | Literal["changed"]
 
 
-class NoRecovery(Left):
-    """Where a run cannot be resumed: nothing was left, and nothing is recorded.
+class Record(Protocol):
+    """What of a run is written down while it goes on.
+
+    Attributes:
+        left: what an earlier run left.
+        journal: of a run that can be resumed when it fails.
+        replaces: whether the run that began the results was told that they may replace others.
+    """
+
+    @property
+    def left(self) -> Left: ...
+
+    @property
+    def journal(self) -> Path | None: ...
+
+    @property
+    def replaces(self) -> bool: ...
+
+    def load(self, output: Output, results: Sequence[Result]) -> list[Any] | None:
+        """The results, if an earlier run finished them and nobody has removed them since."""
+        ...
+
+    def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
+        """The heads of the network are known, and how they are cut into chunks."""
+        ...
+
+    def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
+        """Start the result of a head of the network, or go on with the one that was left."""
+        ...
+
+    def finish(self) -> None:
+        """All results have their names."""
+        ...
+
+
+class NoRecord:
+    """Where a run cannot be resumed: nothing is recorded.
 
     Args:
+        left: what is known of the run, to who does a part of it.
         earlier: the journal of an earlier run with the same results, which goes when this run begins to write them.
     """
 
-    def __init__(self, earlier: Path | None = None) -> None:
-        super().__init__()
+    journal: Path | None = None
+    replaces = False
+
+    def __init__(self, left: Left = NOTHING_LEFT, earlier: Path | None = None) -> None:
+        self.left = left
         self.earlier = earlier
 
-    journal: Path | None = None
-    """Of a run that can be resumed when it fails."""
-
-    replaces = False
-    """Whether the run that began the results was told that they may replace others."""
-
     def load(self, output: Output, results: Sequence[Result]) -> list[Any] | None:
-        """No results: no earlier run finished them."""
         return None
 
     def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
-        """The first batch is there, and with it what the heads of the network are."""
-        self.heads = heads
+        """
+        Raises:
+            ValueError: when the network returns something else here than elsewhere.
+        """
+        if self.left.heads is not None and heads.each != self.left.heads.each:
+            raise ValueError(
+                f"the network returns {list(heads.each)} here but {list(self.left.heads.each)} where the run was begun"
+            )
 
     def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
-        """Start a result of a head of the network."""
         if self.earlier is not None:
             self.earlier.unlink(missing_ok=True)
         return output.create(result)
 
     def finish(self) -> None:
-        """All results have their names."""
-
-    def close(self) -> None:
-        """No other run waits."""
+        """Nobody asks."""
 
 
-class Recovery(Left):
-    """What an earlier run with the same fingerprint left, and a record of what this one adds.
+class JournalRecord:
+    """A journal of what is safe, which begins with what an earlier run with the same fingerprint left there.
 
     From here until it is closed no other run can have the same journal, and so the same results.
 
@@ -89,11 +123,12 @@ class Recovery(Left):
     """
 
     def __init__(self, path: Path, images: int, fingerprint: Mapping[str, str], overwrite: Overwrite) -> None:
-        super().__init__()
         self.images = images
         self.fingerprint = dict(fingerprint)
         self.path = path
         self.replaces = overwrite is not False
+        self.left = Left()
+        self._results: dict[int, Form] = {}
         self._begun = False
         self._alone = Alone(path)
         try:
@@ -101,8 +136,8 @@ class Recovery(Left):
             self._journal = None if overwrite is True else self._earlier(overwrite)
             if self._journal is not None:
                 self.replaces |= self._journal.records[0].get("replaces", False)
-                for record in self._journal.records[1:]:
-                    self.take(record)
+                self.left = Left.of_records(self._journal.records[1:])
+                self._results.update(self.left.results)
         except BaseException:
             self.close()
             raise
@@ -139,7 +174,6 @@ class Recovery(Left):
 
     @property
     def journal(self) -> Path | None:
-        """Of a run that can be resumed when it fails."""
         return self.path
 
     def load(self, output: Output, results: Sequence[Result]) -> list[Any] | None:
@@ -148,7 +182,7 @@ class Recovery(Left):
         Raises:
             OSError: when another run has replaced the result of one of several images.
         """
-        if not self.complete:
+        if not self.left.complete:
             return None
         assert isinstance(output, ResumableOutput)
         try:
@@ -166,7 +200,7 @@ class Recovery(Left):
                 return None
         name = self.path.with_name(self.path.name.removesuffix(".journal"))
         warn_caller(
-            f"{name} is returned as an earlier run finished it on {self.complete}, without running the network: "
+            f"{name} is returned as an earlier run finished it on {self.left.complete}, without running the network: "
             f"nothing that it depends on has changed; overwrite=True starts afresh",
         )
         return loaded
@@ -175,7 +209,8 @@ class Recovery(Left):
         """Forget what an earlier run left."""
         self._journal = None
         self.path.unlink(missing_ok=True)
-        super().__init__()
+        self.left = Left()
+        self._results.clear()
 
     def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
         """The first batch is there: record what the heads of the network are, or that they are what they were.
@@ -183,15 +218,14 @@ class Recovery(Left):
         Raises:
             ValueError: when they are not.
         """
-        if not self.resumed:
-            self.heads, self.cuts = heads, list(cuts)
+        if self.left.heads is None:
             self._begun = True
             self._journal = Journal.create(self.path, {"fingerprint": self.fingerprint, "replaces": self.replaces})
             self._journal.add({"keys": heads.keys, "heads": heads.each, "cuts": cuts})
-        elif heads.each != self.heads.each:
+        elif heads.each != self.left.heads.each:
             raise ValueError(
-                f"the network returns {list(heads)} but returned {list(self.heads)} in the run that is resumed; "
-                f"overwrite=True starts afresh"
+                f"the network returns {list(heads.each)} but returned {list(self.left.heads.each)} in the run that is "
+                f"resumed; overwrite=True starts afresh"
             )
 
     def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
@@ -206,16 +240,16 @@ class Recovery(Left):
             OSError: when the files or a chunk in them are not what was recorded.
         """
         assert isinstance(output, ResumableOutput)  # or there would be no journal
-        form = Form(result.shape[1], result.dtype)
-        if number not in self.results:
+        channels, dtype = form = Form(result.shape[1], result.dtype)
+        if number not in self._results:
             writer = output.create(result)
-            self.results[number] = form
-            self._add({"result": number, "channels": form.channels, "dtype": str(form.dtype).removeprefix("torch.")})
+            self._results[number] = form
+            self._add({"result": number, "channels": channels, "dtype": str(dtype).removeprefix("torch.")})
             return self._recording(writer, number, result.cuts)
-        if self.results[number] != form:
+        if self._results[number] != form:
             raise ValueError(
-                f"the {result.name} has {form.channels} channels of {form.dtype} but had {self.results[number]} in the "
-                f"run that is resumed; overwrite=True starts afresh"
+                f"the {result.name} has {channels} channels of {dtype} but had {self._results[number]} in the run that "
+                f"is resumed; overwrite=True starts afresh"
             )
         try:
             writer = output.resume(result)
@@ -233,7 +267,7 @@ class Recovery(Left):
 
     def _compare(self, head: int, writer: ResumableWriter, cuts: Cuts) -> None:
         """Files are what was recorded."""
-        done = {chunk: crc for chunk, crc in self.done.items() if chunk.head == head}
+        done = {chunk: crc for chunk, crc in self.left.written.items() if chunk.head == head}
         if writer.complete:
             if len(done) < self.images * prod(len(c) - 1 for c in cuts):
                 raise OSError(errno.EIO, "the journal lacks chunks of a result that is complete", str(self.path))
@@ -244,7 +278,7 @@ class Recovery(Left):
 
     def _compare_others(self, head: int, cuts: Cuts, images: Any) -> None:
         """Results of images but for the first, by whose name this journal is found by all runs that write that one."""
-        for chunk, crc in self.done.items():
+        for chunk, crc in self.left.written.items():
             if chunk.head == head and chunk.image > 0 and isinstance(images, list):
                 box = _box_of(chunk, cuts)
                 values = images[chunk.image][(slice(None), *box)]
@@ -266,7 +300,7 @@ class Recovery(Left):
     def close(self) -> None:
         """Let others have the journal, if it says anything of a result."""
         if self._alone.lasts:
-            if self._begun and not self.results:
+            if self._begun and not self._results:
                 self.path.unlink(missing_ok=True)
             self._alone.close()
 

@@ -12,7 +12,7 @@ from monai_chunked.machine.files import leaving_no_empty_folder
 from monai_chunked.outputs.base import Metadata, Output, ResumableOutput
 from monai_chunked.outputs.names import check_forgotten
 from monai_chunked.recovery.alone import Alone
-from monai_chunked.recovery.record import NoRecovery, Overwrite, Recovery
+from monai_chunked.recovery.record import JournalRecord, NoRecord, Overwrite, Record
 
 __all__ = ["recovering"]
 
@@ -24,8 +24,8 @@ def recovering(
     fingerprint: Callable[[], tuple[Mapping[str, str], Sequence[str]]] | None,
     overwrite: Overwrite,
     check: Callable[[tuple[Metadata, ...]], None],
-) -> Iterator[tuple[Recovery | NoRecovery, tuple[Metadata, ...]]]:
-    """What is left of an earlier run for the same result, and metadata in which every image has a name.
+) -> Iterator[tuple[Record, tuple[Metadata, ...]]]:
+    """The record of a run with what an earlier one left, and metadata in which every image has a name.
 
     An image without a name is called by the digest of its voxels.
 
@@ -38,8 +38,8 @@ def recovering(
         check: called with the metadata that name the results, before anything is written; raises if they may not be.
 
     Yields:
-        What is left. Nothing is, and nothing is recorded, if the output does not allow a run to be resumed, or if
-        something that the result depends on cannot be compared.
+        The record. Nothing is left in it, and nothing is recorded, if the output does not allow a run to be resumed, or
+        if something that the result depends on cannot be compared.
 
     Raises:
         FileExistsError: when something differs from an earlier run, or cannot be compared with it.
@@ -48,7 +48,7 @@ def recovering(
     if not isinstance(output, ResumableOutput) or output.journal(metadata) is None:
         check(metadata)
         with leaving_no_empty_folder(output.folders(metadata)):
-            yield NoRecovery(), metadata
+            yield NoRecord(), metadata
         return
     texts, unknown = fingerprint() if fingerprint is not None else ({}, [])
     if unknown:
@@ -59,7 +59,7 @@ def recovering(
     if unknown or fingerprint is None:
         check(metadata)
         with leaving_no_empty_folder(output.folders(metadata)), _alone(output, metadata, bool(overwrite)) as earlier:
-            yield NoRecovery(earlier), metadata
+            yield NoRecord(earlier=earlier), metadata
         return
     endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
     content = blake2b(texts["input"].encode(), digest_size=4).hexdigest()
@@ -70,12 +70,11 @@ def recovering(
     check(named)
     path = output.journal(named)
     assert path is not None
-    with leaving_no_empty_folder(output.folders(named)):
-        recovery = Recovery(path, len(named), texts, overwrite)
-        try:
-            yield recovery, named
-        finally:
-            recovery.close()
+    with (
+        leaving_no_empty_folder(output.folders(named)),
+        closing(JournalRecord(path, len(named), texts, overwrite)) as record,
+    ):
+        yield record, named
 
 
 @contextmanager

@@ -1,131 +1,201 @@
-"""What predictions become in a call: they are added to open chunks, and those that are finished go to the result."""
+"""What predictions become in a run, put together: where they are added up, and what makes results of the sums."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
 
 from monai_chunked.chunks.background import Background, backgrounds_of
 from monai_chunked.chunks.blending import Adding
-from monai_chunked.chunks.finisher import Finisher
+from monai_chunked.chunks.ending import Ending, form_of, stages_of
+from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
+from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import functions_of
+from monai_chunked.chunks.postprocessing import Cast, functions_of
+from monai_chunked.chunks.stages import Stage
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.plan.heads import Heads
+from monai_chunked.outputs.base import Form, OutputWriter
+from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.call import Call
-from monai_chunked.run.laying_out import lay_out_call
+from monai_chunked.run.call import Run
 from monai_chunked.run.observer import Observer
+from monai_chunked.run.one_channel import warn_of_one_channel
+from monai_chunked.run.part import Part
 from monai_chunked.windows.predictions import OfWindow
 
-__all__ = ["Stitching"]
+__all__ = ["Assembly", "Results", "assemble", "finisher_of"]
+
+
+Weights = Callable[[int, tuple[int, ...]], torch.Tensor]
+"""From the number of a head and the size of a window to what predictions are divided by, ``(1, *size)``."""
 
 
 GROWTH = 1 / 16
 """Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
 
 
-class Stitching:
-    """Takes every window in scan order, and gives results.
-
-    Args:
-        call: what is known before the network runs.
-        heads: of the network, as the first prediction shows them.
-        weights: from the number of a head and the size of a window to the weights, ``(1, *size)``, that predictions are
-            divided by.
-        recorded: the chunks of the run that is resumed, or ``None``.
-        done: the chunks that need not come once more.
-        observer: is told what has happened.
+class Results(NamedTuple):
+    """What a run has made.
 
     Attributes:
-        differentiable: whether results can be differentiated.
+        heads: of the network.
+        values: for each of them, as the output returns it.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        heads: Heads,
-        weights: Callable[[int, tuple[int, ...]], torch.Tensor],
-        recorded: Layout | None,
-        done: frozenset[ChunkId],
-        observer: Observer,
-    ) -> None:
-        self.observer = observer
-        self._share = call.share
-        scores = backgrounds_of(heads, call.settings.background)
-        functions = functions_of(heads, call.settings.postprocessing)
-        how = (call.settings, heads, call.device, call.sum_dtype)
-        layout = recorded or call.share.agree(heads, lambda cuts: lay_out_call(*how, cuts, call.skipped))
-        call.recovery.begin(heads, [grid.cuts for grid in layout.grids])
-        differentiable = torch.is_grad_enabled()
-        of_heads = [partial(weights, number) for number in range(len(heads))]
-        self._finisher = call.finisher(heads, layout, of_heads, scores, functions, differentiable)
-        try:
-            of_sums = [each.to(call.device, call.sum_dtype) for each in scores]
-            backgrounds = [Background(*each) for each in zip(of_sums, layout.grids, of_heads)]
-            neighbours = call.share.neighbours(call, layout, done)
-            open_chunks = _open_chunks(call, layout, self._finisher, neighbours.elsewhere, differentiable, observer)
-            held = sum(layout.forecast.peak[: CPU + 1]) + self._finisher.known_bytes
-            freed = FreedMemory(int(GROWTH * held))
-            how_to_add = Adding(differentiable, call.settings.rounding is not None)
-            of_all = (layout, len(call.metadata), neighbours, open_chunks, backgrounds, freed, how_to_add)
-            self._stitcher = Stitcher(*of_all)
-        except BaseException:
-            self._finisher.abandon()
-            raise
-        self.differentiable = differentiable and self._finisher.in_memory
+    heads: Heads
+    values: list[Any]
+
+
+class Assembly(NamedTuple):
+    """What takes every window in scan order, and gives results.
+
+    Attributes:
+        stitcher: adds predictions to open chunks.
+        finisher: makes results of those that are finished.
+        observer: is told what has happened.
+        heads: of the network.
+    """
+
+    stitcher: Stitcher
+    finisher: Finisher
+    observer: Observer
+    heads: Heads
 
     def add(self, window: Window, prediction: OfWindow | None) -> None:
         """Add the next window, ``None``: it was not predicted; finish what it finishes."""
-        for finished in self._stitcher.add(window, prediction):
-            self._finisher.put(finished)
-        self._finisher.poll()
-        self._share.poll()
-        self.observer.window(window, prediction is not None, self._stitcher)
+        for chunk in self.stitcher.add(window, prediction):
+            self.finisher.put(chunk)
+        self.finisher.poll()
+        self.observer.window(window, prediction is not None, self.stitcher)
 
-    def finish(self) -> list[Any]:
+    def finish(self) -> Results:
         """The results of all heads, when all windows are in."""
-        for finished in self._stitcher.rest():
-            self._finisher.put(finished)
-            self._finisher.poll()
-        return self._share.finish(self._finisher.finish())
+        for chunk in self.stitcher.rest():
+            self.finisher.put(chunk)
+            self.finisher.poll()
+        return Results(self.heads, self.finisher.finish())
 
-    def abandon(self) -> None:
-        """The run failed: leave nothing behind."""
-        self._finisher.abandon()
-        self._share.abandon()
 
-    def close(self) -> None:
-        """The run is over, well or not."""
-        self._stitcher.close()
+def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: Part, observer: Observer) -> Assembly:
+    """Everything behind the network. The run is recorded, and the results that can be started are.
+
+    Args:
+        run: the call that has begun.
+        layout: the chunks of each head.
+        heads: of the network.
+        weights: that predictions are divided by.
+        part: what this process does of the run.
+        observer: is told what has happened.
+    """
+    call = run.call
+    differentiable = torch.is_grad_enabled()
+    scores = backgrounds_of(heads, call.settings.background)
+    of_heads = [partial(weights, number) for number in range(len(heads.each))]
+
+    def stages(number: int, ending: Ending, function: Any) -> list[Stage]:
+        grid = layout.grids[number]
+        division = Division(grid, of_heads[number], differentiable)
+        return [division, Uncovered(grid, scores[number]), *_stages(run, ending, heads.each[number], function)]
+
+    def threaded(writer: OutputWriter) -> bool:
+        return (call.device.type != "cpu" or not writer.in_memory) and not differentiable
+
+    for device, peak in zip((call.device, torch.device("cpu")), layout.forecast.peak):
+        call.output.reserve(device, peak)
+    finisher = finisher_of(run, layout, heads, stages, threaded)
+    try:
+        of_sums = [background.to(call.device, call.sum_dtype) for background in scores]
+        handing_on = part.handing_on(run, layout)
+        held = sum(layout.forecast.peak[: CPU + 1]) + finisher.known_bytes
+        stitcher = Stitcher(
+            layout,
+            call.images,
+            handing_on,
+            _open_chunks(run, layout, finisher, part, handing_on, observer),
+            [Background(*given) for given in zip(of_sums, layout.grids, of_heads)],
+            FreedMemory(int(GROWTH * held)),
+            Adding(differentiable, call.settings.rounding is not None),
+        )
+    except BaseException:
+        finisher.abandon()
+        raise
+    return Assembly(stitcher, finisher, observer, heads)
+
+
+def finisher_of(
+    run: Run,
+    layout: Layout,
+    heads: Heads,
+    stages: Callable[[int, Ending, Any], list[Stage]],
+    threaded: Callable[[OutputWriter], bool],
+) -> Finisher:
+    """What makes results of finished chunks. The run is recorded, and the results that can be started are.
+
+    Args:
+        run: the call that has begun.
+        layout: the chunks of each head.
+        heads: of the network.
+        stages: what chunks go through, from the number of a head, the grid on which they end, and the postprocessing.
+        threaded: whether chunks are written in a thread, called with the writer.
+    """
+    call = run.call
+    functions = functions_of(heads, call.settings.postprocessing)
+    run.record.begin(heads, [grid.cuts for grid in layout.grids])
+    warn_of_one_channel(functions, heads)
+    endings = [call.ending(grid) for grid in layout.grids]
+    forms = [form_of(*of_head, call.result_dtype) for of_head in zip(endings, heads.each, functions)]
+    sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(endings, forms) if form]
+    known_bytes = call.images * sum(sizes)
+    run.check_results(heads, known_bytes)
+    finishers: list[HeadFinisher] = []
+    try:
+        for number, (head, ending, function) in enumerate(zip(heads.each, endings, functions)):
+            create = partial(_create, run, number, head, ending)
+            form = run.left.results.get(number, forms[number])
+            finishers.append(HeadFinisher(head.name, stages(number, ending, function), create, form, threaded))
+    except BaseException:
+        Finisher(finishers).abandon()
+        raise
+    return Finisher(finishers, known_bytes)
+
+
+def _create(run: Run, number: int, head: Head, ending: Ending, form: Form) -> OutputWriter:
+    """Start a result, or go on with one that an earlier run left."""
+    return run.record.writer(number, run.call.output, run.result(head, ending, form))
+
+
+def _stages(run: Run, ending: Ending, head: Head, function: Any) -> list[Stage]:
+    """What the chunks of a head go through when they are divided."""
+    call = run.call
+    windows = call.settings.windows
+    # spatial size of the scores of an image, where it is smaller than a window with what was added to it
+    zooms = [size / float(roi) for size, roi in zip(head.size, windows.roi_size)]
+    full = [tuple(int(n * zoom) for n, zoom in zip(windows.image_size, zooms))] * call.images
+    cast = [Cast(call.result_dtype)] if call.settings.rounding is not None else []  # as behind MONAI's inferer
+    return [*cast, *stages_of(ending, head, function, call.result_dtype, run.left.written, full)]
 
 
 def _open_chunks(
-    call: Call,
-    layout: Layout,
-    finisher: Finisher,
-    done: Container[ChunkId],
-    differentiable: bool,
-    observer: Observer,
+    run: Run, layout: Layout, finisher: Finisher, part: Part, handing_on: HandingOn, observer: Observer
 ) -> OpenChunks:
     """Where predictions are added up: in results that are in memory as they are, else in chunks of their own."""
-    as_they_are = call.settings.postprocessing is None and call.inversion is None
-    in_place = as_they_are and not differentiable and not layout.forecast.moved
+    call, differentiable = run.call, torch.is_grad_enabled()
+    in_place = call.keeps_scores and not differentiable and not layout.forecast.moved
     results = {
-        k: head.memory
-        for k, head in enumerate(finisher.heads)
+        number: head.memory
+        for number, head in enumerate(finisher.heads)
         if in_place and head.memory is not None
         if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
     }
     levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
     kind = OpenChunks if call.settings.skip is None else LateChunks
-    return kind(layout, call.numbers, done, levels, results, observer.opened)
+    return kind(layout, part.numbers, handing_on, levels, results, observer.opened)

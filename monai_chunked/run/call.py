@@ -1,96 +1,238 @@
-"""One call, with what is known before the network runs, and what that says of its results."""
+"""What is asked for, with what the input says of it; and a run, which is a call that has begun."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import Any
 
 import torch
 
-from monai_chunked.chunks.background import Weights
-from monai_chunked.chunks.ending import Ending, ending_of, form_of, stages_of
-from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
-from monai_chunked.chunks.postprocessing import Cast
-from monai_chunked.chunks.stages import Stage
+from monai_chunked.chunks.ending import Ending, ending_of
 from monai_chunked.inputs.source import Source
-from monai_chunked.outputs.base import Expected, Form, Metadata, Output, OutputWriter, Result, UsedFile
+from monai_chunked.machine.accelerator import with_index
+from monai_chunked.machine.memory import available_memory
+from monai_chunked.outputs.base import Expected, Form, Metadata, Output, Result, UsedFile
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head, Heads
-from monai_chunked.plan.layout import Layout
+from monai_chunked.plan.layout import Layout, lay_out
 from monai_chunked.plan.window_grid import Skipped
-from monai_chunked.recovery.record import NoRecovery, Recovery
-from monai_chunked.run.one_channel import warn_of_one_channel
+from monai_chunked.recovery.left import Cuts, Left
+from monai_chunked.recovery.record import NoRecord, Record
+from monai_chunked.recovery.recovery import recovering
+from monai_chunked.run.inverting import inversion_of, why_whole
+from monai_chunked.run.results import result_dtype_of
 from monai_chunked.run.settings import Settings
-from monai_chunked.run.sharing import Unshared
+from monai_chunked.run.used_files import used_files
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.importance import Importance
+from monai_chunked.windows.predictor import BoundNetwork
 
-__all__ = ["Call"]
+__all__ = ["Call", "Fingerprint", "Run", "begun", "lay_out_call", "sum_dtype_of"]
+
+
+Fingerprint = tuple[Mapping[str, str], Sequence[str]]
+"""A text for each part that a result depends on, and what of them cannot be described."""
+
+MARGIN = 0.9
+"""Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
+
+
+def sum_dtype_of(source: Source, settings: Settings) -> torch.dtype:
+    """Of weights, and of what predictions are added up in."""
+    as_input = source.dtype.is_floating_point and settings.rounding is not None
+    return source.dtype if as_input or source.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call, with what is known before the network runs.
+    """What is asked for, and what the input says of it. Nothing has been begun.
 
     Attributes:
-        settings: what it is asked to do.
+        settings: what is asked for.
+        network: with its further arguments.
         source: where windows are read from.
+        condition: where windows of the condition are read from, if there is one.
         device: where the network runs, and where predictions are.
         sum_dtype: of weights, and of what predictions are added up in.
         result_dtype: of what is not postprocessed.
         importance: makes importance maps of windows.
         output: where finished chunks go.
-        recovery: what an earlier run left.
-        metadata: of each image, with a name where the result must have one.
         inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
-        skipped: the windows that are known to be skipped.
-        share: what this process does of the run.
-        used: the files that it reads, if it writes some.
     """
 
     settings: Settings
+    network: BoundNetwork
     source: Source
+    condition: Source | None
     device: torch.device
     sum_dtype: torch.dtype
     result_dtype: torch.dtype
     importance: Importance
     output: Output
-    recovery: Recovery | NoRecovery
-    metadata: tuple[Metadata, ...]
     inversion: Inversion | None
-    skipped: Skipped | None
-    share: Unshared = field(default_factory=Unshared)
-    used: tuple[UsedFile, ...] = ()
+
+    @classmethod
+    def of(cls, source: Source, network: BoundNetwork, settings: Settings, condition: Source | None = None) -> Call:
+        """What these settings ask for.
+
+        Raises:
+            ValueError: when an inverse is asked for, and the input does not say what was done to it.
+        """
+        return cls.inverting(source, network, settings, condition, inversion=inversion_of(settings, source))
+
+    @classmethod
+    def inverting(
+        cls,
+        source: Source,
+        network: BoundNetwork,
+        settings: Settings,
+        condition: Source | None = None,
+        *,
+        inversion: Inversion | None,
+    ) -> Call:
+        """The same, where it is known how predictions are brought to the patients' grids."""
+        device, sum_dtype = with_index(settings.sw_device or source.device), sum_dtype_of(source, settings)
+        padded = tuple(settings.windows.image_size) != tuple(settings.image_size)
+        return cls(
+            settings=settings,
+            network=network,
+            source=source,
+            condition=condition,
+            device=device,
+            sum_dtype=sum_dtype,
+            result_dtype=result_dtype_of(source, settings.padding_mode if padded else "constant"),
+            importance=Importance(settings.roi_weight_map, settings.mode, settings.sigma_scale, device, sum_dtype),
+            output=settings.target(source.device),
+            inversion=inversion,
+        )
+
+    def why_whole(self) -> str | None:
+        """Why predictions cannot be brought to the patients' grids a chunk at a time; ``None`` if they can."""
+        return None if self.inversion is None else why_whole(self.inversion, self.settings, self.sum_dtype)
 
     @property
-    def numbers(self) -> range:
-        """The windows that come, by their number in scan order over all images."""
-        return self.share.numbers(len(self.metadata) * len(self.settings.windows))
+    def images(self) -> int:
+        """Number of images in the input batch."""
+        return self.source.shape[0]
 
     @property
-    def hands_on(self) -> bool:
+    def windows(self) -> range:
+        """All windows, by their number in scan order over all images."""
+        return range(self.images * len(self.settings.windows))
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether results can be differentiated, if the caller wants it."""
+        return self.keeps_scores and self.output.in_memory and not self.settings.limited
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether results are the blended predictions as they are."""
+        return self.settings.postprocessing is None and self.inversion is None
+
+    @property
+    def writes_files(self) -> bool:
+        """Whether the result, or a part of it, may be on disk."""
+        return self.settings.output_dir is not None or not self.output.in_memory
+
+    @property
+    def parts_hand_on(self) -> bool:
         """Whether chunks go from part to part, where several workers share the run; else parts are independent."""
         return self.inversion is None and self.settings.skip is None and not self.settings.limited
+
+    @property
+    def known_dtype(self) -> torch.dtype | None:
+        """Of the result, where it is known before a chunk is finished."""
+        return self.result_dtype if self.keeps_scores else None
+
+    def used(self) -> tuple[UsedFile, ...]:
+        """The files that are read, if the result may be in files that have names."""
+        if not self.settings.names_results:
+            return ()
+        return used_files(self.settings, self.source, {"condition": self.condition, "network": self.network})
 
     def ending(self, grid: ChunkGrid) -> Ending:
         """The grid on which the chunks of a head end."""
         return ending_of(grid, self.inversion)
 
-    def result(self, head: Head, ending: Ending, form: Form) -> Result:
-        """What one head becomes."""
-        shape = (len(self.metadata), form.channels, *ending.size)
-        metadata = ending.metadata(self.metadata, self.settings.image_size)
-        resumable = self.recovery.journal is not None
-        return Result(head.name, shape, form.dtype, ending.cuts, metadata, self.replaces, resumable)
+
+@dataclass(frozen=True)
+class Run:
+    """A call that has begun.
+
+    Attributes:
+        call: what is asked for.
+        record: what an earlier run left, and what of this one is written down.
+        metadata: of each image, with a name where the result must have one.
+        used: the files that are read, if it writes some.
+        told: the windows that are known to be skipped, where another process has read the mask.
+    """
+
+    call: Call
+    record: Record
+    metadata: tuple[Metadata, ...]
+    used: tuple[UsedFile, ...] = ()
+    told: Skipped | None = None
+
+    @classmethod
+    def of_worker(cls, call: Call, left: Left, skipped: Skipped | None) -> Run:
+        """What a worker has of the run of another process.
+
+        Args:
+            call: whose output takes the boxes that are made here.
+            left: what all workers know, or nothing.
+            skipped: the windows that are known to be skipped.
+        """
+        return cls(call, NoRecord(left), call.source.metadata, told=skipped)
+
+    @cached_property
+    def skipped(self) -> Skipped | None:
+        """The windows that are known to be skipped; the mask is read for it once."""
+        return self.told or self.call.settings.skipped()
+
+    @property
+    def left(self) -> Left:
+        """What an earlier run left."""
+        return self.record.left
 
     @property
     def replaces(self) -> bool:
         """Whether results that exist already may be replaced: this call says so, or the one that it goes on with."""
-        return bool(self.settings.overwrite) or self.recovery.replaces
+        return bool(self.call.settings.overwrite) or self.record.replaces
+
+    def layout_left(self) -> Layout | None:
+        """The chunks of the earlier run; ``None``: there was none."""
+        left = self.left
+        return None if left.heads is None else lay_out_call(self.call, left.heads, left.cuts, self.skipped)
+
+    def finished(self) -> list[object] | None:
+        """The results, opened again, if an earlier run finished them and nobody has removed them since."""
+        layout = self.layout_left() if self.left.complete else None
+        if layout is None or self.left.heads is None:
+            return None
+        heads, forms = self.left.heads.each, self.left.results
+        results = [
+            self.result(head, self.call.ending(grid), forms[number])
+            for number, (head, grid) in enumerate(zip(heads, layout.grids))
+        ]
+        return self.record.load(self.call.output, results)
+
+    def result(self, head: Head, ending: Ending, form: Form) -> Result:
+        """What one head becomes."""
+        metadata = ending.metadata(self.metadata, self.call.settings.image_size)
+        return Result(
+            head.name,
+            (self.call.images, form.channels, *ending.size),
+            form.dtype,
+            ending.cuts,
+            metadata,
+            self.replaces,
+            resumable=self.record.journal is not None,
+        )
 
     def check_results(self, heads: Heads, known_bytes: int) -> None:
         """Raise if the results of these heads are not possible; nothing is written yet.
@@ -99,79 +241,76 @@ class Call:
             heads: of the network.
             known_bytes: a lower limit of their size.
         """
-        names = tuple(head.name for head in heads)
-        self.output.check(Expected(0, None, self.metadata, True, self.used, names))
-        if not self.recovery.resumed:  # else its space is taken already
-            self.output.check(Expected(known_bytes))
+        names = tuple(head.name for head in heads.each)
+        self.call.output.check(Expected(0, None, self.metadata, True, self.used, names))
+        if self.left.heads is None:  # else its space is taken already
+            self.call.output.check(Expected(known_bytes))
 
-    def done(self, layout: Layout | None) -> frozenset[ChunkId]:
-        """The chunks that need not come once more, because an earlier run has written what becomes of them.
+    def written(self, layout: Layout | None) -> frozenset[ChunkId]:
+        """The chunks that need not come once more, because what becomes of them is written.
 
         Args:
-            layout: the chunks of that run; ``None``: there was none.
+            layout: the chunks of the run that wrote it; ``None``: there was none.
         """
-        if layout is None:
+        if layout is None or self.left.heads is None:
             return frozenset()
-        images, written = len(self.metadata), self.recovery.done
-        each = (self.ending(grid).finished(written, images, head) for head, grid in enumerate(layout.grids))
-        return frozenset(itertools.chain.from_iterable(each))
+        endings = (self.call.ending(grid) for grid in layout.grids)
+        chunks = (ending.finished(self.left.written, self.call.images, head) for head, ending in enumerate(endings))
+        return frozenset(itertools.chain.from_iterable(chunks))
 
-    def _full(self, head: Head) -> tuple[int, ...]:
-        """Spatial size of the scores of an image, where it is smaller than a window with what was added to it."""
-        windows = self.settings.windows
-        zooms = [size / float(roi) for size, roi in zip(head.size, windows.roi_size)]
-        return tuple(int(n * zoom) for n, zoom in zip(windows.image_size, zooms))
 
-    def finisher(
-        self,
-        heads: Heads,
-        layout: Layout,
-        weights: Sequence[Weights],
-        background: Sequence[torch.Tensor],
-        functions: Sequence[Any],
-        differentiable: bool,
-    ) -> Finisher:
-        """What makes results of finished chunks. The results that can be started are.
+@contextmanager
+def begun(call: Call, fingerprint: Callable[[], Fingerprint] | None, skipped: Skipped | None = None) -> Iterator[Run]:
+    """A run of a call, with what an earlier one left of it.
 
-        Args:
-            heads: of the network.
-            layout: their chunks.
-            weights: of each head.
-            background: of each head, ``(C,)``: the scores of voxels that no window reaches.
-            functions: the postprocessing of each head.
-            differentiable: keep what autograd needs.
-        """
-        for device, peak in zip((self.device, torch.device("cpu")), layout.forecast.peak):
-            self.output.reserve(device, peak)
-        warn_of_one_channel(functions, heads)
-        endings = [self.ending(grid) for grid in layout.grids]
-        parts = list(zip(endings, heads, functions))
-        forms = [form_of(*part, self.result_dtype) for part in parts]
-        sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(endings, forms) if form]
-        known_bytes = len(self.metadata) * sum(sizes)
-        self.check_results(heads, known_bytes)
+    Args:
+        call: what is asked for.
+        fingerprint: what the result depends on; ``None``: nobody can know.
+        skipped: the windows that the mask skips, where it has been read already.
 
-        def threaded(writer: OutputWriter) -> bool:
-            return (self.device.type != "cpu" or not writer.in_memory) and not differentiable
+    Raises:
+        FileExistsError: when a result would take the place of what is read.
+        ValueError, TypeError, OSError: when the output cannot take the result.
+    """
+    settings, output, known_dtype = call.settings, call.output, call.known_dtype
+    output.check(Expected(0, known_dtype))
+    call.importance(settings.windows.roi_size)  # one that does not fit is refused now
+    used = call.used()
 
-        finishers: list[HeadFinisher] = []
-        try:
-            for k, part in enumerate(parts):
-                division = Division(layout.grids[k], weights[k], differentiable)
-                uncovered = Uncovered(layout.grids[k], background[k])
-                stages: list[Stage] = [division, uncovered]
-                if self.settings.rounding is not None:  # as behind MONAI's inferer
-                    stages.append(Cast(self.result_dtype))
-                full = [self._full(heads[k])] * len(self.metadata)
-                stages += stages_of(*part, self.result_dtype, self.recovery.done, full)
-                create = self.share.creating(k, partial(self._create, k, heads[k], endings[k]))
-                form = self.recovery.results.get(k, forms[k])
-                finishers.append(HeadFinisher(heads[k].name, stages, create, form, threaded))
-        except BaseException:
-            Finisher(finishers).abandon()
-            raise
-        return Finisher(finishers, known_bytes)
+    def check(metadata: tuple[Metadata, ...]) -> None:
+        output.check(Expected(0, None, metadata, True, used))
 
-    def _create(self, number: int, head: Head, ending: Ending, form: Form) -> OutputWriter:
-        """Start a result, or go on with one that an earlier run left."""
-        return self.recovery.writer(number, self.output, self.result(head, ending, form))
+    with recovering(output, call.source.metadata, fingerprint, settings.overwrite, check) as (record, metadata):
+        if record.left.heads is None:
+            size = call.images * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
+            output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite) or record.replaces))
+        yield Run(call, record, metadata, used, skipped)
+
+
+def lay_out_call(
+    call: Call, heads: Heads, cuts: Sequence[Cuts] | None = None, skipped: Skipped | None = None
+) -> Layout:
+    """The chunks, within the limits that the user set, and within what is free where there is none.
+
+    Args:
+        call: what is asked for.
+        heads: of the network.
+        cuts: of each head, where an earlier run has made them.
+        skipped: the windows that are known to be skipped.
+
+    Raises:
+        ValueError: when the limits cannot hold the chunks of one window.
+    """
+    settings = call.settings
+    sizes = (settings.windows, settings.image_size, heads, call.sum_dtype.itemsize, settings.chunk_size)
+    limits = list(settings.limits(call.device))
+    labels_on_cpu = settings.labels_on_cpu(call.device)
+    layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
+    for level, memory in enumerate((call.device, torch.device("cpu"))):
+        if torch.is_grad_enabled():
+            break  # a chunk that moves is cut off from what autograd knows
+        free = available_memory(memory)
+        if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
+            limits[level] = int(MARGIN * free)
+            layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
+    return layout

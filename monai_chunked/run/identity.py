@@ -7,33 +7,27 @@ from typing import Any
 import monai
 import torch
 
-from monai_chunked.inputs.source import Source
 from monai_chunked.outputs.base import Output, ResumableOutput
 from monai_chunked.recovery.fingerprint import fingerprint_of
-from monai_chunked.run.call import Call
+from monai_chunked.run.call import Call, Fingerprint
 from monai_chunked.run.inverting import described_chain
-from monai_chunked.windows.predictor import BoundNetwork
 
 __all__ = ["described_output", "fingerprint_of_call"]
 
 
-def fingerprint_of_call(
-    call: Call, network: BoundNetwork, condition: Source | None, output: tuple[Any, Any] | None = None
-) -> tuple[dict[str, str], list[str]]:
+def fingerprint_of_call(call: Call, output: tuple[Any, Any] | None = None) -> Fingerprint:
     """A text for each part that the result depends on, and what of them cannot be described.
 
     Args:
-        call: what is known before the network runs.
-        network: with its further arguments.
-        condition: where windows of the condition are read from.
+        call: what is asked for.
         output: what is said of the output, where the call has another one.
     """
-    described = _described(call, network)
+    described = _described(call)
     output = output or described_output(call.output)
     if output is not None:
         described["output"] = output
     ids = (call.settings.network_id, call.settings.run_id)
-    return fingerprint_of(call.source, condition, network.network, *ids, described)
+    return fingerprint_of(call.source, call.condition, call.network.network, *ids, described)
 
 
 def described_output(output: Output) -> tuple[Any, Any] | None:
@@ -41,9 +35,9 @@ def described_output(output: Output) -> tuple[Any, Any] | None:
     return (type(output), output.settings) if isinstance(output, ResumableOutput) else None
 
 
-def _described(call: Call, network: BoundNetwork) -> dict[str, Any]:
+def _described(call: Call) -> dict[str, Any]:
     """What the result depends on, beside the input, the network and the output."""
-    settings, device, inversion = call.settings, call.device, call.inversion
+    settings, network, device, inversion = call.settings, call.network, call.device, call.inversion
     autocast = torch.is_autocast_enabled(device.type)
     return {
         "roi_size": settings.roi_size,

@@ -30,7 +30,7 @@ from monai_chunked.plan.parts.work import cut, work_of
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import check_positive, format_bytes
 from monai_chunked.plan.window_grid import batches_without
-from monai_chunked.run.calling import sum_dtype_of
+from monai_chunked.run.call import sum_dtype_of
 from monai_chunked.run.inverting import inversion_of, why_whole
 from monai_chunked.run.one_channel import warn_of_one_channel
 from monai_chunked.run.settings import Settings

@@ -7,134 +7,131 @@ else are predicted. Windows that touch the chunks of two parts are predicted for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from monai_chunked.inputs.source import Source, source_of
-from monai_chunked.outputs.base import Form, Result
+from monai_chunked.outputs.base import Output, OutputWriter, Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import work_of
-from monai_chunked.recovery.left import Cuts
-from monai_chunked.run.call import Call
-from monai_chunked.run.calling import calling
-from monai_chunked.run.inverting import inversion_of
-from monai_chunked.run.laying_out import lay_out_call
-from monai_chunked.run.predicting import predict
-from monai_chunked.run.settings import Settings
-from monai_chunked.run.sharing import Given, HandedOver, OwnWindows
-from monai_chunked.windows.predictor import BoundNetwork
+from monai_chunked.plan.window_grid import Skipped
+from monai_chunked.recovery.left import Left
+from monai_chunked.run.assembly import Results
+from monai_chunked.run.call import Call, Run, lay_out_call
+from monai_chunked.run.part import Part
+from monai_chunked.run.run import predict, predicting
 
-__all__ = ["Agreed", "infer_part", "makers", "numbers_of", "predict_part"]
+__all__ = ["HandedOver", "SharedRun", "first_heads", "makers", "numbers_of", "predict_part"]
 
 
 @dataclass(frozen=True)
-class Agreed:
+class SharedRun:
     """What all workers of a run know of it. It can be pickled.
 
     Attributes:
-        heads: of the network.
-        cuts: for each head and spatial dimension, where chunks begin, and the size.
+        left: heads and chunks of the network, and the boxes of the results that are there already.
         ranges: the windows of each part, by their number in scan order over all images.
-        results: the forms of the results that are known, by the number of their head.
-        written: the boxes of the results that are there already, with anything.
+        skipped: the windows that are known to be skipped.
     """
 
-    heads: Heads
-    cuts: Sequence[Cuts]
+    left: Left
     ranges: Sequence[range]
-    results: Mapping[int, Form] = field(default_factory=dict)
-    written: Mapping[ChunkId, int] = field(default_factory=dict)
+    skipped: Skipped | None
+
+    def run_of(self, call: Call) -> Run:
+        """What a worker has of it, in a call of which the output takes the boxes that it makes."""
+        return Run.of_worker(call, self.left, self.skipped)
 
 
-def infer_part(
-    inputs: Any,
-    network: BoundNetwork,
-    settings: Settings,
-    condition: Any,
-    agreed: Agreed,
-    part: int,
-    put: Callable[[Result, int, Box, torch.Tensor], None],
-) -> None:
-    """Do one part of a run.
+class HandedOver(Output):
+    """Finished chunks go to whoever brings them to the result.
 
     Args:
-        inputs, network, settings, condition: as for a whole run; the output is not used.
-        agreed: what all workers know.
-        part: which one.
-        put: gets each box of the results that the part makes: the result, of which the head has the name; the number of
-            the image; the box; and its voxels, ``(C, *box)``, whose memory is used again afterwards.
+        put: called with the result, the number of the image, the box, and ``(C, *box)``, whose memory is used again
+            afterwards.
     """
-    source = source_of(inputs)
-    handed_over = replace(settings, output=HandedOver(put), output_dir=None, overwrite=False)
-    with calling(handed_over, source, inversion_of(settings, source), None) as call, torch.no_grad():
-        predict_part(call, network, None if condition is None else source_of(condition), agreed, part)
+
+    in_memory = True  # nothing of it is on disk here
+
+    def __init__(self, put: Callable[[Result, int, Box, torch.Tensor], None]) -> None:
+        self.put = put
+
+    def create(self, result: Result) -> OutputWriter:
+        return _HandingOver(result, self.put)
 
 
-def predict_part(
-    call: Call,
-    network: BoundNetwork,
-    condition: Source | None,
-    agreed: Agreed,
-    part: int,
-    poll: Callable[[], None] = lambda: None,
-) -> list[Any]:
+class _HandingOver(OutputWriter):
+    def __init__(self, result: Result, put: Callable[[Result, int, Box, torch.Tensor], None]) -> None:
+        self.result = result
+        self.put = put
+
+    def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
+        self.put(self.result, image, box, chunk)
+
+    def finish(self) -> None:
+        """Nobody gets it here."""
+
+
+def first_heads(run: Run) -> tuple[Heads, Layout]:
+    """What the first batch shows of the network, and how chunks are cut."""
+    with predicting(run, Part(run.call.windows), None) as (_, heads, _):
+        return heads, lay_out_call(run.call, heads, skipped=run.skipped)
+
+
+def predict_part(call: Call, shared: SharedRun, part: int, poll: Callable[[], None] = lambda: None) -> Results:
     """Do one part in a call of which the output takes the boxes that the part makes.
 
     Args:
-        call: what is known before the network runs.
-        network: with its further arguments.
-        condition: where windows of the condition are read from.
-        agreed: what all workers know.
+        call: what is asked for.
+        shared: what all workers know.
         part: which one.
         poll: called for each window; raises if others cannot go on.
 
     Returns:
         what the output made of them.
     """
-    heads = (call.settings, agreed.heads, call.device, call.sum_dtype)
-    layout = lay_out_call(*heads, agreed.cuts, call.skipped)
-    parts = Parts(layout.grids, len(call.metadata), agreed.ranges, call.skipped)
+    left = shared.left
+    assert left.heads is not None
+    layout = lay_out_call(call, left.heads, left.cuts, shared.skipped)
+    parts = Parts(layout.grids, call.images, shared.ranges, shared.skipped)
     others = {box: 0 for box, maker in makers(call, layout, parts).items() if maker != part}
-    given = Given(agreed.heads, agreed.cuts, agreed.results, {**others, **agreed.written})
-    call = replace(call, recovery=given)
-    numbers = numbers_of(call, parts.ranges[part], _first(call, layout, parts, part))
-    return predict(replace(call, share=OwnWindows(numbers, poll)), network, condition, layout)
+    run = Run.of_worker(call, replace(left, written={**others, **left.written}), shared.skipped)
+    numbers = numbers_of(run, parts.ranges[part], _first(run, layout, parts, part))
+    return predict(run, Part(numbers, poll=poll))
 
 
 def makers(call: Call, layout: Layout, parts: Parts) -> dict[ChunkId, int]:
     """From each box of the results to the part that makes it, whose is the last of the chunks it is made of."""
-    found: dict[ChunkId, int] = {}
+    makers: dict[ChunkId, int] = {}
     for head, grid in enumerate(layout.grids):
         ending = call.ending(grid)
         for image in range(parts.images):
             made = {at: parts.owner(ChunkId(image, head, at)) for at in np.ndindex(*grid.shape)}
             for resampled in ending.chunks[image] if ending.moves else ():
                 made = {resampled.place(at): part for at, part in made.items() if resampled.makes(at)}
-            found.update({ChunkId(image, head, at): part for at, part in made.items()})
-    return found
+            makers.update({ChunkId(image, head, at): part for at, part in made.items()})
+    return makers
 
 
-def numbers_of(call: Call, numbers: range, first: int) -> range:
+def numbers_of(run: Run, numbers: range, first: int) -> range:
     """The windows that a part must see, from the begin of a batch to the end of one.
 
     With ``skip`` to the last one of the part, whose batch is filled up from those behind it.
 
     Args:
-        call: what is known before the network runs.
+        run: the call that has begun.
         numbers: the windows of the part.
         first: the first window that it must see.
     """
-    settings, images = call.settings, len(call.metadata)
+    settings, images = run.call.settings, run.call.images
     if settings.skip is None:
-        ends = work_of(settings.windows, images, settings.sw_batch_size, call.skipped).ends
+        ends = work_of(settings.windows, images, settings.sw_batch_size, run.skipped).ends
         stop = int(ends[np.searchsorted(ends, numbers.stop)])
     else:  # nobody knows where batches end before the windows were looked at
         ends, stop = np.cumsum(settings.windows.run_lengths(images)), numbers.stop
@@ -143,11 +140,11 @@ def numbers_of(call: Call, numbers: range, first: int) -> range:
     return range(start, stop)
 
 
-def _first(call: Call, layout: Layout, parts: Parts, part: int) -> int:
+def _first(run: Run, layout: Layout, parts: Parts, part: int) -> int:
     """The first window that touches a chunk that a part needs."""
-    done = call.done(layout)
-    if call.inversion is None:
-        return parts.first_window(part, done)
+    written = run.written(layout)
+    if run.call.inversion is None:
+        return parts.first_window(part, written)
     heads = list(enumerate(layout.grids))  # chunks of others are needed for their faces
-    every = (ChunkId(i, k, at) for i in range(parts.images) for k, grid in heads for at in np.ndindex(*grid.shape))
-    return min((parts.first_window_of(chunk) for chunk in every if chunk not in done), default=0)
+    chunks = (ChunkId(i, k, at) for i in range(parts.images) for k, grid in heads for at in np.ndindex(*grid.shape))
+    return min((parts.first_window_of(chunk) for chunk in chunks if chunk not in written), default=0)

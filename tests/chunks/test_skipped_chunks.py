@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monai_chunked.chunks.background import Background
 from monai_chunked.chunks.blending import Adding
-from monai_chunked.chunks.handing_on import Alone
+from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
@@ -85,7 +85,7 @@ def test_sums_are_the_same_wherever_chunks_are(
     weights = torch.rand(1, *windows.roi_size, generator=torch.Generator().manual_seed(0))
     (chunks,) = layout.grids
     backgrounds = [Background(torch.full((2,), background), chunks, lambda size: weights)]
-    stitcher = Stitcher(layout, 1, Alone(()), open_chunks, backgrounds, FreedMemory(2**20), Adding())
+    stitcher = Stitcher(layout, 1, HandingOn(()), open_chunks, backgrounds, FreedMemory(2**20), Adding())
     expected, found = torch.zeros(2, *windows.image_size), torch.full((2, *chunks.size), torch.nan)
     generator = torch.Generator().manual_seed(1)
     for window in every:

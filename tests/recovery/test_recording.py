@@ -17,7 +17,7 @@ from monai_chunked import (
 from monai_chunked.chunks.write_behind import WriteBehind
 from monai_chunked.plan.heads import Heads
 from monai_chunked.recovery.journal import Journal
-from monai_chunked.recovery.record import Recovery
+from monai_chunked.recovery.record import JournalRecord
 from monai_chunked.recovery.recording import PAUSE
 
 
@@ -76,7 +76,7 @@ def test_chunks_are_made_safe_several_at_a_time_and_all_of_them_in_the_end(
     holding: bool, end: str, tmp_path: Path
 ) -> None:
     output, cuts = SlowDisk(holding), (tuple(range(101)),)
-    begun = Recovery(tmp_path / "journal", 1, {}, overwrite=False)
+    begun = JournalRecord(tmp_path / "journal", 1, {}, overwrite=False)
     begun.begin(Heads.of([(1, 1)]), [cuts])
     writer = begun.writer(0, output, Result("prediction", (1, 1, 100), torch.float32, cuts, ({},)))
     start = time.monotonic()
@@ -95,7 +95,7 @@ def test_chunks_are_made_safe_several_at_a_time_and_all_of_them_in_the_end(
 
 def test_chunks_are_recorded_though_no_other_comes(tmp_path: Path) -> None:
     output, cuts = SlowDisk(holding=False), (tuple(range(11)),)
-    begun = Recovery(tmp_path / "journal", 1, {}, overwrite=False)
+    begun = JournalRecord(tmp_path / "journal", 1, {}, overwrite=False)
     begun.begin(Heads.of([(1, 1)]), [cuts])
     result = Result("prediction", (1, 1, 10), torch.float32, cuts, ({},))
     behind = WriteBehind(begun.writer(0, output, result), threaded=True)

@@ -16,21 +16,23 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 from monai_chunked import chunked_sliding_window_inference
-from monai_chunked.chunks.handing_on import Alone, Neighbours
+from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.inputs.source import source_of
 from monai_chunked.outputs.base import Result
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.forecast import forecast_parts
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import cut, work_of
-from monai_chunked.run.calling import calling
-from monai_chunked.run.predicting import predict
+from monai_chunked.recovery.left import Left
+from monai_chunked.run.call import Call, Run
+from monai_chunked.run.part import Part
+from monai_chunked.run.run import predict
 from monai_chunked.run.settings import Settings
-from monai_chunked.run.sharing import HandedOver, OwnWindows
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.halves import first_half, second_half
-from monai_chunked.workers.parts import Agreed, infer_part
+from monai_chunked.workers.parts import HandedOver, SharedRun, first_heads, predict_part
 from tests.run.test_exactness import Network
 from tests.side_by_side import random
 
@@ -102,32 +104,27 @@ class Results:
             assert torch.equal(self.results[name], each)
 
 
-def layout_of(
-    image: torch.Tensor, network: BoundNetwork, checked: Settings, workers: int
-) -> tuple[Agreed, list[range]]:
+def call_of(image: torch.Tensor, network: BoundNetwork, case: dict[str, Any], results: Results) -> Call:
+    """A call whose results take what a part makes."""
+    settings = Settings.check(image.shape, **case["given"])
+    return Call.of(source_of(image), network, replace(settings, output=HandedOver(results.put)))
+
+
+def shared_run(call: Call, workers: int) -> SharedRun:
     """What a run that is not shared finds out about heads and chunks."""
-    found: list[Any] = []
-
-    class Noting(OwnWindows):
-        def agree(self, heads: Any, lay_out: Callable[..., Any]) -> Any:
-            layout = lay_out(None)
-            found.append((heads, [grid.cuts for grid in layout.grids]))
-            return layout
-
-    total = len(image) * len(checked.windows)
-    with calling(replace(checked, output=HandedOver(lambda *_: None)), source_of(image), None, None) as call:
-        predict(replace(call, share=Noting(range(total))), network, None, None)
-        ranges = cut(work_of(checked.windows, len(image), checked.sw_batch_size, call.skipped), workers)
-    return Agreed(*found[0], ranges), ranges
+    settings, images, skipped = call.settings, call.images, call.settings.skipped()
+    heads, layout = first_heads(Run.of_worker(call, Left(), skipped))
+    ranges = cut(work_of(settings.windows, images, settings.sw_batch_size, skipped), workers)
+    return SharedRun(Left(heads, tuple(grid.cuts for grid in layout.grids)), ranges, skipped)
 
 
 def check_independent(case: dict[str, Any]) -> None:
     image, network, expected = made(case)
-    checked = Settings.check(image.shape, **case["given"])
-    agreed, ranges = layout_of(image, network, checked, case["workers"])
     results = Results()
-    for part in reversed(range(len(ranges))):
-        infer_part(image, network, checked, None, agreed, part, results.put)
+    call = call_of(image, network, case, results)
+    shared = shared_run(call, case["workers"])
+    for part in reversed(range(len(shared.ranges))):
+        predict_part(call, shared, part)
     results.check(expected)
 
 
@@ -147,64 +144,60 @@ class Passing:
         return sums
 
 
-class Share(OwnWindows):
-    def __init__(self, number: int, numbers: range, ranges: list[range], exchange: Passing) -> None:
-        super().__init__(numbers)
-        self.number, self.ranges, self.exchange = number, ranges, exchange
+class Watched(Part):
+    """A part that says afterwards what it has handed on and kept."""
 
-    def neighbours(self, call: Any, layout: Any, done: frozenset[Any]) -> Alone:
-        parts = Parts(layout.grids, len(call.metadata), self.ranges, call.skipped)
-        self.found = Neighbours(parts, self.number, done, self.exchange, call.device)
-        self.parts = parts
-        return self.found
+    def handing_on(self, run: Run, layout: Layout) -> HandingOn:
+        found = super().handing_on(run, layout)
+        object.__setattr__(self, "found", (found, Parts(layout.grids, run.call.images, self.ranges or (), run.skipped)))
+        return found
 
 
 def check_handing_on(case: dict[str, Any]) -> None:
     image, network, expected = made(case)
-    checked = Settings.check(image.shape, **case["given"])
-    ranges = layout_of(image, network, checked, case["workers"])[1]
     results, exchange, seen = Results(), Passing(), []
+    ranges = shared_run(call_of(image, network, case, results), case["workers"]).ranges
 
     def counted(*args: Any) -> Any:
         seen.append(len(args[0]))
         return network(*args)
 
-    itemsize = case["dtype"].itemsize
-    for part, numbers in enumerate(ranges):
-        exchange.part = part
-        share = Share(part, numbers, ranges, exchange)
-        with calling(replace(checked, output=HandedOver(results.put)), source_of(image), None, None) as call:
-            predict(replace(call, share=share), BoundNetwork(counted, (), {}), None, None)
-        adds = call.settings.background != 0
-        voxel_bytes, adding = [3 * itemsize] * case["heads"], [adds] * case["heads"]
-        work = work_of(checked.windows, len(image), checked.sw_batch_size, call.skipped)
-        taken = forecast_parts(share.parts, work, voxel_bytes, len(ranges), adding).handing_on[part]
-        assert (share.found.sent_bytes, share.found.kept_bytes) == (taken.sent_bytes, taken.kept_bytes)
-        assert not share.found.products
+    call = call_of(image, BoundNetwork(counted, (), {}), case, results)
+    settings, skipped, heads = call.settings, call.settings.skipped(), case["heads"]
+    work = work_of(settings.windows, call.images, settings.sw_batch_size, skipped)
+    for number, numbers in enumerate(ranges):
+        exchange.part = number
+        part = Watched(numbers, ranges=ranges, number=number, exchange=exchange)
+        predict(Run.of_worker(call, Left(), skipped), part)
+        found, parts = part.found  # type: ignore[attr-defined]
+        voxel_bytes, adding = [3 * case["dtype"].itemsize] * heads, [settings.background != 0] * heads
+        taken = forecast_parts(parts, work, voxel_bytes, len(ranges), adding).handing_on[number]
+        assert (found.sent_bytes, found.kept_bytes) == (taken.sent_bytes, taken.kept_bytes)
+        assert not found.products
     results.check(expected)
     if case["given"]["mask"] is None:
-        assert sum(seen) == len(image) * len(checked.windows)
+        assert sum(seen) == len(image) * len(settings.windows)
 
 
 def check_halves(case: dict[str, Any]) -> None:
     """First all first halves, in any order; then the second ones, one of them twice, as after a failure."""
     image, network, expected = made(case)
-    checked = Settings.check(image.shape, **case["given"])
-    agreed, ranges = layout_of(image, network, checked, case["workers"])
     results, begun, ended = Results(), {}, {}
+    shared = shared_run(call_of(image, network, case, results), case["workers"])
+    ranges = shared.ranges
 
     def half(which: Callable[..., Any], *args: Any) -> Any:
-        with calling(replace(checked, output=HandedOver(results.put)), source_of(image), None, None) as call:
-            return pickle.loads(pickle.dumps(which(call, network, *args)))
+        run = shared.run_of(call_of(image, network, case, results))
+        return pickle.loads(pickle.dumps(which(run, ranges, *args)))
 
     for part in reversed(range(len(ranges))):
-        begun[part] = half(first_half, None, agreed, part)
+        begun[part] = half(first_half, part)
     for part in range(len(ranges)):
-        given = {giver: begun[giver][0].get(part, []) + ended[giver].get(part, []) for giver in range(part)}
+        sums = {giver: begun[giver][0].get(part, []) + ended[giver].get(part, []) for giver in range(part)}
         before = copy.deepcopy(results)
         for _ in range(1 + (part == 1)):
             results = copy.deepcopy(before)
-            ended[part] = half(second_half, agreed, part, begun[part][1], given)
+            ended[part] = half(second_half, part, begun[part][1], sums)
     results.check(expected)
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from monai_chunked.workers.dask.parcels import Parcel, opened
-from monai_chunked.workers.worker import Made, Worker
+from monai_chunked.workers.worker import PartBox, Worker
 
 __all__ = ["RETRIES", "Cluster"]
 
@@ -68,7 +68,7 @@ class Cluster:
         self._shared.append(future)
         return opened(future.result())
 
-    def parts(self, numbers: Sequence[int], start: Callable[[int], Any]) -> Iterator[tuple[int, list[Made]]]:
+    def parts(self, numbers: Sequence[int], start: Callable[[int], Any]) -> Iterator[tuple[int, list[PartBox]]]:
         """The boxes that parts make, as they come; so few are in flight that results take little memory.
 
         Args:
@@ -111,9 +111,9 @@ class Cluster:
             self._flying[future] = part
             completed.add(future)
 
-    def _result(self, future: Any) -> list[Made]:
+    def _result(self, future: Any) -> list[PartBox]:
         try:
-            boxes: list[Made] = opened(future.result())
+            boxes: list[PartBox] = opened(future.result())
             return boxes
         except self.distributed.scheduler.KilledWorker as error:
             part = str(error.task).split("-")[1]

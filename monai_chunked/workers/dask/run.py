@@ -10,34 +10,32 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from monai_chunked.chunks.levels import Memory
+from monai_chunked.chunks.stages import Finished
 from monai_chunked.inputs.owned import Owned
-from monai_chunked.inputs.source import source_of
-from monai_chunked.machine.signals import interruptible
+from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout, lay_out
 from monai_chunked.plan.parts.forecast import forecast_parts
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import Work, cut, needed_windows, work_of
-from monai_chunked.run.call import Call
-from monai_chunked.run.calling import calling, packed, sum_dtype_of, watched
+from monai_chunked.recovery.left import Left
+from monai_chunked.run.assembly import Results, finisher_of
+from monai_chunked.run.call import Call, Fingerprint, Run
 from monai_chunked.run.identity import described_output
-from monai_chunked.run.inverting import inversion_of, why_whole
 from monai_chunked.run.observer import Observer
-from monai_chunked.run.run import load
-from monai_chunked.run.settings import Settings
+from monai_chunked.run.run import finished, hand_out, watched
 from monai_chunked.workers.dask.cluster import Cluster
 from monai_chunked.workers.dask.tasks import HandingOn, Independent
-from monai_chunked.workers.parts import Agreed, makers
-from monai_chunked.workers.worker import Worker, put, results_of
+from monai_chunked.workers.parts import SharedRun, makers
+from monai_chunked.workers.worker import PartBox, Worker
 
-__all__ = ["Asked", "infer_on"]
+__all__ = ["Elsewhere"]
 
 
 MOST_PARTS = 4
@@ -47,136 +45,144 @@ NEARLY_AS_FAST = 1.05
 """More parts than the fastest number are taken while they take no longer than this."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of the workers.
-
-    Attributes:
-        settings: what is asked for.
-        source: the input, or a function that opens it.
-        inputs: the input, opened here.
-        network_factory: builds the network.
-        parts: how many; ``None``: as many as are worth while.
-        resources: of Dask, that a part needs.
-    """
-
-    settings: Settings
-    source: Any
-    inputs: Any
-    network_factory: Callable[[], Any]
-    parts: int | None
-    resources: Mapping[str, float] | None
-
-
-def infer_on(client: Any, asked: Asked) -> Any:
-    """The result, made by the workers of a Dask cluster.
+class Elsewhere:
+    """The workers of a Dask cluster do it; this process writes what they make.
 
     Args:
-        client: a ``distributed.Client``.
-        asked: what is asked of them.
-
-    Raises:
-        ValueError: when the inverse cannot be done a chunk at a time.
+        cluster: the workers.
+        parts: how many; ``None``: as many as are worth while.
     """
-    settings = asked.settings
-    opened = source_of(asked.inputs)
-    inversion = inversion_of(settings, opened)
-    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(opened, settings))):
+
+    def __init__(self, cluster: Cluster, parts: int | None) -> None:
+        self.cluster = cluster
+        self.parts = parts
+
+    def whole(self, call: Call, reason: str) -> Any:
+        """
+        Raises:
+            ValueError: the inverse cannot be done by several workers.
+        """
         raise ValueError(
-            f"inverse={settings.inverse!r} cannot be done a chunk at a time, so not by several workers: {reason}; "
+            f"inverse={call.settings.inverse!r} cannot be done a chunk at a time, so not by several workers: {reason}; "
             f"leave it out and undo the result, or call the inferer itself"
         )
-    of_workers = replace(settings, output="cpu", output_dir=None, overwrite=False, mask=None, progress=False)
-    here = replace(settings, sw_device=None)
-    with Cluster(client, Worker(of_workers, asked.source, asked.network_factory), asked.resources) as cluster:
 
-        def fingerprint(call: Call) -> tuple[dict[str, str], list[str]]:
-            return cluster.run(Worker.fingerprint, Owned(settings.mask), described_output(call.output), inversion)
+    def fingerprint(self, call: Call) -> Callable[[], Fingerprint]:
+        def fingerprint() -> Fingerprint:
+            about = (Owned(call.settings.mask), described_output(call.output), call.inversion)
+            texts: Fingerprint = self.cluster.run(Worker.fingerprint, *about)
+            return texts
 
-        with calling(here, opened, inversion, fingerprint) as call:
-            return _infer(call, cluster, asked.parts)
+        return fingerprint
 
+    def finished(self, run: Run) -> Results | None:
+        return finished(run)
 
-def _infer(call: Call, cluster: Cluster, count: int | None) -> Any:
-    """The result, from the parts that are still needed."""
-    settings, recovery = call.settings, call.recovery
-    agreed = Agreed(recovery.heads, recovery.cuts, (), recovery.results, recovery.done)
-    if not recovery.resumed:
-        agreed = cluster.run(Worker.agree, call.skipped)
-    sizes = (settings.windows, settings.image_size, agreed.heads, call.sum_dtype.itemsize)
-    layout = lay_out(*sizes, cuts=agreed.cuts)  # nothing is open here
-    results = load(call, layout if recovery.resumed else None)
-    if results is None:
-        recovery.begin(agreed.heads, agreed.cuts)
-        needed = needed_windows(layout.grids, len(call.metadata), done) if (done := call.done(layout)) else None
-        parts = _cut(call, layout, needed, count, cluster.threads())
-        agreed = replace(agreed, ranges=parts.ranges)
-        writes_files = settings.output_dir is not None or not call.output.in_memory
-        with interruptible(recovery.journal) if writes_files else nullcontext(), watched(call) as observer:
-            tell = partial(_tell, call, observer, needed)
-            results = _gather(call, cluster, agreed, layout, parts, tell)
-        recovery.finish()
-    return packed(call, results)
+    def results(self, run: Run) -> Results:
+        call, left = run.call, run.left
+        if left.heads is None:
+            left = self.cluster.run(Worker.first_heads, run.skipped)
+        assert left.heads is not None
+        sizes = (call.settings.windows, call.settings.image_size, left.heads, call.sum_dtype.itemsize)
+        layout = lay_out(*sizes, cuts=left.cuts)  # nothing is open here
+        written = run.written(layout)
+        needed = needed_windows(layout.grids, call.images, written) if written else None
+        parts = _cut(run, layout, needed, self.parts, self.cluster.threads())
+        with watched(run, call.windows) as observer:
+            gathering = _Gathering(run, self.cluster, left, layout, parts, observer, needed)
+            return Results(left.heads, gathering.results())
 
-
-def _gather(
-    call: Call, cluster: Cluster, agreed: Agreed, layout: Layout, parts: Parts, tell: Callable[[range, _Counts], None]
-) -> list[Any]:
-    """The results, when every part has come and is written."""
-    every = makers(call, layout, parts)
-    counts = _Counts(len(every), len(call.recovery.done))
-    missing = {part for box, part in every.items() if box not in call.recovery.done}
-    if call.hands_on:
-        missing = set(range(len(parts)))  # others may wait for what they hand on
-    results = results_of(call, agreed, layout)
-    try:
-        for part in sorted(set(range(len(parts))) - missing):
-            tell(parts.ranges[part], counts)
-        tasks = (
-            HandingOn(cluster, parts, agreed) if call.hands_on else Independent(cluster, parts, agreed, call.inversion)
-        )
-        for part, boxes in cluster.parts(sorted(missing), tasks.start):
-            for made in boxes:
-                put(results, made)
-                results.poll()
-            counts.finished += len(boxes)
-            tell(parts.ranges[part], counts)
-        return results.finish()
-    except BaseException:
-        results.abandon()
-        raise
+    def hand_out(self, run: Run, results: Results) -> Any:
+        return hand_out(run.call, results)
 
 
 @dataclass
-class _Counts:
-    """What an observer asks of a run: how many chunks of the result there are, how many are finished, what is open."""
+class _Gathering:
+    """Parts come, and are written.
 
-    total: int
-    finished: int
+    Attributes:
+        run: the call that has begun.
+        cluster: the workers.
+        left: heads and chunks of the network, and what an earlier run left.
+        layout: the chunks of each head.
+        parts: the windows of each part.
+        observer: is told what has happened.
+        needed: for each window whether it is predicted; ``None``: all are, but for those that are skipped.
+        finished, total: number of chunks of the result that are finished, and in all.
+        open_bytes: nothing is open here.
+    """
+
+    run: Run
+    cluster: Cluster
+    left: Left
+    layout: Layout
+    parts: Parts
+    observer: Observer
+    needed: np.ndarray | None
+    finished: int = 0
+    total: int = 0
     open_bytes: int = 0
 
+    def results(self) -> list[Any]:
+        """The results, when every part has come and is written."""
+        call, written = self.run.call, self.run.left.written
+        boxes = makers(call, self.layout, self.parts)
+        self.total, self.finished = len(boxes), len(written)
+        missing = {part for box, part in boxes.items() if box not in written}
+        if call.parts_hand_on:
+            missing = set(range(len(self.parts)))  # others may wait for what they hand on
+        assert self.left.heads is not None
+        finisher = finisher_of(
+            self.run, self.layout, self.left.heads, lambda *_: [], lambda writer: not writer.in_memory
+        )
+        try:
+            for part in sorted(set(range(len(self.parts))) - missing):
+                self._tell(part)
+            for part, part_boxes in self.cluster.parts(sorted(missing), self._tasks().start):
+                for box in part_boxes:
+                    finisher.put(_finished(box))
+                    finisher.poll()
+                self.finished += len(part_boxes)
+                self._tell(part)
+            return finisher.finish()
+        except BaseException:
+            finisher.abandon()
+            raise
 
-def _tell(call: Call, observer: Observer, needed: np.ndarray | None, numbers: range, counts: Any) -> None:
-    """All windows of a part are done."""
-    every = itertools.chain.from_iterable(call.settings.windows.runs(len(call.metadata), numbers))
-    for number, window in zip(numbers, every):
-        skipped = call.skipped is not None and call.skipped.window(window.image, window.position)
-        observer.window(window, not skipped and (needed is None or bool(needed[number])), counts)
+    def _tasks(self) -> HandingOn | Independent:
+        shared = SharedRun(self.left, self.parts.ranges, self.run.skipped)
+        if self.run.call.parts_hand_on:
+            return HandingOn(self.cluster, self.parts, shared)
+        return Independent(self.cluster, shared, self.run.call.inversion)
+
+    def _tell(self, part: int) -> None:
+        """All windows of a part are done."""
+        call, skipped, numbers = self.run.call, self.run.skipped, self.parts.ranges[part]
+        windows = itertools.chain.from_iterable(call.settings.windows.runs(call.images, numbers))
+        for number, window in zip(numbers, windows):
+            skips = skipped is not None and skipped.window(window.image, window.position)
+            predicted = not skips and (self.needed is None or bool(self.needed[number]))
+            self.observer.window(window, predicted, self)  # type: ignore[arg-type]
 
 
-def _cut(call: Call, layout: Layout, needed: np.ndarray | None, count: int | None, threads: int) -> Parts:
+def _finished(box: PartBox) -> Finished:
+    """A box of a result, as a chunk that has gone through all stages."""
+    at = ChunkId(box.image, box.head, tuple(side.start for side in box.box))
+    return Finished(at, box.box, box.values, Memory(box.values))
+
+
+def _cut(run: Run, layout: Layout, needed: np.ndarray | None, count: int | None, threads: int) -> Parts:
     """The parts: as many as are asked for, or as many as are worth while."""
-    settings, images = call.settings, len(call.metadata)
-    work = work_of(settings.windows, images, settings.sw_batch_size, call.skipped, needed)
+    settings, images, hands_on = run.call.settings, run.call.images, run.call.parts_hand_on
+    work = work_of(settings.windows, images, settings.sw_batch_size, run.skipped, needed)
     if not work.predicted.any():  # all that is left is of skipped windows
-        return Parts(layout.grids, images, [range(images * len(settings.windows))], call.skipped)
-    ways = [count] if count is not None else [threads * times for times in range(1, MOST_PARTS + 1)]
-    parts = [Parts(layout.grids, images, cut(work, each), call.skipped) for each in ways]
-    how = (call.hands_on, work, layout, threads)
-    seconds = [_slowest(each, *how) for each in parts] if len(ways) > 1 else [0]
-    fast = [each for each, time in zip(parts, seconds) if time <= NEARLY_AS_FAST * min(seconds)]
+        return Parts(layout.grids, images, [run.call.windows], run.skipped)
+    counts = [count] if count is not None else [threads * times for times in range(1, MOST_PARTS + 1)]
+    ways = [Parts(layout.grids, images, cut(work, each), run.skipped) for each in counts]
+    seconds = [_slowest(parts, hands_on, work, layout, threads) for parts in ways] if len(ways) > 1 else [0]
+    fast = [parts for parts, time in zip(ways, seconds) if time <= NEARLY_AS_FAST * min(seconds)]
     # sums that go through a part have to wait for it, and those of the next part for them
-    direct = [each for each in fast if not any(map(each.passes_on, range(len(each))))] if call.hands_on else []
+    direct = [parts for parts in fast if not any(map(parts.passes_on, range(len(parts))))] if hands_on else []
     return (direct or fast)[-1]
 
 

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from monai_chunked.plan.parts.parts import Parts
-from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.errors import add_note
 from monai_chunked.workers.dask.cluster import RETRIES, Cluster
-from monai_chunked.workers.parts import Agreed
-from monai_chunked.workers.worker import Begun, Ended, Made, Worker
+from monai_chunked.workers.parts import SharedRun
+from monai_chunked.workers.worker import FirstHalf, PartBox, SecondHalf, Worker
 
 __all__ = ["HandingOn", "Independent"]
-
-
-class Known(NamedTuple):
-    """What all tasks know of a run."""
-
-    agreed: Agreed
-    skipped: Skipped | None
 
 
 class Independent:
@@ -29,14 +21,13 @@ class Independent:
 
     Args:
         cluster: the workers.
-        parts: the parts.
-        agreed: what all workers know.
+        shared: what all workers know.
         inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
     """
 
-    def __init__(self, cluster: Cluster, parts: Parts, agreed: Agreed, inversion: Inversion | None) -> None:
+    def __init__(self, cluster: Cluster, shared: SharedRun, inversion: Inversion | None) -> None:
         self.cluster = cluster
-        self._known = cluster.share("known", Known(agreed, parts.skipped))
+        self._shared = cluster.share("known", shared)
         self._inversion = cluster.share("inversion", inversion)
 
     def start(self, part: int) -> Any:
@@ -46,8 +37,8 @@ class Independent:
             the future of its boxes.
         """
         # what comes in order is written in order
-        known = (self.cluster.worker, self._known, self._inversion, part)
-        return self.cluster.submit(f"part-{part}", _make, *known, priority=-part)
+        of_part = (self.cluster.worker, self._shared, self._inversion, part)
+        return self.cluster.submit(f"part-{part}", _make, *of_part, priority=-part)
 
 
 class HandingOn:
@@ -57,13 +48,15 @@ class HandingOn:
     worker is lost, Dask does what it had once more.
 
     Args:
-        cluster, parts, agreed: as above.
+        cluster: the workers.
+        parts: the parts.
+        shared: what all workers know.
     """
 
-    def __init__(self, cluster: Cluster, parts: Parts, agreed: Agreed) -> None:
+    def __init__(self, cluster: Cluster, parts: Parts, shared: SharedRun) -> None:
         self.cluster = cluster
         self.parts = parts
-        self._known = cluster.share("known", Known(agreed, parts.skipped))
+        self._shared = cluster.share("known", shared)
         self._sums: dict[tuple[int, int], list[Any]] = {}
 
     def start(self, part: int) -> Any:
@@ -72,12 +65,12 @@ class HandingOn:
         Returns:
             the future of its boxes.
         """
-        known = (self.cluster.worker, self._known, part)
-        begun = self.cluster.submit(f"part-{part}-begin", _begin, *known, priority=-part)
+        of_part = (self.cluster.worker, self._shared, part)
+        begun = self.cluster.submit(f"part-{part}-begin", _begin, *of_part, priority=-part)
         inherited, takers = self.parts.inherited(part), self.parts.handed_on(part)
         given = [(giver, sums) for giver in set(inherited.values()) for sums in self._sums.pop((giver, part))]
         passed = {taker for chunk, taker in takers.items() if chunk in inherited}
-        end = (_end if passed else _last), *known, begun, [giver for giver, _ in given], *[sums for _, sums in given]
+        end = (_end if passed else _last), *of_part, begun, [giver for giver, _ in given], *[sums for _, sums in given]
         ended = self.cluster.submit(f"part-{part}-end", *end, priority=1)
         for taker in set(takers.values()):
             halves = [("opened", begun), ("passed", ended)] if taker in passed else [("opened", begun)]
@@ -88,42 +81,44 @@ class HandingOn:
         return self.cluster.submit(f"part-{part}-boxes", _boxes, ended, priority=1) if passed else ended
 
 
-def _make(worker: Worker, known: Known, inversion: Inversion | None, part: int) -> list[Made]:
-    with _naming(part, known.agreed):
-        return worker.make(part, *known, inversion)
+def _make(worker: Worker, shared: SharedRun, inversion: Inversion | None, part: int) -> list[PartBox]:
+    with _naming(part, shared):
+        return worker.make(part, shared, inversion)
 
 
-def _begin(worker: Worker, known: Known, part: int) -> Begun:
-    with _naming(part, known.agreed):
-        return worker.begin(part, *known)
+def _begin(worker: Worker, shared: SharedRun, part: int) -> FirstHalf:
+    with _naming(part, shared):
+        return worker.begin(part, shared)
 
 
-def _end(worker: Worker, known: Known, part: int, begun: Begun, givers: list[int], *sums: list[Any]) -> Ended:
+def _end(
+    worker: Worker, shared: SharedRun, part: int, begun: FirstHalf, givers: list[int], *sums: list[Any]
+) -> SecondHalf:
     given: dict[int, list[Any]] = {}
     for giver, some in zip(givers, sums):
         given.setdefault(giver, []).extend(some)
-    with _naming(part, known.agreed):
-        return worker.end(part, *known, begun, given)
+    with _naming(part, shared):
+        return worker.end(part, shared, begun, given)
 
 
-def _last(*arguments: Any) -> list[Made]:
+def _last(*arguments: Any) -> list[PartBox]:
     """The end of a part that nobody waits for."""
     return _boxes(_end(*arguments))
 
 
-def _sums_for(task: Begun | Ended, part: int) -> list[Any]:
+def _sums_for(task: FirstHalf | SecondHalf, part: int) -> list[Any]:
     return task.sums.get(part, [])
 
 
-def _boxes(ended: Ended) -> list[Made]:
+def _boxes(ended: SecondHalf) -> list[PartBox]:
     return ended.boxes
 
 
 @contextmanager
-def _naming(part: int, agreed: Agreed) -> Iterator[None]:
+def _naming(part: int, shared: SharedRun) -> Iterator[None]:
     """Adds to an error which part it is of, and leaves its type as it is."""
-    numbers = agreed.ranges[part]
-    name = f"part {part} of {len(agreed.ranges)}, windows {numbers.start} to {numbers.stop - 1}"
+    numbers = shared.ranges[part]
+    name = f"part {part} of {len(shared.ranges)}, windows {numbers.start} to {numbers.stop - 1}"
     try:
         yield
     except Exception as error:  # whatever a network raises

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -11,31 +10,28 @@ from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import ResumableOutput
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.recovery.differences import differences, remedy
-from monai_chunked.run.settings import Settings
+from monai_chunked.run.call import Call
 
 __all__ = ["check_shared", "differing"]
 
 
-def check_shared(settings: Settings, inversion: Any, device: torch.device) -> None:
+def check_shared(call: Call) -> None:
     """Refuse what cannot be shared.
 
     Args:
-        settings: what is asked for.
-        inversion: how predictions are brought to the patients' grids; ``None``: they stay where they are.
-        device: of the input.
+        call: what is asked for.
 
     Raises:
         ValueError: when this cannot be shared.
         TypeError: when the output is none that all processes can have.
     """
-    if settings.process_fn is not None:
+    if call.settings.process_fn is not None:
         raise ValueError(
             "process_group does not go with process_fn, which may make other weights of each batch, and MONAI divides "
             "by those of the first one; leave one of them out"
         )
-    output = settings.target(device)
-    kept = settings.postprocessing is None and inversion is None and output.in_memory and not settings.limited
-    if torch.is_grad_enabled() and kept:
+    output = call.output
+    if torch.is_grad_enabled() and call.differentiable:
         raise ValueError(
             "process_group gives scores without gradients; call the inferer within torch.no_grad() or "
             "torch.inference_mode(), or leave process_group out"

@@ -13,10 +13,11 @@ from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Result, ResumableOutput
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.heads import Heads
-from monai_chunked.run.call import Call
+from monai_chunked.run.assembly import Results
+from monai_chunked.run.call import Run
 from monai_chunked.run.settings import Settings
 from monai_chunked.workers.torchrun.peers import Peers
-from monai_chunked.workers.torchrun.shares import LeaderShare
+from monai_chunked.workers.torchrun.shares import SharedResults
 
 __all__ = ["Shown", "show", "take"]
 
@@ -40,24 +41,24 @@ class Shown:
     on_disk: bool
 
 
-def show(peers: Peers, call: Call, results: Sequence[Any], share: LeaderShare) -> None:
+def show(peers: Peers, run: Run, results: Results, shared: SharedResults) -> None:
     """Tell the others where results are, or send them.
 
     Args:
         peers: the processes of the run.
-        call: that has made them.
+        run: that has made them.
         results: as outputs return them.
-        share: knows the heads, the chunks, and what was started in this run.
+        shared: knows the chunks, and what was started in this run.
     """
-    forms = {**call.recovery.results, **{k: result.form for k, result in share.results.items() if result.form}}
-    assert share.layout is not None
-    parts = zip(share.heads, share.layout.grids)
-    each = [call.result(head, call.ending(grid), forms[k]) for k, (head, grid) in enumerate(parts)]
-    on_disk = _have_names(call, each) or not all(isinstance(result, torch.Tensor) for result in results)
+    forms, values = shared.forms(), results.values
+    assert shared.layout is not None
+    heads = enumerate(zip(results.heads, shared.layout.grids))
+    each = [run.result(head, run.call.ending(grid), forms[number]) for number, (head, grid) in heads]
+    on_disk = _have_names(run, each) or not all(isinstance(result, torch.Tensor) for result in values)
     for rank in peers.others:
-        peers.say(rank, Shown(share.heads, each, on_disk))
+        peers.say(rank, Shown(results.heads, each, on_disk))
     if not on_disk:
-        for result in results:
+        for result in values:
             for image, box in _pieces(result.shape, result.dtype.itemsize):
                 piece = result[image][(slice(None), *box)].cpu()
                 for rank in peers.others:
@@ -65,12 +66,12 @@ def show(peers: Peers, call: Call, results: Sequence[Any], share: LeaderShare) -
                 peers.flush()
 
 
-def _have_names(call: Call, results: Sequence[Result]) -> bool:
+def _have_names(run: Run, results: Sequence[Result]) -> bool:
     """Whether the output finds results again that it has written."""
-    output = call.output
-    if not isinstance(output, ResumableOutput) or output.journal(call.metadata) is None:
+    output = run.call.output
+    if not isinstance(output, ResumableOutput) or output.journal(run.metadata) is None:
         return False
-    if call.recovery.journal is not None or all(each.get("filename_or_obj") for each in call.metadata):
+    if run.record.journal is not None or all(each.get("filename_or_obj") for each in run.metadata):
         return True
     try:  # it may have taken a name that was free
         for result in results:

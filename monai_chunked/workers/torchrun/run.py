@@ -1,38 +1,36 @@
-"""A run of several processes: what each of them does, from what they are called with to the result that all get."""
+"""A run of several processes: the first of them writes the result, and each of the others sends what it makes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from monai_chunked.inputs.source import Source, source_of
+from monai_chunked.inputs.source import Source
 from monai_chunked.machine.caller import warn_caller
-from monai_chunked.machine.signals import interruptible
 from monai_chunked.outputs.base import Result
 from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.work import cut, needed_windows, work_of
-from monai_chunked.run.call import Call
-from monai_chunked.run.calling import calling, packed, sum_dtype_of
+from monai_chunked.recovery.left import NOTHING_LEFT, Left
+from monai_chunked.run.assembly import Results
+from monai_chunked.run.call import Call, Fingerprint, Run
 from monai_chunked.run.identity import fingerprint_of_call
-from monai_chunked.run.inverting import inversion_of, why_whole
-from monai_chunked.run.laying_out import lay_out_call
-from monai_chunked.run.predicting import predict
-from monai_chunked.run.run import load
+from monai_chunked.run.part import LayOut, Part
+from monai_chunked.run.run import finished, hand_out, infer, predict
 from monai_chunked.run.settings import Settings
-from monai_chunked.run.sharing import Given, HandedOver
-from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.predictor import BoundNetwork
-from monai_chunked.workers.parts import Agreed, numbers_of, predict_part
+from monai_chunked.workers.parts import HandedOver, SharedRun, numbers_of, predict_part
 from monai_chunked.workers.torchrun.checks import check_shared, differing
 from monai_chunked.workers.torchrun.peers import Peers
 from monai_chunked.workers.torchrun.results import Shown, show, take
 from monai_chunked.workers.torchrun.shared_disk import Mark, look, marked, unseen
-from monai_chunked.workers.torchrun.shares import LeaderShare, PartShare
+from monai_chunked.workers.torchrun.shares import Exchange, SharedResults
 
 __all__ = ["infer_together"]
 
@@ -43,21 +41,24 @@ class Start:
 
     Attributes:
         ranges: the windows of each part; empty: an earlier run has finished the result.
-        hands_on: whether chunks are handed on from part to part, or else parts are independent.
-        agreed: what all know of heads and chunks, if an earlier run left it.
+        left: what an earlier run left.
     """
 
     ranges: Sequence[range]
-    hands_on: bool
-    agreed: Agreed | None
+    left: Left = NOTHING_LEFT
 
 
-def infer_together(peers: Peers, inputs: Any, network: BoundNetwork, settings: Settings, condition: Any) -> Any:
+def infer_together(
+    peers: Peers, source: Source, network: BoundNetwork, settings: Settings, condition: Source | None
+) -> Any:
     """What :py:func:`infer` does, by several processes.
 
     Args:
         peers: these processes.
-        inputs, network, settings, condition: as for one process, and the same in all.
+        source: where windows are read from.
+        network: with its further arguments.
+        settings: what is asked for, the same in all.
+        condition: where windows of the condition are read from.
 
     Returns:
         the results, in all of them.
@@ -67,53 +68,35 @@ def infer_together(peers: Peers, inputs: Any, network: BoundNetwork, settings: S
         FileNotFoundError: when the result is to be in a folder that not all of them see.
         RuntimeError: when another process could not go on.
     """
-    source = source_of(inputs)
-    condition_source = None if condition is None else source_of(condition)
-    inversion = inversion_of(settings, source)
-    if inversion is not None and (reason := why_whole(inversion, settings, sum_dtype_of(source, settings))):
-        raise ValueError(
-            f"process_group: the prediction can only be brought to the patient's grid as a whole, because {reason}; "
-            f"leave out the inverse and do it to what the inferer returns, or process_group"
-        )
-    check_shared(settings, inversion, source.device)
-    kind = _Leader if peers.rank == 0 else _Follower
+    call = Call.of(source, network, settings, condition)
+    if call.why_whole() is None:  # else it is refused for that
+        check_shared(call)
     with torch.no_grad():
-        return kind(peers, settings, network, source, condition_source, inversion).infer()
+        if peers.rank == 0:
+            return infer(call, Leader(peers))
+        follower = Follower(peers, settings)
+        return infer(replace(call, settings=follower.own, output=follower.own.target(source.device)), follower)
 
 
-class _Worker:
+class _Together:
     """One process of a run.
 
     Args:
         peers: all of them.
-        settings: what is asked for.
-        network: with its further arguments.
-        source, condition: where windows are read from.
-        inversion: how predictions are brought to the patients' grids.
     """
 
-    def __init__(
-        self,
-        peers: Peers,
-        settings: Settings,
-        network: BoundNetwork,
-        source: Source,
-        condition: Source | None,
-        inversion: Inversion | None,
-    ) -> None:
+    def __init__(self, peers: Peers) -> None:
         self.peers = peers
-        self.settings = settings
-        self.network = network
-        self.source = source
-        self.condition = condition
-        self.inversion = inversion
-        self._texts: tuple[dict[str, str], list[str]] | None = None
 
-    def fingerprint(self, call: Call) -> tuple[dict[str, str], list[str]]:
-        """What the result depends on, as this process was called; found out once."""
-        if self._texts is None:
-            self._texts = fingerprint_of_call(call, self.network, self.condition)
-        return self._texts
+    def whole(self, call: Call, reason: str) -> Any:
+        """
+        Raises:
+            ValueError: the inverse cannot be done by several processes.
+        """
+        raise ValueError(
+            f"process_group: the prediction can only be brought to the patient's grid as a whole, because {reason}; "
+            f"leave out the inverse and do it to what the inferer returns, or process_group"
+        )
 
     def judge(self, verdict: Exception | None) -> None:
         """Raise, in all processes alike, if there is something to raise."""
@@ -122,65 +105,72 @@ class _Worker:
             raise verdict
 
 
-class _Leader(_Worker):
+class Leader(_Together):
     """The first of them, which has the output and its journal."""
 
-    def infer(self) -> Any:
-        reads = {"condition": self.condition, "network": self.network}
-        with calling(self.settings, self.source, self.inversion, self.fingerprint, reads) as call:
-            self._compare(call)
-            self._show_disk(call)
-            recovery, recorded = call.recovery, None
-            if recovery.resumed:
-                how = (recovery.heads, call.device, call.sum_dtype, recovery.cuts, call.skipped)
-                recorded = lay_out_call(self.settings, *how)
-            results = load(call, recorded)
-            if results is None:
-                recorded = recorded if recovery.resumed else None
-                share, results = self._predict(call, recorded)
-            else:
-                self._tell(Start((), False, None))
-                share = LeaderShare(self.peers, range(0), None, recovery.heads, recorded)
-            show(self.peers, call, results, share)
-            return packed(call, results)
+    def fingerprint(self, call: Call) -> Callable[[], Fingerprint]:
+        self._texts = functools.cache(partial(fingerprint_of_call, call))  # found out once
+        return self._texts
 
-    def _compare(self, call: Call) -> None:
-        """What all were called with is the same."""
-        # where the result goes is the first one's business
-        texts = {name: text for name, text in self.fingerprint(call)[0].items() if name != "output"}
-        different = differing(texts, self._hear())
-        self._decide(ValueError(different) if different else None)
+    def finished(self, run: Run) -> Results | None:
+        self._compare()
+        self._show_disk(run)
+        results = finished(run)
+        if results is not None:
+            self._tell(Start(()))
+            self._shared = SharedResults(run, self.peers)
+            self._shared.layout = run.layout_left()
+        return results
 
-    def _show_disk(self, call: Call) -> None:
-        """All see where the result will be."""
-        with marked(call.output, call.metadata) as mark:
-            self._tell(mark)
-            if mark is not None:
-                said = self._hear()
-        if mark is not None:
-            self._decide(unseen(mark, said))
-
-    def _predict(self, call: Call, recorded: Layout | None) -> tuple[LeaderShare, list[Any]]:
-        settings, recovery, images = self.settings, call.recovery, len(call.metadata)
-        needed = None if recorded is None else needed_windows(recorded.grids, images, call.done(recorded))
-        work = work_of(settings.windows, images, settings.sw_batch_size, call.skipped, needed)
+    def results(self, run: Run) -> Results:
+        call, settings = run.call, run.call.settings
+        layout = run.layout_left()
+        needed = None if layout is None else needed_windows(layout.grids, call.images, run.written(layout))
+        work = work_of(settings.windows, call.images, settings.sw_batch_size, run.skipped, needed)
         ranges = cut(work, self.peers.size)
         if len(ranges) < self.peers.size:
             warn_caller(
                 f"process_group has more processes ({self.peers.size}) than there are batches of windows to predict "
                 f"({len(ranges)}), so some have nothing to do; fewer are as fast"
             )
-        agreed = None
-        if recorded is not None:
-            agreed = Agreed(recovery.heads, recovery.cuts, ranges, recovery.results, recovery.done)
-        self._tell(Start(ranges, call.hands_on, agreed))
-        numbers = numbers_of(call, ranges[0], 0)
-        passed = ranges if call.hands_on else None
-        share = LeaderShare(self.peers, numbers, passed, recovery.heads, recorded)
-        writes_files = settings.output_dir is not None or not call.output.in_memory
-        with interruptible(recovery.journal) if writes_files else nullcontext():
-            results = predict(replace(call, share=share), self.network, self.condition, recorded)
-        return share, results
+        self._tell(Start(ranges, run.left))
+        self._shared = shared = SharedResults(run, self.peers)
+        shared.layout = layout
+        passed = ranges if call.parts_hand_on else None
+        part = Part(
+            numbers_of(run, ranges[0], 0), self._agree, shared.poll, ranges=passed, exchange=Exchange(self.peers)
+        )
+        try:
+            heads, values = predict(replace(run, record=shared, told=run.skipped), part)
+            return Results(heads, shared.results(len(values)))
+        except BaseException:
+            shared.abandon()
+            raise
+
+    def hand_out(self, run: Run, results: Results) -> Any:
+        show(self.peers, run, results, self._shared)
+        return hand_out(run.call, results)
+
+    def _agree(self, heads: Heads, lay_out: LayOut) -> Layout:
+        self._shared.layout = layout = lay_out(None)
+        self._tell(Left(heads, tuple(grid.cuts for grid in layout.grids)))
+        return layout
+
+    def _compare(self) -> None:
+        """What all were called with is the same."""
+        # where the result goes is the first one's business
+        texts = {name: text for name, text in self._texts()[0].items() if name != "output"}
+        different = differing(texts, self._hear())
+        self._decide(ValueError(different) if different else None)
+
+    def _show_disk(self, run: Run) -> None:
+        """All see where the result will be."""
+        with marked(run.call.output, run.metadata) as mark:
+            self._tell(mark)
+            if mark is not None:
+                said = self._hear()
+        if mark is not None:
+            self._decide(unseen(mark, said))
 
     def _decide(self, verdict: Exception | None) -> None:
         self._tell(verdict)
@@ -194,50 +184,69 @@ class _Leader(_Worker):
         return {rank: self.peers.hear(rank) for rank in self.peers.others}
 
 
-class _Follower(_Worker):
-    """Any other of them, which sends what it makes to the first one."""
+class Follower(_Together):
+    """Any other of them, which sends what it makes to the first one.
 
-    def infer(self) -> Any:
-        progress = False if self.settings.progress is True else self.settings.progress  # one bar is enough
-        own = replace(self.settings, output=HandedOver(self._put), output_dir=None, overwrite=False, progress=progress)
-        with calling(own, self.source, self.inversion, None) as call:
-            self.peers.say(0, self.fingerprint(call)[0])
+    Args:
+        peers: all of them.
+        settings: what is asked for.
+
+    Attributes:
+        own: what is asked for here, where boxes are sent.
+    """
+
+    def __init__(self, peers: Peers, settings: Settings) -> None:
+        super().__init__(peers)
+        self.settings = settings
+        progress = False if settings.progress is True else settings.progress  # one bar is enough
+        self.own = replace(settings, output=HandedOver(self._put), output_dir=None, overwrite=False, progress=progress)
+
+    def fingerprint(self, call: Call) -> None:
+        return None
+
+    def finished(self, run: Run) -> Results | None:
+        self.peers.say(0, fingerprint_of_call(run.call)[0])
+        self.judge(self.peers.hear(0))
+        mark: Mark | None = self.peers.hear(0)
+        if mark is not None:
+            self.peers.say(0, look(self.settings.target(run.call.source.device), mark))
             self.judge(self.peers.hear(0))
-            mark: Mark | None = self.peers.hear(0)
-            if mark is not None:
-                self.peers.say(0, look(self.settings.target(self.source.device), mark))
-                self.judge(self.peers.hear(0))
-            start: Start = self.peers.hear(0)
-            if start.ranges:
-                self._predict(call, start)
-                self.peers.send_box(0, None, torch.empty(0))
-            return self._result(call, self.peers.hear(0))
+        self._start: Start = self.peers.hear(0)
+        return None if self._start.ranges else Results(Heads(), [])
 
-    def _predict(self, call: Call, start: Start) -> None:
-        rank, ranges, agreed = self.peers.rank, start.ranges, start.agreed
-        if agreed is None and (rank >= len(ranges) or not start.hands_on):
-            heads, cuts = self.peers.hear(0)
-            agreed = Agreed(heads, cuts, ranges)
+    def results(self, run: Run) -> Results:
+        self._predict(run)
+        self.peers.send_box(0, None, torch.empty(0))
+        return Results(Heads(), [])  # they come from the first process
+
+    def hand_out(self, run: Run, results: Results) -> Any:
+        shown: Shown = self.peers.hear(0)
+        taken = take(self.peers, self.settings, run.call.source, shown)
+        return hand_out(run.call, Results(shown.heads, taken))
+
+    def _predict(self, run: Run) -> None:
+        call, rank, ranges, left = run.call, self.peers.rank, self._start.ranges, self._start.left
+        if left.heads is None and (rank >= len(ranges) or not call.parts_hand_on):
+            left = self.peers.hear(0)
         if rank >= len(ranges):
             return
-        if start.hands_on:
-            share = PartShare(self.peers, ranges[rank], ranges)
-            recorded = None
-            if agreed is not None:
-                given = Given(agreed.heads, agreed.cuts, agreed.results, agreed.written)
-                call = replace(call, recovery=given)
-                recorded = lay_out_call(
-                    self.settings, given.heads, call.device, call.sum_dtype, given.cuts, call.skipped
-                )
-            predict(replace(call, share=share), self.network, self.condition, recorded)
+        shared = SharedRun(left, ranges, run.skipped)
+        if call.parts_hand_on:
+            exchange = Exchange(self.peers)
+            part = Part(ranges[rank], self._agree, self.peers.check, ranges=ranges, number=rank, exchange=exchange)
+            predict(shared.run_of(call), part)
         else:
-            assert agreed is not None
-            predict_part(call, self.network, self.condition, agreed, rank, self.peers.check)
+            predict_part(call, shared, rank, self.peers.check)
+
+    def _agree(self, heads: Heads, lay_out: LayOut) -> Layout:
+        left: Left = self.peers.hear(0)
+        if heads != left.heads:
+            assert left.heads is not None
+            raise ValueError(
+                f"the network returns {list(heads)} on rank {self.peers.rank} of the process group, but "
+                f"{list(left.heads)} on rank 0"
+            )
+        return lay_out(left.cuts)
 
     def _put(self, result: Result, image: int, box: Box, chunk: torch.Tensor) -> None:
         self.peers.send_box(0, (result.name, image, box), chunk)
-
-    def _result(self, call: Call, shown: Shown) -> Any:
-        results = take(self.peers, self.settings, self.source, shown)
-        given = Given(shown.heads, [], {}, {})
-        return packed(replace(call, recovery=given), results)

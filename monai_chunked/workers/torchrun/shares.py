@@ -1,106 +1,101 @@
-"""What the process that writes does of a run, and what the others do."""
+"""What the process that writes does of a run, and how the others bring it what they make."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from monai_chunked.chunks.handing_on import Alone, Neighbours
-from monai_chunked.outputs.base import Form, OutputWriter
+from monai_chunked.outputs.base import Form, Output, OutputWriter, Result
 from monai_chunked.plan.boxes import Box
-from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
-from monai_chunked.plan.parts.parts import Parts
-from monai_chunked.recovery.left import Cuts
-from monai_chunked.run.call import Call
-from monai_chunked.run.sharing import Create, OwnWindows
+from monai_chunked.recovery.left import Cuts, Left
+from monai_chunked.run.call import Run
 from monai_chunked.workers.torchrun.peers import Peers
 
-__all__ = ["LeaderShare", "PartShare"]
+__all__ = ["Exchange", "SharedResults"]
 
 
-class PartShare(OwnWindows):
-    """A part of a run.
-
-    Args:
-        peers: the processes of the run; each has the part of its rank.
-        numbers: the windows that come here.
-        ranges: the windows of each part, if chunks are handed on from part to part; ``None``: parts are independent.
-    """
-
-    def __init__(self, peers: Peers, numbers: range, ranges: Sequence[range] | None) -> None:
-        super().__init__(numbers, peers.check)
-        self.peers = peers
-        self.ranges = ranges
-
-    def agree(self, heads: Heads, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> Layout:
-        first, cuts = self.peers.hear(0)
-        if first != heads:
-            raise ValueError(
-                f"the network returns {list(heads)} on rank {self.peers.rank} of the process group, but "
-                f"{list(first)} on rank 0"
-            )
-        return lay_out(cuts)
-
-    def neighbours(self, call: Call, layout: Layout, done: frozenset[ChunkId]) -> Alone:
-        if self.ranges is None:
-            return Alone(done)
-        parts = Parts(layout.grids, len(call.metadata), self.ranges, call.skipped)
-        return Neighbours(parts, self.peers.rank, done, _Exchange(self.peers), call.device)
-
-
-class LeaderShare(PartShare):
-    """The first part, of the process that writes the results of all.
+class SharedResults:
+    """The record of a run whose results several processes have boxes for.
 
     Args:
-        peers, numbers, ranges: as for the others.
-        heads, layout: what an earlier run has left, or nothing.
+        run: of the process that writes.
+        peers: the processes of the run.
 
     Attributes:
         heads: of the network, as soon as they are known.
         layout: the chunks.
-        results: of each head, as soon as they may be started.
     """
 
-    def __init__(
-        self,
-        peers: Peers,
-        numbers: range,
-        ranges: Sequence[range] | None,
-        heads: Heads,
-        layout: Layout | None,
-    ) -> None:
-        super().__init__(peers, numbers, ranges)
-        self.heads, self.layout = heads, layout
-        self.results: dict[int, SharedResult] = {}
+    def __init__(self, run: Run, peers: Peers) -> None:
+        self.run = run
+        self.peers = peers
+        self.heads = run.left.heads
+        self.layout: Layout | None = None
+        self._results: dict[int, SharedResult] = {}
+        self._takes = False
         self._at_work = set(peers.others)
 
-    def agree(self, heads: Heads, lay_out: Callable[[Sequence[Cuts] | None], Layout]) -> Layout:
-        self.heads, self.layout = heads, lay_out(None)
-        for rank in self.peers.others:
-            self.peers.say(rank, (heads, [grid.cuts for grid in self.layout.grids]))
-        return self.layout
+    @property
+    def left(self) -> Left:
+        return self.run.left
 
-    def creating(self, head: int, create: Create) -> Create:
-        self.results[head] = SharedResult(create)
-        return self.results[head].start
+    @property
+    def journal(self) -> Path | None:
+        return self.run.record.journal
 
-    def neighbours(self, call: Call, layout: Layout, done: frozenset[ChunkId]) -> Alone:
-        self.peers.on_box(self._take)  # results can be started now
-        return super().neighbours(call, layout, done)
+    @property
+    def replaces(self) -> bool:
+        return self.run.record.replaces
 
-    def finish(self, results: list[Any]) -> list[Any]:
-        """When the others have made their parts too. What nobody here had a part in is finished as well."""
+    def load(self, output: Output, results: Sequence[Result]) -> list[Any] | None:
+        return self.run.record.load(output, results)
+
+    def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
+        self.heads = heads
+        self._results = {number: SharedResult(partial(self._create, number)) for number in range(len(heads))}
+        self.run.record.begin(heads, cuts)
+
+    def writer(self, number: int, output: Output, result: Result) -> OutputWriter:
+        return self._results[number].start(Form(result.shape[1], result.dtype))
+
+    def finish(self) -> None:
+        """The process that writes says so itself."""
+
+    def poll(self) -> None:
+        """Results can be started now: take what comes from others; raise if they cannot go on."""
+        if not self._takes:
+            self._takes = True
+            self.peers.on_box(self._take)
+        self.peers.check()
+
+    def results(self, count: int) -> list[Any]:
+        """The results, when the others have made their parts too. What nobody had a part in is finished as well."""
         self.peers.wait(lambda: not self._at_work)
-        return [self.results[k].finish() for k in range(len(results))]
+        return [self._results[number].finish() for number in range(count)]
+
+    def forms(self) -> dict[int, Form]:
+        """Of the results that were started, in this run or an earlier one."""
+        started = {number: result.form for number, result in self._results.items() if result.form is not None}
+        return {**self.left.results, **started}
 
     def abandon(self) -> None:
-        for result in self.results.values():
+        """The run failed."""
+        for result in self._results.values():
             result.abandon()
+
+    def _create(self, number: int, form: Form) -> OutputWriter:
+        assert self.heads is not None
+        assert self.layout is not None
+        ending = self.run.call.ending(self.layout.grids[number])
+        result = self.run.result(self.heads.each[number], ending, form)
+        return self.run.record.writer(number, self.run.call.output, result)
 
     def _take(self, rank: int, about: Any, values: torch.Tensor) -> None:
         """A box of a result, or nothing more, from another process."""
@@ -109,7 +104,9 @@ class LeaderShare(PartShare):
             self.peers.changed()
             return
         name, image, box = about
-        self.results[self.heads.number(name)].start(Form.of(values)).write(image, box, values)
+        assert self.heads is not None
+        form = Form.of(values)
+        self._results[self.heads.number(name)].start(form).write(image, box, values)
 
 
 class SharedResult:
@@ -119,7 +116,7 @@ class SharedResult:
         create: starts it.
     """
 
-    def __init__(self, create: Create) -> None:
+    def __init__(self, create: Callable[[Form], OutputWriter]) -> None:
         self._create = create
         self._lock = threading.Lock()
         self._abandoned = False
@@ -130,7 +127,7 @@ class SharedResult:
         """Where boxes go.
 
         Raises:
-            ValueError: when it was started with another form.
+            ValueError: when it was started with other channels or another dtype.
         """
         with self._lock:
             if self.writer is None and not self._abandoned:
@@ -184,7 +181,7 @@ class _OneAtATime(OutputWriter):
         """Others may have boxes still."""
 
 
-class _Exchange:
+class Exchange:
     """Sums go from process to process."""
 
     def __init__(self, peers: Peers) -> None:
