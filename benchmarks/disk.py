@@ -33,7 +33,7 @@ from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import lay_out
 from monai_chunked.plan.window_grid import window_grid
-from monai_chunked.recovery.record import JournalRecord
+from monai_chunked.recovery.journal_record import JournalRecord
 
 OUTPUTS: dict[str, Callable[[str], Output]] = {".npy": NumpyOutput, ".nii": NiftiOutput, "Zarr": ZarrOutput}
 PLAIN_BYTES = 2**23

@@ -15,7 +15,8 @@ from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.assembly import Assembly, assemble
-from monai_chunked.run.call import Call, begun, lay_out_call
+from monai_chunked.run.begun import begun
+from monai_chunked.run.call import Call
 from monai_chunked.run.part import Part
 from monai_chunked.run.run import hand_out, watched
 from monai_chunked.run.settings import Settings
@@ -167,7 +168,7 @@ class ChunkAggregator:
         """What predictions of a network with these heads become."""
         part = Part(self._call.windows)
         observer = self._stack.enter_context(watched(self._run, part.numbers))
-        layout = lay_out_call(self._call, heads, skipped=self._run.skipped)
+        layout = self._call.lay_out(heads, skipped=self._run.skipped)
         weights = self._predictor.first_weights
         assembly = assemble(self._run, layout, heads=heads, weights=weights, part=part, observer=observer)
         self._stack.callback(assembly.stitcher.close)

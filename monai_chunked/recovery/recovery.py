@@ -12,7 +12,8 @@ from monai_chunked.machine.files import leaving_no_empty_folder
 from monai_chunked.outputs.base import Metadata, Output, ResumableOutput
 from monai_chunked.outputs.names import check_forgotten
 from monai_chunked.recovery.alone import Alone
-from monai_chunked.recovery.record import JournalRecord, NoRecord, Overwrite, Record
+from monai_chunked.recovery.journal_record import JournalRecord
+from monai_chunked.recovery.record import NoRecord, Overwrite, Record
 
 __all__ = ["recovering"]
 

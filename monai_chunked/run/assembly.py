@@ -26,7 +26,7 @@ from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.call import Run
+from monai_chunked.run.begun import Run
 from monai_chunked.run.observer import Observer
 from monai_chunked.run.one_channel import warn_of_one_channel
 from monai_chunked.run.part import Part

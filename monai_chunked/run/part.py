@@ -10,7 +10,7 @@ from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.recovery.left import Cuts
-from monai_chunked.run.call import Run
+from monai_chunked.run.begun import Run
 
 __all__ = ["LayOut", "Part"]
 

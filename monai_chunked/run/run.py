@@ -18,7 +18,8 @@ from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.assembly import Assembly, Results, assemble
-from monai_chunked.run.call import Call, Fingerprint, Run, begun, lay_out_call
+from monai_chunked.run.begun import Run, begun
+from monai_chunked.run.call import Call, Fingerprint
 from monai_chunked.run.identity import fingerprint_of_call
 from monai_chunked.run.labels import mark_labels
 from monai_chunked.run.observer import Observer, observer_of
@@ -120,7 +121,7 @@ def predict(run: Run, part: Part) -> Results:
         observer = stack.enter_context(watched(run, part.numbers))
         predictions, heads, predictor = stack.enter_context(predicting(run, part, layout))
         if layout is None:
-            layout = part.agree(heads, lambda cuts: lay_out_call(run.call, heads, cuts, run.skipped))
+            layout = part.agree(heads, lambda cuts: run.call.lay_out(heads, cuts, run.skipped))
         weights = predictor.first_weights
         assembly = assemble(run, layout, heads=heads, weights=weights, part=part, observer=observer)
         stack.callback(assembly.stitcher.close)

@@ -14,7 +14,8 @@ from monai_chunked.chunks.postprocessing import argmax, check_classes
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
 from monai_chunked.plan.heads import Heads
-from monai_chunked.run.call import Call, Run, begun
+from monai_chunked.run.begun import Run, begun
+from monai_chunked.run.call import Call
 from monai_chunked.run.labels import mark_labels
 from monai_chunked.run.one_channel import warn_of_one_channel
 from monai_chunked.run.results import with_metadata

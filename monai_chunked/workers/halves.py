@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from monai_chunked.chunks.handing_on import Products
-from monai_chunked.run.call import Run
+from monai_chunked.run.begun import Run
 from monai_chunked.run.part import Part
 from monai_chunked.run.run import predict
 

@@ -23,7 +23,8 @@ from monai_chunked.plan.parts.work import work_of
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Left
 from monai_chunked.run.assembly import Results
-from monai_chunked.run.call import Call, Run, lay_out_call
+from monai_chunked.run.begun import Run
+from monai_chunked.run.call import Call
 from monai_chunked.run.part import Part
 from monai_chunked.run.run import predict, predicting
 
@@ -81,7 +82,7 @@ class _HandingOver(OutputWriter):
 def first_heads(run: Run) -> tuple[Heads, Layout]:
     """What the first batch shows of the network, and how chunks are cut."""
     with predicting(run, Part(run.call.windows), None) as (_, heads, _):
-        return heads, lay_out_call(run.call, heads, skipped=run.skipped)
+        return heads, run.call.lay_out(heads, skipped=run.skipped)
 
 
 def predict_part(call: Call, shared: SharedRun, part: int, poll: Callable[[], None] = lambda: None) -> Results:
@@ -98,7 +99,7 @@ def predict_part(call: Call, shared: SharedRun, part: int, poll: Callable[[], No
     """
     left = shared.left
     assert left.heads is not None
-    layout = lay_out_call(call, left.heads, left.cuts, shared.skipped)
+    layout = call.lay_out(left.heads, left.cuts, shared.skipped)
     parts = Parts(layout.grids, call.images, shared.ranges, shared.skipped)
     others = {box: 0 for box, maker in makers(call, layout, parts).items() if maker != part}
     run = Run.of_worker(call, replace(left, written={**others, **left.written}), shared.skipped)

@@ -16,7 +16,8 @@ from monai_chunked.outputs.base import Result
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import NOTHING_LEFT, Left
-from monai_chunked.run.call import Call, Fingerprint, Run
+from monai_chunked.run.begun import Run
+from monai_chunked.run.call import Call, Fingerprint
 from monai_chunked.run.identity import fingerprint_of_call
 from monai_chunked.run.settings import Settings
 from monai_chunked.transforms.inversion import Inversion

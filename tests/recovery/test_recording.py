@@ -17,7 +17,7 @@ from monai_chunked import (
 from monai_chunked.chunks.write_behind import WriteBehind
 from monai_chunked.plan.heads import Heads
 from monai_chunked.recovery.journal import Journal
-from monai_chunked.recovery.record import JournalRecord
+from monai_chunked.recovery.journal_record import JournalRecord
 from monai_chunked.recovery.recording import PAUSE
 
 

@@ -26,12 +26,13 @@ from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import Work, cut, needed_windows, work_of
 from monai_chunked.recovery.left import Left
 from monai_chunked.run.assembly import Results, finisher_of
-from monai_chunked.run.call import Call, Fingerprint, Run
+from monai_chunked.run.begun import Run
+from monai_chunked.run.call import Call, Fingerprint
 from monai_chunked.run.identity import described_output
 from monai_chunked.run.observer import Observer
 from monai_chunked.run.run import finished, hand_out, watched
 from monai_chunked.workers.dask.cluster import Cluster
-from monai_chunked.workers.dask.tasks import HandingOn, Independent
+from monai_chunked.workers.dask.tasks import IndependentParts, LinkedParts
 from monai_chunked.workers.parts import SharedRun, makers
 from monai_chunked.workers.worker import PartBox, Worker
 
@@ -149,11 +150,11 @@ class _Gathering:
             finisher.abandon()
             raise
 
-    def _tasks(self) -> HandingOn | Independent:
+    def _tasks(self) -> LinkedParts | IndependentParts:
         shared = SharedRun(self.left, self.parts.ranges, self.run.skipped)
         if self.run.call.parts_hand_on:
-            return HandingOn(self.cluster, self.parts, shared)
-        return Independent(self.cluster, shared, self.run.call.inversion)
+            return LinkedParts(self.cluster, self.parts, shared)
+        return IndependentParts(self.cluster, shared, self.run.call.inversion)
 
     def _tell(self, part: int) -> None:
         """All windows of a part are done."""

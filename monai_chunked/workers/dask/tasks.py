@@ -13,10 +13,10 @@ from monai_chunked.workers.dask.cluster import RETRIES, Cluster
 from monai_chunked.workers.parts import SharedRun
 from monai_chunked.workers.worker import FirstHalf, PartBox, SecondHalf, Worker
 
-__all__ = ["HandingOn", "Independent"]
+__all__ = ["IndependentParts", "LinkedParts"]
 
 
-class Independent:
+class IndependentParts:
     """Each part is one task.
 
     Args:
@@ -41,7 +41,7 @@ class Independent:
         return self.cluster.submit(f"part-{part}", _make, *of_part, priority=-part)
 
 
-class HandingOn:
+class LinkedParts:
     """Each part is two tasks: its windows, which needs nothing of other parts, and what others have handed on.
 
     Tasks between them pick what one part gets from another, so that this alone is sent from worker to worker. If a

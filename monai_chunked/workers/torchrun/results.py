@@ -14,7 +14,7 @@ from monai_chunked.outputs.base import Result, ResumableOutput
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.heads import Heads
 from monai_chunked.run.assembly import Results
-from monai_chunked.run.call import Run
+from monai_chunked.run.begun import Run
 from monai_chunked.run.settings import Settings
 from monai_chunked.workers.torchrun.peers import Peers
 from monai_chunked.workers.torchrun.shares import SharedResults

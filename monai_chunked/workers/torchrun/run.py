@@ -19,7 +19,8 @@ from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.work import cut, needed_windows, work_of
 from monai_chunked.recovery.left import NOTHING_LEFT, Left
 from monai_chunked.run.assembly import Results
-from monai_chunked.run.call import Call, Fingerprint, Run
+from monai_chunked.run.begun import Run
+from monai_chunked.run.call import Call, Fingerprint
 from monai_chunked.run.identity import fingerprint_of_call
 from monai_chunked.run.part import LayOut, Part
 from monai_chunked.run.run import finished, hand_out, infer, predict

@@ -15,7 +15,7 @@ from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.recovery.left import Cuts, Left
-from monai_chunked.run.call import Run
+from monai_chunked.run.begun import Run
 from monai_chunked.workers.torchrun.peers import Peers
 
 __all__ = ["Exchange", "SharedResults"]
