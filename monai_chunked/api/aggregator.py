@@ -14,10 +14,9 @@ from monai_chunked.api.sampler import OPTIONS, WindowSampler, tensor_of
 from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.assembly import Assembly, assemble
+from monai_chunked.run.assembly import Assembly, Part, assemble
 from monai_chunked.run.begun import begun
 from monai_chunked.run.call import Call
-from monai_chunked.run.part import Part
 from monai_chunked.run.run import hand_out, watched
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.errors import windows_text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from monai_chunked.chunks.background import Background, backgrounds_of
 from monai_chunked.chunks.blending import Adding
 from monai_chunked.chunks.ending import Ending, form_of, stages_of
 from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
-from monai_chunked.chunks.handing_on import HandingOn
+from monai_chunked.chunks.handing_on import Exchange, HandingOn, Products
 from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
@@ -21,18 +22,19 @@ from monai_chunked.chunks.postprocessing import Cast, functions_of
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
-from monai_chunked.outputs.base import Form, OutputWriter
+from monai_chunked.outputs.base import OutputWriter
 from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import Layout
+from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
+from monai_chunked.recovery.left import Cuts
 from monai_chunked.run.begun import Run
 from monai_chunked.run.observer import Observer
 from monai_chunked.run.one_channel import warn_of_one_channel
-from monai_chunked.run.part import Part
 from monai_chunked.windows.predictions import OfWindow
 
-__all__ = ["Assembly", "Results", "assemble", "finisher_of"]
+__all__ = ["Assembly", "LayOut", "Part", "Results", "assemble", "finisher_of"]
 
 
 Weights = Callable[[int, tuple[int, ...]], torch.Tensor]
@@ -41,6 +43,62 @@ Weights = Callable[[int, tuple[int, ...]], torch.Tensor]
 
 GROWTH = 1 / 16
 """Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
+
+
+LayOut = Callable[[Sequence[Cuts] | None], Layout]
+"""Makes the chunks, with cuts if others have chosen them."""
+
+
+def _alone(heads: Heads, lay_out: LayOut) -> Layout:
+    return lay_out(None)
+
+
+def _nobody() -> None:
+    """There is nobody who could fail."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process does of a run.
+
+    Attributes:
+        numbers: the windows that come here, in scan order over all images.
+        agree: called with the heads that the first prediction shows; makes the chunks of all parts.
+        poll: called for each window; raises if others cannot go on.
+        ranges: the windows of each part, where chunks are handed on from part to part; ``None``: nothing is handed on.
+        number: which part this is.
+        exchange: brings sums from one part to another.
+        takes: whether it takes over what others have opened, when its windows are in.
+        gives: whether it hands on what it has opened then.
+        products: what it keeps for the chunks that others have opened.
+    """
+
+    numbers: range
+    agree: Callable[[Heads, LayOut], Layout] = _alone
+    poll: Callable[[], None] = _nobody
+    ranges: Sequence[range] | None = None
+    number: int = 0
+    exchange: Exchange | None = None
+    takes: bool = True
+    gives: bool = True
+    products: Products = field(default_factory=dict)
+
+    def handing_on(self, run: Run, layout: Layout) -> HandingOn:
+        """Which chunks are not opened here, and what becomes of those that several parts add to."""
+        written = run.written(layout)
+        if self.ranges is None or self.exchange is None:
+            return HandingOn(written)
+        parts = Parts(layout.grids, run.call.images, self.ranges, run.skipped)
+        return HandingOn(
+            written,
+            inherited=parts.inherited(self.number),
+            handed_on=parts.handed_on(self.number),
+            exchange=self.exchange,
+            device=run.call.device,
+            takes=self.takes,
+            gives=self.gives,
+            products=self.products,
+        )
 
 
 class Results(NamedTuple):
@@ -111,7 +169,7 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
 
     for device, peak in zip((call.device, torch.device("cpu")), layout.forecast.peak):
         call.output.reserve(device, peak)
-    finisher = finisher_of(run, layout, heads, stages, threaded)
+    finisher = finisher_of(run, layout, heads, stages=stages, threaded=threaded)
     try:
         of_sums = [background.to(call.device, call.sum_dtype) for background in scores]
         handing_on = part.handing_on(run, layout)
@@ -135,6 +193,7 @@ def finisher_of(
     run: Run,
     layout: Layout,
     heads: Heads,
+    *,
     stages: Callable[[int, Ending, Any], list[Stage]],
     threaded: Callable[[OutputWriter], bool],
 ) -> Finisher:
@@ -159,18 +218,13 @@ def finisher_of(
     finishers: list[HeadFinisher] = []
     try:
         for number, (head, ending, function) in enumerate(zip(heads.each, endings, functions)):
-            create = partial(_create, run, number, head, ending)
+            create = partial(run.start_result, number, head, ending)
             form = run.left.results.get(number, forms[number])
             finishers.append(HeadFinisher(head.name, stages(number, ending, function), create, form, threaded))
     except BaseException:
         Finisher(finishers).abandon()
         raise
     return Finisher(finishers, known_bytes)
-
-
-def _create(run: Run, number: int, head: Head, ending: Ending, form: Form) -> OutputWriter:
-    """Start a result, or go on with one that an earlier run left."""
-    return run.record.writer(number, run.call.output, run.result(head, ending, form))
 
 
 def _stages(run: Run, ending: Ending, head: Head, function: Any) -> list[Stage]:

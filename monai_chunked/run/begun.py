@@ -10,7 +10,7 @@ from functools import cached_property
 from math import prod
 
 from monai_chunked.chunks.ending import Ending
-from monai_chunked.outputs.base import Expected, Form, Metadata, Result, UsedFile
+from monai_chunked.outputs.base import Expected, Form, Metadata, OutputWriter, Result, UsedFile
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Head, Heads
 from monai_chunked.plan.layout import Layout
@@ -96,6 +96,10 @@ class Run:
             self.replaces,
             resumable=self.record.journal is not None,
         )
+
+    def start_result(self, number: int, head: Head, ending: Ending, form: Form) -> OutputWriter:
+        """Start the result of a head, or go on with one that an earlier run left."""
+        return self.record.writer(number, self.call.output, self.result(head, ending, form))
 
     def check_results(self, heads: Heads, known_bytes: int) -> None:
         """Raise if the results of these heads are not possible; nothing is written yet.

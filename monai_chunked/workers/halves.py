@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from monai_chunked.chunks.handing_on import Products
+from monai_chunked.run.assembly import Part
 from monai_chunked.run.begun import Run
-from monai_chunked.run.part import Part
 from monai_chunked.run.run import predict
 
 __all__ = ["Sums", "first_half", "second_half"]

@@ -22,10 +22,9 @@ from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import work_of
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Left
-from monai_chunked.run.assembly import Results
+from monai_chunked.run.assembly import Part, Results
 from monai_chunked.run.begun import Run
 from monai_chunked.run.call import Call
-from monai_chunked.run.part import Part
 from monai_chunked.run.run import predict, predicting
 
 __all__ = ["HandedOver", "SharedRun", "first_heads", "makers", "numbers_of", "predict_part"]

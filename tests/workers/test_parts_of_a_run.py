@@ -26,9 +26,9 @@ from monai_chunked.plan.parts.forecast import forecast_parts
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import cut, work_of
 from monai_chunked.recovery.left import Left
+from monai_chunked.run.assembly import Part
 from monai_chunked.run.begun import Run
 from monai_chunked.run.call import Call
-from monai_chunked.run.part import Part
 from monai_chunked.run.run import predict
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork

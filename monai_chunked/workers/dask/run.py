@@ -134,7 +134,11 @@ class _Gathering:
             missing = set(range(len(self.parts)))  # others may wait for what they hand on
         assert self.left.heads is not None
         finisher = finisher_of(
-            self.run, self.layout, self.left.heads, lambda *_: [], lambda writer: not writer.in_memory
+            self.run,
+            self.layout,
+            self.left.heads,
+            stages=lambda *_: [],
+            threaded=lambda writer: not writer.in_memory,
         )
         try:
             for part in sorted(set(range(len(self.parts))) - missing):

@@ -18,11 +18,10 @@ from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.parts.work import cut, needed_windows, work_of
 from monai_chunked.recovery.left import NOTHING_LEFT, Left
-from monai_chunked.run.assembly import Results
+from monai_chunked.run.assembly import LayOut, Part, Results
 from monai_chunked.run.begun import Run
 from monai_chunked.run.call import Call, Fingerprint
 from monai_chunked.run.identity import fingerprint_of_call
-from monai_chunked.run.part import LayOut, Part
 from monai_chunked.run.run import finished, hand_out, infer, predict
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
@@ -31,7 +30,7 @@ from monai_chunked.workers.torchrun.checks import check_shared, differing
 from monai_chunked.workers.torchrun.peers import Peers
 from monai_chunked.workers.torchrun.results import Shown, show, take
 from monai_chunked.workers.torchrun.shared_disk import Mark, look, marked, unseen
-from monai_chunked.workers.torchrun.shares import Exchange, SharedResults
+from monai_chunked.workers.torchrun.shares import SharedResults, SumsExchange
 
 __all__ = ["infer_together"]
 
@@ -139,7 +138,7 @@ class Leader(_Together):
         shared.layout = layout
         passed = ranges if call.parts_hand_on else None
         part = Part(
-            numbers_of(run, ranges[0], 0), self._agree, shared.poll, ranges=passed, exchange=Exchange(self.peers)
+            numbers_of(run, ranges[0], 0), self._agree, shared.poll, ranges=passed, exchange=SumsExchange(self.peers)
         )
         try:
             heads, values = predict(replace(run, record=shared, told=run.skipped), part)
@@ -233,7 +232,7 @@ class Follower(_Together):
             return
         shared = SharedRun(left, ranges, run.skipped)
         if call.parts_hand_on:
-            exchange = Exchange(self.peers)
+            exchange = SumsExchange(self.peers)
             part = Part(ranges[rank], self._agree, self.peers.check, ranges=ranges, number=rank, exchange=exchange)
             predict(shared.run_of(call), part)
         else:

@@ -18,7 +18,7 @@ from monai_chunked.recovery.left import Cuts, Left
 from monai_chunked.run.begun import Run
 from monai_chunked.workers.torchrun.peers import Peers
 
-__all__ = ["Exchange", "SharedResults"]
+__all__ = ["SharedResults", "SumsExchange"]
 
 
 class SharedResults:
@@ -94,8 +94,7 @@ class SharedResults:
         assert self.heads is not None
         assert self.layout is not None
         ending = self.run.call.ending(self.layout.grids[number])
-        result = self.run.result(self.heads.each[number], ending, form)
-        return self.run.record.writer(number, self.run.call.output, result)
+        return self.run.start_result(number, self.heads[number], ending, form)
 
     def _take(self, rank: int, about: Any, values: torch.Tensor) -> None:
         """A box of a result, or nothing more, from another process."""
@@ -181,7 +180,7 @@ class _OneAtATime(OutputWriter):
         """Others may have boxes still."""
 
 
-class Exchange:
+class SumsExchange:
     """Sums go from process to process."""
 
     def __init__(self, peers: Peers) -> None:
