@@ -82,5 +82,8 @@ def infer(
         raise ValueError("process_group is for torchrun, not for workers of Dask; leave it out")
     of_workers = replace(settings, output="cpu", output_dir=None, overwrite=False, mask=None, progress=False)
     call = Call.of(source_of(inputs), BoundNetwork(network_factory, (), {}), replace(settings, sw_device=None))
-    with Cluster(client, Worker(of_workers, source, network_factory), resources) as cluster:
-        return run.infer(call, Elsewhere(cluster, parts))
+    executor = Elsewhere(Cluster(client, Worker(of_workers, source, network_factory), resources), parts)
+    if reason := call.why_whole():
+        return executor.whole(call, reason)  # before anything is sent
+    with executor.cluster:
+        return run.infer(call, executor)
