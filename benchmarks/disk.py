@@ -31,7 +31,7 @@ from monai_chunked.outputs.nifti.output import NiftiOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.heads import Heads
-from monai_chunked.plan.layout import lay_out
+from monai_chunked.plan.layout import Volume, lay_out
 from monai_chunked.plan.window_grid import window_grid
 from monai_chunked.recovery.journal_record import JournalRecord
 
@@ -78,7 +78,7 @@ def writer(job: Job, folder: str) -> dict[str, Any]:
     output = OUTPUTS[job.options["format"]](folder)
     windows = window_grid(job.image_size, (job.roi_size,) * 3, (job.overlap,) * 3)
     heads = Heads.of([(job.classes, *(job.roi_size,) * 3)])
-    cuts = lay_out(windows, job.image_size, heads, 4).grids[0].cuts
+    cuts = lay_out(Volume(windows, job.image_size, heads, 4)).grids[0].cuts
     intervals = [list(itertools.pairwise(each)) for each in cuts]
     data = _data(job, [max(stop - start for start, stop in each) for each in intervals])
     result = Result("prediction", (1, len(data), *job.image_size), data.dtype, cuts, ({},), resumable=True)

@@ -245,7 +245,7 @@ class ChunkGrid:
         opened, closed = self._events
         return np.cumsum(opened) - np.cumsum(closed)
 
-    def piece_count(self) -> int:
+    def overlap_count(self) -> int:
         """How often a window touches a chunk."""
         return prod(sum(map(len, touched)) for touched in self._touched)
 

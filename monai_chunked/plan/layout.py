@@ -12,11 +12,11 @@ import numpy as np
 from monai_chunked.plan.borders import nearest
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Heads
-from monai_chunked.plan.schedule import CPU, DEVICE, Forecast, LimitError, Schedule
+from monai_chunked.plan.schedule import CPU, DEVICE, UNLIMITED, Forecast, LimitError, Limits, Schedule
 from monai_chunked.plan.sizes import format_bytes
 from monai_chunked.plan.window_grid import Skipped, WindowGrid, padding
 
-__all__ = ["Layout", "chunk_grids", "lay_out", "least_peak"]
+__all__ = ["Layout", "Volume", "chunk_grids", "lay_out", "least_peak"]
 
 
 MAX_CUTS_PER_WINDOW = 8
@@ -28,6 +28,7 @@ def chunk_grids(
     image_size: Sequence[int],
     prediction_size: Sequence[int] | None = None,
     chunk_size: Sequence[int] | None = None,
+    *,
     limited: bool = False,
 ) -> list[ChunkGrid]:
     """The ways to cut one head of the network into chunks, from few pieces of each window to many.
@@ -106,50 +107,79 @@ PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class Volume:
+    """What is laid out: the windows over a volume, and what the network says of each.
+
+    Attributes:
+        windows: the windows.
+        image_size: spatial size of the image in voxels.
+        heads: of the network.
+        itemsize: bytes of a sum, 4 or 8.
+        skipped: the windows that are known to be skipped.
+    """
+
+    windows: WindowGrid
+    image_size: tuple[int, ...]
+    heads: Heads
+    itemsize: int
+    skipped: Skipped | None = None
+
+    @property
+    def voxel_bytes(self) -> list[int]:
+        """What one voxel of an open chunk takes, for each head."""
+        return [head.channels * self.itemsize for head in self.heads]
+
+    def ways(self, chunk_size: Sequence[int] | None = None, *, limited: bool) -> list[tuple[ChunkGrid, ...]]:
+        """The different ways to cut all heads alike, as :py:func:`chunk_grids` has them for one."""
+        of_heads = [
+            chunk_grids(self.windows, self.image_size, head.size, chunk_size, limited=limited) for head in self.heads
+        ]
+        return list(dict.fromkeys(zip(*of_heads)))
+
+    def piece_bytes(self, grids: Sequence[ChunkGrid]) -> float:
+        """What a window and a chunk have in common, on average over all heads."""
+        predicted = sum(prod(head.size) * size for head, size in zip(self.heads, self.voxel_bytes))
+        return len(self.windows) * predicted / sum(grid.overlap_count() for grid in grids)
+
+
+@dataclass(frozen=True)
 class Layout:
     """The chunks of each head of the network, and where the open ones are throughout a run.
 
     Attributes:
         grids: the chunks of each head.
         voxel_bytes: what one voxel of an open chunk takes, for each head.
-        device_limit, cpu_limit: as for :py:class:`Schedule`.
+        limits: of what open chunks take.
         forecast: what the run holds and moves.
         skipped: as for :py:class:`Schedule`.
     """
 
     grids: list[ChunkGrid]
     voxel_bytes: list[int]
-    device_limit: int | None
-    cpu_limit: int | None
+    limits: Limits
     forecast: Forecast
     skipped: Skipped | None = None
 
     def schedule(self) -> Schedule:
         """What the run follows."""
-        return Schedule(self.grids, self.voxel_bytes, self.device_limit, self.cpu_limit, self.skipped)
+        return Schedule(self.grids, self.voxel_bytes, self.limits, self.skipped)
 
     def largest_chunk_size(self) -> tuple[int, ...]:
         """Spatial size of the largest chunk in voxels, in each dimension of whichever head."""
-        each = zip(*([int(np.diff(cuts).max()) for cuts in grid.cuts] for grid in self.grids))
-        return tuple(map(max, each))
+        return tuple(map(max, zip(*map(_largest, self.grids))))
 
     def largest_chunk(self) -> int:
         """Bytes of the largest chunk."""
-        sizes = (prod(int(np.diff(cuts).max()) for cuts in grid.cuts) for grid in self.grids)
-        return max(size * each for size, each in zip(sizes, self.voxel_bytes))
+        return max(prod(_largest(grid)) * size for grid, size in zip(self.grids, self.voxel_bytes))
 
 
 def lay_out(
-    windows: WindowGrid,
-    image_size: Sequence[int],
-    heads: Heads,
-    itemsize: int,
+    volume: Volume,
+    limits: Limits = UNLIMITED,
+    *,
     chunk_size: Sequence[int] | None = None,
-    device_limit: int | None = 0,
-    cpu_limit: int | None = None,
     cuts: Sequence[tuple[tuple[int, ...], ...]] | None = None,
     labels_on_cpu: bool = False,
-    skipped: Skipped | None = None,
 ) -> Layout:
     """Cut the heads of the network into chunks.
 
@@ -157,48 +187,36 @@ def lay_out(
     one that moves the fewest bytes to scratch and back, and then between device and CPU memory.
 
     Args:
-        windows: the windows.
-        image_size: spatial size of the image in voxels.
-        heads: of the network.
-        itemsize: bytes of a sum, 4 or 8.
+        volume: what is laid out.
+        limits: of what open chunks take.
         chunk_size: spatial size of a chunk in voxels, chosen if ``None``.
-        device_limit: the most bytes of open chunks on the device; ``None``: no limit, 0: none, or there is no device.
-        cpu_limit: the most bytes of open chunks in CPU memory; ``None``: no limit.
         cuts: of the chunks of each head in each dimension, where they are given.
         labels_on_cpu: predictions are in CPU memory, and only labels are written. Chunks are cut in every dimension
             then, unless pieces get small: adding is faster where what a window and a chunk have in common has no gaps,
             fewer bytes are open, and the short runs in which such chunks are written do not matter for labels.
-        skipped: the windows that are known to be skipped.
 
     Raises:
         ValueError: when the limits cannot hold the chunks of one window; the message says what would do.
     """
-    limited = device_limit not in (None, 0) or cpu_limit is not None
-    ways = _ways(windows, image_size, heads, chunk_size, limited)
+    ways = volume.ways(chunk_size, limited=limits.device not in (None, 0) or limits.cpu is not None)
     if cuts is not None:
-        ways = [tuple(replace(grid, cuts=each) for grid, each in zip(ways[0], cuts))]
-    voxel_bytes = [head.channels * itemsize for head in heads]
-    if labels_on_cpu and len(ways) > 1:
-        predicted = len(windows) * sum(prod(head.size) * each for head, each in zip(heads, voxel_bytes))
-        if predicted / sum(grid.piece_count() for grid in ways[1]) >= PIECE_BYTES:
-            del ways[0]
-    top, limit = (CPU, cpu_limit) if device_limit == 0 else (DEVICE, device_limit)
+        ways = [tuple(replace(grid, cuts=of_head) for grid, of_head in zip(ways[0], cuts))]
+    if labels_on_cpu and len(ways) > 1 and volume.piece_bytes(ways[1]) >= PIECE_BYTES:
+        del ways[0]
+    top, limit = (CPU, limits.cpu) if limits.device == 0 else (DEVICE, limits.device)
     layouts = []
     for grids in ways:
-        if skipped is None:
-            forecast = _forecast_unlimited(grids, voxel_bytes, top)
-        else:
-            forecast = Schedule(grids, voxel_bytes, 0 if top == CPU else None, None, skipped).forecast()
+        forecast = _forecast_unlimited(grids, volume, top)
         if limit is not None and forecast.peak[top] > limit:
             try:
-                forecast = Schedule(grids, voxel_bytes, device_limit, cpu_limit, skipped).forecast()
+                forecast = Schedule(grids, volume.voxel_bytes, limits, volume.skipped).forecast()
             except LimitError:
                 continue
-        layouts.append(Layout(list(grids), voxel_bytes, device_limit, cpu_limit, forecast, skipped))
+        layouts.append(Layout(list(grids), volume.voxel_bytes, limits, forecast, volume.skipped))
     if not layouts:
-        smallest = min(max(g.window_voxels() * b for g, b in zip(grids, voxel_bytes)) for grids in ways)
+        smallest = min(max(g.window_voxels() * b for g, b in zip(grids, volume.voxel_bytes)) for grids in ways)
         raise ValueError(
-            f"cpu_memory={cpu_limit:,} bytes cannot hold the chunks that one window touches; the smallest limit that "
+            f"cpu_memory={limits.cpu:,} bytes cannot hold the chunks that one window touches; the smallest limit that "
             f"would do is {smallest:,} bytes ({format_bytes(smallest)})"
         )
     best = min(layouts, key=lambda layout: (layout.forecast.written, layout.forecast.moved))
@@ -207,29 +225,23 @@ def lay_out(
     return best
 
 
-def least_peak(windows: WindowGrid, image_size: Sequence[int], heads: Heads, itemsize: int) -> int:
+def least_peak(volume: Volume) -> int:
     """The least memory in which all open chunks fit, in bytes, however they are cut."""
-    voxel_bytes = [head.channels * itemsize for head in heads]
-    ways = _ways(windows, image_size, heads, None, limited=True)
-    return min(_forecast_unlimited(grids, voxel_bytes, CPU).peak[CPU] for grids in ways)
+    return min(_forecast_unlimited(grids, volume, CPU).peak[CPU] for grids in volume.ways(limited=True))
 
 
-def _ways(
-    windows: WindowGrid,
-    image_size: Sequence[int],
-    heads: Heads,
-    chunk_size: Sequence[int] | None,
-    limited: bool,
-) -> list[tuple[ChunkGrid, ...]]:
-    """The different ways to cut all heads alike."""
-    each = (chunk_grids(windows, image_size, head.size, chunk_size, limited) for head in heads)
-    return list(dict.fromkeys(zip(*each)))
+def _largest(grid: ChunkGrid) -> tuple[int, ...]:
+    """Spatial size of the largest chunk of a head, in each dimension."""
+    return tuple(int(np.diff(cuts).max()) for cuts in grid.cuts)
 
 
-def _forecast_unlimited(grids: Sequence[ChunkGrid], voxel_bytes: Sequence[int], level: int) -> Forecast:
-    """What :py:meth:`Schedule.forecast` would say without limits, without going through the windows one by one."""
-    during = [grid.open_voxels() * size for grid, size in zip(grids, voxel_bytes)]
-    after = [grid.kept_voxels() * size for grid, size in zip(grids, voxel_bytes)]
+def _forecast_unlimited(grids: Sequence[ChunkGrid], volume: Volume, level: int) -> Forecast:
+    """What :py:meth:`Schedule.forecast` says without limits; where no window is skipped, without going through all."""
+    if volume.skipped is not None:
+        unlimited = UNLIMITED if level == CPU else Limits(None)
+        return Schedule(grids, volume.voxel_bytes, unlimited, volume.skipped).forecast()
+    during = [grid.open_voxels() * size for grid, size in zip(grids, volume.voxel_bytes)]
+    after = [grid.kept_voxels() * size for grid, size in zip(grids, volume.voxel_bytes)]
     before = [np.concatenate([[0], kept[:-1]]) for kept in after]
     curve = np.zeros((len(during[0]), len(grids), 3), np.int64)
     for k in range(len(grids)):

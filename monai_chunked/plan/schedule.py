@@ -19,11 +19,27 @@ import numpy as np
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.window_grid import Skipped
 
-__all__ = ["CPU", "DEVICE", "SCRATCH", "Forecast", "LimitError", "Move", "Schedule"]
+__all__ = ["CPU", "DEVICE", "SCRATCH", "UNLIMITED", "Forecast", "LimitError", "Limits", "Move", "Schedule"]
 
 
 DEVICE, CPU, SCRATCH = range(3)
 """Where an open chunk can be. Predictions are added on the device and in CPU memory only."""
+
+
+class Limits(NamedTuple):
+    """The most bytes that open chunks may take.
+
+    Attributes:
+        device: on the device; ``None``: no limit, 0: none, or there is no device.
+        cpu: in CPU memory; ``None``: no limit.
+    """
+
+    device: int | None = 0
+    cpu: int | None = None
+
+
+UNLIMITED = Limits()
+"""There is no device, and no limit of CPU memory."""
 
 
 class Move(NamedTuple):
@@ -79,8 +95,7 @@ class Schedule:
     Args:
         grids: the chunks of each head of the network.
         voxel_bytes: what one voxel of an open chunk takes, for each head: channels times the size of a sum.
-        device_limit: the most that open chunks may take on the device; ``None``: no limit, 0: none.
-        cpu_limit: the most that open chunks may take in CPU memory; ``None``: no limit.
+        limits: of what open chunks take.
         skipped: the windows that are known to be skipped; ``None``: all are predicted. A chunk that only skipped
             windows touch never opens.
 
@@ -93,23 +108,20 @@ class Schedule:
         self,
         grids: Sequence[ChunkGrid],
         voxel_bytes: Sequence[int],
-        device_limit: int | None,
-        cpu_limit: int | None,
+        limits: Limits,
         skipped: Skipped | None = None,
     ) -> None:
         self.grids = grids
         self.skipped = skipped
         self.voxel_bytes = voxel_bytes
-        self.limits = [inf if limit is None else limit for limit in (device_limit, cpu_limit)]
+        self.limits = [inf if limit is None else limit for limit in limits]
         self.used = [0, 0, 0]
         self.scratch_file = 0
         self._level: dict[ChunkId, int] = {}
         self._size: dict[ChunkId, int] = {}
         self._next: dict[ChunkId, int] = {}  # number of the next window that touches the chunk
-        self._latest: tuple[list[tuple[int, ChunkId]], ...] = (
-            [],
-            [],
-        )  # a heap of (-next, chunk) for each limited level
+        # a heap of (-next, chunk) for each limited level
+        self._latest: tuple[list[tuple[int, ChunkId]], ...] = ([], [])
         self._needed: set[ChunkId] = set()
         self._slot: dict[ChunkId, int] = {}
         self._free_slots: dict[int, list[int]] = {}

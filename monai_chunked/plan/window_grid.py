@@ -169,6 +169,7 @@ def window_grid(
     image_size: Sequence[int],
     roi_size: Sequence[int],
     overlap: Sequence[float],
+    *,
     buffer_steps: int | None = None,
     buffer_dim: int = -1,
     border: Sequence[str] | str = "edge",

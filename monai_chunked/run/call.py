@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from monai_chunked.machine.memory import available_memory
 from monai_chunked.outputs.base import Output, UsedFile
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Heads
-from monai_chunked.plan.layout import Layout, lay_out
+from monai_chunked.plan.layout import Layout, Volume, lay_out
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Cuts
 from monai_chunked.run.inverting import inversion_of, why_whole
@@ -153,6 +154,10 @@ class Call:
         """The grid on which the chunks of a head end."""
         return ending_of(grid, self.inversion)
 
+    def volume(self, heads: Heads, skipped: Skipped | None = None) -> Volume:
+        """What is laid out."""
+        return Volume(self.settings.windows, self.settings.image_size, heads, self.sum_dtype.itemsize, skipped)
+
     def lay_out(self, heads: Heads, cuts: Sequence[Cuts] | None = None, skipped: Skipped | None = None) -> Layout:
         """The chunks, within the limits that the user set, and within what is free where there is none.
 
@@ -165,15 +170,15 @@ class Call:
             ValueError: when the limits cannot hold the chunks of one window.
         """
         settings = self.settings
-        sizes = (settings.windows, settings.image_size, heads, self.sum_dtype.itemsize, settings.chunk_size)
-        limits = list(settings.limits(self.device))
         labels_on_cpu = settings.labels_on_cpu(self.device)
-        layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
+        within = partial(lay_out, chunk_size=settings.chunk_size, cuts=cuts, labels_on_cpu=labels_on_cpu)
+        volume, limits = self.volume(heads, skipped), settings.limits(self.device)
+        layout = within(volume, limits)
         for level, memory in enumerate((self.device, torch.device("cpu"))):
             if torch.is_grad_enabled():
                 break  # a chunk that moves is cut off from what autograd knows
             free = available_memory(memory)
             if limits[level] is None and free is not None and layout.forecast.peak[level] > MARGIN * free:
-                limits[level] = int(MARGIN * free)
-                layout = lay_out(*sizes, limits[0], limits[1], cuts, labels_on_cpu, skipped)
+                limits = limits._replace(**{limits._fields[level]: int(MARGIN * free)})
+                layout = within(volume, limits)
         return layout

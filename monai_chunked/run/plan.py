@@ -23,7 +23,7 @@ from monai_chunked.outputs.base import Form, Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.plan.heads import Head, Heads
-from monai_chunked.plan.layout import lay_out, least_peak
+from monai_chunked.plan.layout import Volume, lay_out, least_peak
 from monai_chunked.plan.parts.forecast import PartsForecast, forecast_parts
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.plan.parts.work import cut, work_of
@@ -96,8 +96,6 @@ class _Planned:
         self.itemsize = self.sum_dtype.itemsize
         self.device = self._likely_device()
         self.windows = settings.windows
-        sizes = (self.windows, settings.image_size, heads, self.itemsize, settings.chunk_size)
-        labels_on_cpu = settings.labels_on_cpu(self.device)
         self._background = [isinstance(settings.background, dict)] * len(heads)
         if not isinstance(settings.background, dict):  # the names of heads are not known here
             self._background = [bool(each.any()) for each in backgrounds_of(heads, settings.background)]
@@ -105,7 +103,12 @@ class _Planned:
         if not isinstance(one, dict):
             warn_of_one_channel(functions_of(heads, one), heads)
         self.skipped = settings.skipped()
-        self.layout = lay_out(*sizes, *settings.limits(self.device), None, labels_on_cpu, self.skipped)
+        self.layout = lay_out(
+            Volume(self.windows, settings.image_size, heads, self.itemsize, self.skipped),
+            settings.limits(self.device),
+            chunk_size=settings.chunk_size,
+            labels_on_cpu=settings.labels_on_cpu(self.device),
+        )
         inversion = inversion_of(settings, source) if source else None
         if inversion is not None and why_whole(inversion, settings, self.sum_dtype):
             inversion = None  # it is done behind the run
@@ -113,7 +116,7 @@ class _Planned:
 
     def plan(self) -> ChunkPlan:
         settings, windows, forecast = self.settings, self.windows, self.layout.forecast
-        device_limit, cpu_limit = settings.limits(self.device)
+        limits = settings.limits(self.device)
         kept = self.source.rows(windows) if self.source else None
         device_bytes, cpu_bytes = self._bytes_in_all(kept)
         padded = prod(windows.image_size) * self.itemsize
@@ -129,8 +132,8 @@ class _Planned:
             device_peak=forecast.peak[DEVICE],
             cpu_peak=forecast.peak[CPU],
             scratch_peak=forecast.peak[SCRATCH],
-            device_limit=device_limit or None,
-            cpu_limit=cpu_limit,
+            device_limit=limits.device or None,
+            cpu_limit=limits.cpu,
             scratch_written=self.images // forecast.images * forecast.written,
             scratch_read=self.images // forecast.images * forecast.read,
             output_bytes=self._output_bytes(),
@@ -269,7 +272,7 @@ class _Planned:
             return None
         size = self.settings.image_size
         scans = [replace(self.settings, buffer_steps=1, buffer_dim=d).windows for d in range(len(size))]
-        least = [least_peak(windows, size, self.heads, self.itemsize) for windows in scans]
+        least = [least_peak(Volume(windows, size, self.heads, self.itemsize)) for windows in scans]
         best, now = min(range(len(size)), key=least.__getitem__), least[self.windows.order[0]]
         if least[best] >= A_LOT * now:
             return None

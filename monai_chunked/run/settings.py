@@ -21,6 +21,7 @@ from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.plan.schedule import Limits
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
 from monai_chunked.plan.window_grid import Skipped, WindowGrid, window_grid
 from monai_chunked.run import checks, window_checks
@@ -139,9 +140,16 @@ class Settings:
     @cached_property
     def windows(self) -> WindowGrid:
         """The windows over an image."""
-        nearest_only = self.mode == CROP and self.roi_weight_map is None
-        scan = (self.overlap, self.buffer_steps, self.buffer_dim)
-        return window_grid(self.image_size, self.roi_size, *scan, self.border, self.min_size, nearest_only)
+        return window_grid(
+            self.image_size,
+            self.roi_size,
+            self.overlap,
+            buffer_steps=self.buffer_steps,
+            buffer_dim=self.buffer_dim,
+            border=self.border,
+            min_size=self.min_size,
+            nearest_only=self.mode == CROP and self.roi_weight_map is None,
+        )
 
     @property
     def passes(self) -> int:
@@ -168,9 +176,9 @@ class Settings:
         """Whether the user set a limit."""
         return (self.device_memory, self.cpu_memory) != (None, None)
 
-    def limits(self, device: torch.device) -> tuple[int | None, int | None]:
-        """The most bytes of open chunks on the device that predictions are on, 0 for a CPU, and in CPU memory."""
-        return (0 if device.type == "cpu" else self.device_memory), self.cpu_memory
+    def limits(self, device: torch.device) -> Limits:
+        """Of what open chunks take, where predictions are on this device."""
+        return Limits(0 if device.type == "cpu" else self.device_memory, self.cpu_memory)
 
     def labels_on_cpu(self, device: torch.device) -> bool:
         """Whether predictions are in CPU memory, and only labels are written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
 from monai_chunked.plan.heads import Heads
-from monai_chunked.plan.layout import lay_out
-from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
+from monai_chunked.plan.layout import Volume, lay_out
+from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH, Limits
 from monai_chunked.plan.window_grid import Skipped, window_grid
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
@@ -65,17 +66,12 @@ def test_sums_are_the_same_wherever_chunks_are(
     every = [window for run in windows.runs(1) for window in run]
     skips = {w.position: skipped[k % len(skipped)] for k, w in enumerate(every)}
     grid = torch.tensor([skips[position] for position in sorted(skips)]).reshape(1, *windows.shape).numpy()
-    how = (
-        windows,
-        size,
-        Heads.of([(2, *windows.roi_size)]),
-        4,
-        None if chunk_size is None else [chunk_size] * 2,
-    )
-    whole = lay_out(*how, 2**40, 2**40)
+    volume = Volume(windows, tuple(size), Heads.of([(2, *windows.roi_size)]), 4)
+    chunk_sizes = None if chunk_size is None else [chunk_size] * 2
+    whole = lay_out(volume, Limits(2**40, 2**40), chunk_size=chunk_sizes)
     smallest = max(g.window_voxels() * b for g, b in zip(whole.grids, whole.voxel_bytes))
-    limits = int(2 * shares[0] * smallest) + 1, int((1 + shares[1] / 4) * smallest)
-    layout = lay_out(*how, *limits, None, False, Skipped(grid) if known else None)
+    limits = Limits(int(2 * shares[0] * smallest) + 1, int((1 + shares[1] / 4) * smallest))
+    layout = lay_out(replace(volume, skipped=Skipped(grid) if known else None), limits, chunk_size=chunk_sizes)
 
     levels = Scarce(layout, torch.device("cpu"), torch.float32, True, None)
     levels.refuses = tuple(refuses)

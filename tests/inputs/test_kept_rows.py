@@ -34,7 +34,8 @@ def test_windows_may_be_left_out_and_images_be_read_again(case: Any, data: st.Da
     recording, parameters = case
     roi = tuple(min(r, n) for r, n in zip(parameters["roi_size"], recording.shape[2:]))
     overlap = (parameters["overlap"],) * len(roi)
-    windows = window_grid(recording.shape[2:], roi, overlap, parameters["buffer_steps"], parameters["buffer_dim"])
+    scan = {name: parameters[name] for name in ("buffer_steps", "buffer_dim")}
+    windows = window_grid(recording.shape[2:], roi, overlap, **scan)
     kept = KeptRows(recording, plan_rows(recording.shape, recording.dtype, getattr(recording, "chunks", None), windows))
     for image in (0, len(recording.array) - 1, 0):
         recording.reads[:] = 0

@@ -257,8 +257,9 @@ def boxes(size: tuple[int, ...]) -> st.SearchStrategy[tuple[slice, ...]]:
 def window_grids(draw: st.DrawFn, size: tuple[int, ...]) -> WindowGrid:
     roi = tuple(draw(st.integers(1, n)) for n in size)
     overlap = tuple(draw(st.sampled_from([0, 0.25, 0.5, 0.8])) for _ in size)
-    buffered = draw(st.booleans())
-    return window_grid(size, roi, overlap, *((1, draw(st.integers(0, len(size) - 1))) if buffered else (None, 0)))
+    if not draw(st.booleans()):
+        return window_grid(size, roi, overlap)
+    return window_grid(size, roi, overlap, buffer_steps=1, buffer_dim=draw(st.integers(0, len(size) - 1)))
 
 
 @pytest.fixture(params=sorted(MAKERS))

@@ -121,7 +121,7 @@ def test_never_more_than_the_limit_is_held_and_nothing_is_lost_by_that(data: st.
 @pytest.mark.parametrize("itemsize", [1, 4])
 @pytest.mark.parametrize("size", [(256, 256, 512), (197, 233, 189)])
 def test_storage_chunks_are_chosen_so_that_little_is_held(channels: int, itemsize: int, size: tuple[int, ...]) -> None:
-    windows = window_grid(size, (96, 96, 96), (0.5, 0.5, 0.5), None, -1)
+    windows = window_grid(size, (96, 96, 96), (0.5, 0.5, 0.5))
     cuts = [sorted({0, n, *starts, *(start + 96 for start in starts)}) for n, starts in zip(size, windows.starts)]
     cuts = [*cuts[:2], [0, size[2]]]
     unit = storage_chunk_size(cuts, channels, itemsize)

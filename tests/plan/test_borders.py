@@ -106,7 +106,7 @@ def test_windows_are_those_of_who_made_the_rule(data: st.DataObject) -> None:
     overlap = data.draw(st.lists(OVERLAPS, min_size=dims, max_size=dims))
     least = [data.draw(st.integers(1, r)) for r in roi]
     expected = [reference_windows.windows(*each) for each in zip(borders, size, roi, overlap, least)]
-    assert [list(spans) for spans in window_grid(size, roi, overlap, None, -1, borders, least).spans] == expected
+    assert [list(spans) for spans in window_grid(size, roi, overlap, border=borders, min_size=least).spans] == expected
 
 
 @CASES

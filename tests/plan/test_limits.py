@@ -16,8 +16,8 @@ from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan import layout as planning
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
-from monai_chunked.plan.layout import chunk_grids, lay_out
-from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH, LimitError, Schedule
+from monai_chunked.plan.layout import Volume, chunk_grids, lay_out
+from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH, LimitError, Limits, Schedule
 from monai_chunked.plan.sizes import parse_bytes
 from monai_chunked.plan.window_grid import Window, window_grid
 from tests.watching import Watching
@@ -58,7 +58,8 @@ def layout_of(run: dict[str, Any], limit: int | None) -> Any:
     windows = window_grid(run["image_size"], run["roi_size"], run["overlap"])
     heads = Heads.of([(channels, *windows.roi_size) for channels in run["outputs"]])
     labels = run["postprocessing"] == "argmax"
-    return lay_out(windows, run["image_size"], heads, 4, run["chunk_size"], 0, limit, labels_on_cpu=labels)
+    volume = Volume(windows, run["image_size"], heads, 4)
+    return lay_out(volume, Limits(0, limit), chunk_size=run["chunk_size"], labels_on_cpu=labels)
 
 
 @CASES
@@ -117,7 +118,7 @@ def test_the_schedule_keeps_limits_on_device_and_cpu(run: dict[str, Any], share:
     peak = unlimited.forecast.peak[CPU]
     device_limit = int(share * peak)
     cpu_limit = int(smallest + (run["limit"] or 0) * (peak - smallest))
-    schedule = Schedule(unlimited.grids, unlimited.voxel_bytes, device_limit, cpu_limit)
+    schedule = Schedule(unlimited.grids, unlimited.voxel_bytes, Limits(device_limit, cpu_limit))
     level: dict[Any, int] = {}
     slots: dict[int, Any] = {}
     steps = iter(schedule.steps())
@@ -161,14 +162,14 @@ def test_the_schedule_moves_no_more_than_any_other_order_of_choices() -> None:
             best = min(best, len(evicted) + fewest(step + 1, frozenset(now), frozenset(out | evicted)))
         return best
 
-    forecast = Schedule([grid], [4], 0, 5 * 4 * 4).forecast()
+    forecast = Schedule([grid], [4], Limits(0, 5 * 4 * 4)).forecast()
     assert forecast.written // (4 * 4) == fewest(0, frozenset(), frozenset())
 
 
 def test_when_the_device_has_less_room_than_it_said_chunks_go_to_cpu_memory() -> None:
     windows = window_grid((40, 40), (8, 8), (0.5, 0.5))
     grid = chunk_grids(windows, (40, 40))[1]
-    schedule = Schedule([grid], [4], None, 4 * 400)
+    schedule = Schedule([grid], [4], Limits(None, 4 * 400))
     level: dict[Any, int] = {}
     displaced = 0
     for number, moves in enumerate(schedule.steps()):
@@ -215,4 +216,4 @@ def test_sizes_in_words() -> None:
 def test_limits_refuse_what_the_schedule_cannot_do() -> None:
     windows = window_grid((16, 16), (8, 8), (0.5, 0.5))
     with pytest.raises(LimitError):
-        Schedule(chunk_grids(windows, (16, 16))[:1], [4], 0, 8).forecast()
+        Schedule(chunk_grids(windows, (16, 16))[:1], [4], Limits(0, 8)).forecast()

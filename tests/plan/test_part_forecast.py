@@ -42,9 +42,9 @@ def cases(draw: st.DrawFn) -> Case:
         size,
         draw(st.lists(st.integers(1, most // 2), min_size=dims, max_size=dims)),
         [draw(st.sampled_from([0, 0.25, 0.6])) for _ in range(dims)],
-        draw(st.none() | st.integers(1, 2)),
-        draw(st.integers(-dims, dims - 1)),
-        [draw(st.sampled_from(sorted(BORDERS))) for _ in range(dims)],
+        buffer_steps=draw(st.none() | st.integers(1, 2)),
+        buffer_dim=draw(st.integers(-dims, dims - 1)),
+        border=[draw(st.sampled_from(sorted(BORDERS))) for _ in range(dims)],
         nearest_only=draw(st.booleans()),
     )
     chunk_size = draw(st.none() | st.lists(st.integers(1, most), min_size=dims, max_size=dims))

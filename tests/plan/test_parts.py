@@ -28,8 +28,8 @@ def cases(draw: st.DrawFn) -> tuple[list[ChunkGrid], int, int, Skipped | None, i
     roi = draw(st.lists(st.integers(1, most // 2 + 2), min_size=dims, max_size=dims))
     border = draw(st.lists(st.sampled_from(sorted(BORDERS)), min_size=dims, max_size=dims))
     overlap = [draw(st.sampled_from([0, 0.25, 0.5, 0.7]))] * dims
-    scan = (draw(st.none() | st.integers(1, 2)), draw(st.integers(0, dims - 1)))
-    windows = window_grid(size, roi, overlap, *scan, border)
+    steps, dim = draw(st.none() | st.integers(1, 2)), draw(st.integers(0, dims - 1))
+    windows = window_grid(size, roi, overlap, buffer_steps=steps, buffer_dim=dim, border=border)
     chunk_size = draw(st.none() | st.lists(st.integers(1, most), min_size=dims, max_size=dims))
     grids = [
         draw(st.sampled_from(chunk_grids(windows, size, None, chunk_size))) for _ in range(draw(st.integers(1, 2)))

@@ -19,7 +19,7 @@ from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Heads
-from monai_chunked.plan.layout import lay_out
+from monai_chunked.plan.layout import Volume, lay_out
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
 
 CASES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -44,7 +44,8 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def chunk_grid(windows: WindowGrid, image_size: Any, chunk_size: Any = None) -> ChunkGrid:
-    return lay_out(windows, image_size, Heads.of([(1, *windows.roi_size)]), 4, chunk_size).grids[0]
+    volume = Volume(windows, image_size, Heads.of([(1, *windows.roi_size)]), 4)
+    return lay_out(volume, chunk_size=chunk_size).grids[0]
 
 
 def peak_voxels(chunks: ChunkGrid) -> int:
@@ -63,7 +64,7 @@ def test_chunks_of_labels_are_cut_in_every_dimension_unless_pieces_get_small() -
     def chunks(classes: int, overlap: float, labels_on_cpu: bool) -> tuple[int, ...]:
         windows = window_grid((256,) * 3, (96,) * 3, (overlap,) * 3)
         outputs = Heads.of([(classes, *windows.roi_size)])
-        return lay_out(windows, (256,) * 3, outputs, 4, labels_on_cpu=labels_on_cpu).grids[0].shape
+        return lay_out(Volume(windows, (256,) * 3, outputs, 4), labels_on_cpu=labels_on_cpu).grids[0].shape
 
     assert chunks(50, 0.5, labels_on_cpu=True) == (7, 7, 7)
     assert chunks(50, 0.5, labels_on_cpu=False) == (7, 7, 1)

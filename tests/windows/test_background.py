@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
 from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, Output, ZarrOutput
-from monai_chunked.plan.layout import lay_out
+from monai_chunked.plan.layout import Volume, lay_out
+from monai_chunked.plan.schedule import Limits
 from monai_chunked.plan.sizes import per_dimension
 from monai_chunked.plan.window_grid import padding, window_grid
 from tests.windows.skipping import Boom, Network, flat, heads_of
@@ -114,7 +115,8 @@ def limit_of(case: dict[str, Any]) -> int | None:
     overlap = per_dimension("overlap", case["inferer"]["overlap"], len(case["size"]))
     windows = window_grid(case["size"], case["inferer"]["roi_size"], overlap)
     chunk_size = None if case["chunk_size"] is None else (case["chunk_size"],) * len(case["size"])
-    layout = lay_out(windows, case["size"], heads_of(case["channels"], windows.roi_size), 4, chunk_size, 0, 2**40)
+    volume = Volume(windows, case["size"], heads_of(case["channels"], windows.roi_size), 4)
+    layout = lay_out(volume, Limits(0, 2**40), chunk_size=chunk_size)
     smallest = max(g.window_voxels() * b for g, b in zip(layout.grids, layout.voxel_bytes))
     return int(smallest + case["limit"] * max(0, layout.forecast.peak[1] - smallest))
 

@@ -84,8 +84,7 @@ class Elsewhere:
         if left.heads is None:
             left = self.cluster.run(Worker.first_heads, run.skipped)
         assert left.heads is not None
-        sizes = (call.settings.windows, call.settings.image_size, left.heads, call.sum_dtype.itemsize)
-        layout = lay_out(*sizes, cuts=left.cuts)  # nothing is open here
+        layout = lay_out(call.volume(left.heads), cuts=left.cuts)  # nothing is open here
         written = run.written(layout)
         needed = needed_windows(layout.grids, call.images, written) if written else None
         parts = _cut(run, layout, needed, self.parts, self.cluster.threads())
