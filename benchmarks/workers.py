@@ -64,7 +64,7 @@ class Noting(Observer):
     """Keeps who knows what was sent and kept."""
 
     def window(self, window: Any, predicted: bool, stitcher: Any) -> None:
-        self.neighbours = stitcher.neighbours
+        self.handing_on = stitcher.handing_on
 
 
 # ---------------------------------------------------------------- in the processes that are measured
@@ -86,7 +86,7 @@ def one_rank(name: str) -> None:
         start = time.perf_counter()
         labels = inferer_of(progress=noting, **more)(image, network)
         seconds = time.perf_counter() - start
-    moved = [getattr(noting.neighbours, kind, 0) for kind in ("sent_bytes", "kept_bytes")]
+    moved = [getattr(noting.handing_on, kind, 0) for kind in ("sent_bytes", "kept_bytes")]
     if workers > 1:
         total = torch.tensor(moved)
         dist.all_reduce(total)

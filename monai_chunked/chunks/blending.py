@@ -18,7 +18,7 @@ from monai_chunked.plan.boxes import Box, Region, sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.window_grid import Window
 
-__all__ = ["Adding", "Blending"]
+__all__ = ["Blending"]
 
 PRODUCT_BYTES = 2**26
 """How much of a prediction is multiplied at a time on an accelerator."""
@@ -43,18 +43,6 @@ THREAD_BYTES = 2**19
 
 SMALL_BYTES = 2**17
 """What PyTorch multiplies without further threads, which would wait for each other after each operation."""
-
-
-class Adding(NamedTuple):
-    """How predictions are added.
-
-    Attributes:
-        differentiable: keep what autograd needs.
-        rounded: products have the dtype of predictions, as in MONAI; else at least that of the sums.
-    """
-
-    differentiable: bool = False
-    rounded: bool = False
 
 
 class Target(NamedTuple):
@@ -92,10 +80,11 @@ class Blending:
         head: which one.
         grid: where chunks are and which windows touch them.
         background: stands for the predictions of skipped windows.
-        handing_on: knows the chunks that others have finished, or have opened.
+        handing_on: knows of the chunks that others have finished, or have opened.
         open_chunks: the sums.
         workers: threads for CPU memory.
-        adding: how predictions are added.
+        differentiable: keep what autograd needs.
+        rounded: products have the dtype of predictions, as in MONAI; else at least that of the sums.
     """
 
     def __init__(
@@ -103,10 +92,12 @@ class Blending:
         head: int,
         grid: ChunkGrid,
         background: Background,
+        *,
         handing_on: HandingOn,
         open_chunks: OpenChunks,
         workers: ThreadPoolExecutor,
-        adding: Adding,
+        differentiable: bool,
+        rounded: bool,
     ) -> None:
         self.head = head
         self.grid = grid
@@ -114,11 +105,12 @@ class Blending:
         self.handing_on = handing_on
         self.open_chunks = open_chunks
         self.workers = workers
-        self.adding = adding
+        self.differentiable = differentiable
+        self.rounded = rounded
         self._threads = 1 if addresses_limited() else torch.get_num_threads()  # a thread takes 64 MiB and more of them
-        self._on_cpu = open_chunks.levels.device.type == "cpu" and not adding.differentiable
+        self._on_cpu = open_chunks.levels.device.type == "cpu" and not differentiable
         self._by_numpy = False  # of the window at hand
-        self._result: Any = open_chunks.results.get(head)
+        self._result: Any = open_chunks.in_results.get(head)
         self._products: list[np.ndarray] = []  # memory for each thread
         self._product = torch.empty(0)
         self._product_array = self._product.numpy()
@@ -132,7 +124,7 @@ class Blending:
             weights: ``(1, *size)``, of the dtype of the sums.
         """
         # the product has the dtype of the prediction, as in MONAI, but is not rounded to half precision unasked
-        rounded = self.adding.rounded and prediction.is_floating_point()
+        rounded = self.rounded and prediction.is_floating_point()
         if prediction.dtype not in EXACT and not rounded:
             prediction = prediction.to(torch.result_type(prediction, weights))
         self._by_numpy = self._on_cpu and prediction.dtype in EXACT and weights.dtype in EXACT
@@ -152,7 +144,7 @@ class Blending:
             self._add_small(targets, prediction, weights)
         elif self._by_numpy:
             self._add_on_cpu(targets, prediction.numpy(), weights.numpy())
-        elif self.adding.differentiable:
+        elif self.differentiable:
             product = (prediction * weights).to(prediction.dtype)
             for sums, in_sums, in_window, _ in targets:
                 sums[in_sums].add_(product[in_window])

@@ -60,6 +60,7 @@ class Levels:
         layout: Layout,
         device: torch.device,
         dtype: torch.dtype,
+        *,
         reuse: bool,
         scratch_dir: str | os.PathLike[str] | None,
     ) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,31 +18,22 @@ from monai_chunked.plan.schedule import SCRATCH, Move
 __all__ = ["OpenChunks"]
 
 
-class Step(NamedTuple):
-    """Something to do before others do something, and something after it, unless they fail."""
-
-    before: Callable[[], None]
-    after: Callable[[], None]
-
-    def __enter__(self) -> None:
-        self.before()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.after()
-
-
 class OpenChunks:
     """Sums of predictions, until their last window is in.
 
     What a window needs is brought up by a thread while the network predicts it.
 
+    A run that learns only as it goes which windows are skipped opens chunks on touch. The schedule takes every window
+    to be predicted, and a chunk moves as it says. But as long as nothing was added to a chunk it is empty: nothing is
+    moved, and it takes no memory on any level. So what the schedule says is what a run takes at most.
+
     Args:
         layout: the chunks, and what the run will hold and move.
         numbers: the windows that come, by their number in scan order over all images.
-        done: the chunks that an earlier run has finished, or somebody else does; they have no place here.
+        elsewhere: the chunks that an earlier run has finished, or somebody else does; they have no place here.
         levels: where chunks are.
-        results: ``(B, C, *spatial)`` of the heads whose chunks are added up in the result, where they stay.
+        in_results: ``(B, C, *spatial)`` of the heads whose chunks are added up in the result, where they stay.
+        on_touch: whether a chunk gets memory when something is added to it, or else when the schedule opens it.
         opened: told at each step what is open on each level, in bytes.
     """
 
@@ -50,19 +41,23 @@ class OpenChunks:
         self,
         layout: Layout,
         numbers: range,
-        done: Container[ChunkId],
+        elsewhere: Container[ChunkId],
         levels: Levels,
-        results: Mapping[int, torch.Tensor],
+        *,
+        in_results: Mapping[int, torch.Tensor],
+        on_touch: bool,
         opened: Callable[[tuple[int, ...]], None],
     ) -> None:
         self.grids = layout.grids
-        self.results = results
+        self.in_results = in_results
         self.levels = levels
         self._opened = opened
         self._schedule = schedule = layout.schedule()
         by_image = layout.grids[0].windows.by_image(numbers)
-        self._steps = (moves for image, those in by_image for moves in schedule.steps(image, done, those))
+        self._steps = (moves for image, those in by_image for moves in schedule.steps(image, elsewhere, those))
         self._chunks: dict[ChunkId, Memory] = {}
+        self._on_touch = on_touch
+        self._empty: dict[ChunkId, int] = {}  # with the level where the schedule has it
         self._arrays: dict[ChunkId, np.ndarray] = {}  # over the same memory
         self._level: dict[ChunkId, int] = {}
         self._new: set[ChunkId] = set()
@@ -72,15 +67,24 @@ class OpenChunks:
         self._pending: Future[None] | None = None
         self._prepare()
 
-    def step(self, needed: Iterable[ChunkId] = ()) -> Step:
+    @contextmanager
+    def step(self, touched: Iterable[ChunkId] = ()) -> Iterator[None]:
         """Within it, all chunks that the next window touches are where it can be added to them.
 
         Enter it once for each head of each window, in scan order.
 
         Args:
-            needed: those that must be open, for who opens chunks as they are needed.
+            touched: the chunks that something is added to.
         """
-        return Step(self._bring_up, self._prepare)
+        if self._pending is None:
+            self._make(self._moves)
+        else:
+            self._pending.result()
+        if self._empty:
+            self._fill(touched)
+        self._opened(tuple(self.levels.open_bytes))
+        yield
+        self._prepare()
 
     def is_open(self, chunk: ChunkId) -> bool:
         """Whether it is; one that only skipped windows touch never is."""
@@ -109,6 +113,7 @@ class OpenChunks:
 
     def close_chunk(self, chunk: ChunkId) -> tuple[torch.Tensor, Memory] | None:
         """A chunk is finished: its sums, in memory that belongs to the caller; ``None``: it never was open."""
+        self._empty.pop(chunk, None)
         if chunk not in self._chunks:
             return None
         sums, memory = self.sums(chunk), self._chunks.pop(chunk)
@@ -122,17 +127,6 @@ class OpenChunks:
             self._mover.shutdown(wait=True, cancel_futures=True)
         self.levels.close()
 
-    def _bring_up(self) -> None:
-        """Wait for what the next window touches."""
-        self._wait()
-        self._opened(tuple(self.levels.open_bytes))
-
-    def _wait(self) -> None:
-        if self._pending is None:
-            self._make(self._moves)
-        else:
-            self._pending.result()
-
     def _prepare(self) -> None:
         """Begin to bring up what the next window touches."""
         self._moves = next(self._steps, ())
@@ -145,14 +139,33 @@ class OpenChunks:
         with torch.no_grad(), self._stream():
             displaced = [move.chunk for move in moves if not self._move(move)]
             for chunk in displaced:
-                for move in self._schedule.displace(chunk):
-                    self._move(move)
+                self._displace(chunk)
+
+    def _fill(self, touched: Iterable[ChunkId]) -> None:
+        """Give memory to those of some chunks that have none yet."""
+        with torch.no_grad(), self._stream():
+            for chunk in touched:
+                level = self._empty.pop(chunk, None)
+                if level is not None and not self._place(Move(chunk, None, level)):
+                    self._displace(chunk)
+
+    def _displace(self, chunk: ChunkId) -> None:
+        """A chunk went to CPU memory for want of room on the device: make room for it there."""
+        for move in self._schedule.displace(chunk):
+            self._move(move)
 
     def _move(self, move: Move) -> bool:
-        """Make a move; ``False`` if the device had no room and the chunk went to CPU memory."""
+        """Make a move, if there is anything to move; ``False`` as for :py:meth:`_place`."""
+        if self._on_touch and (move.source is None or move.chunk in self._empty):
+            self._empty[move.chunk] = move.target
+            return True
+        return self._place(move)
+
+    def _place(self, move: Move) -> bool:
+        """Bring a chunk to its place; ``False`` if the device had no room and the chunk went to CPU memory."""
         chunk, source, target, slot = move
         size = self._schedule.size(chunk)
-        if chunk.head in self.results:
+        if chunk.head in self.in_results:
             self._count(chunk, target, size)
             return True
         before = None if source in (None, SCRATCH) else self._chunks.pop(chunk)
@@ -179,7 +192,7 @@ class OpenChunks:
     def _count(self, chunk: ChunkId, level: int, size: int) -> None:
         """A chunk in the result opens, or would move: it counts where the schedule has it, and stays where it is."""
         if chunk not in self._chunks:
-            place = self.results[chunk.head][chunk.image][(slice(None), *self.grids[chunk.head].box(chunk.position))]
+            place = self.in_results[chunk.head][chunk.image][(slice(None), *self.grids[chunk.head].box(chunk.position))]
             self._chunks[chunk] = Memory(place, in_result=True)
         else:
             self.levels.open_bytes[self._level[chunk]] -= size

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from monai_chunked.chunks.background import Background
-from monai_chunked.chunks.blending import Adding, Blending
+from monai_chunked.chunks.blending import Blending
 from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.open_chunks import OpenChunks
@@ -30,11 +30,12 @@ class Stitcher:
     Args:
         layout: the chunks of each head.
         images: number of images in the input batch.
-        handing_on: knows which chunks others have finished, or finish; these never come out.
         open_chunks: where the sums are.
+        handing_on: knows which chunks others have finished, or finish; these never come out.
         backgrounds: of each head.
         freed: is told of predictions that have been added.
-        adding: how predictions are added.
+        differentiable: keep what autograd needs.
+        rounded: products have the dtype of predictions, as in MONAI; else at least that of the sums.
 
     Attributes:
         finished: number of chunks that are finished, those of an earlier run included.
@@ -43,13 +44,15 @@ class Stitcher:
 
     def __init__(
         self,
+        *,
         layout: Layout,
         images: int,
-        handing_on: HandingOn,
         open_chunks: OpenChunks,
+        handing_on: HandingOn,
         backgrounds: Sequence[Background],
         freed: FreedMemory,
-        adding: Adding,
+        differentiable: bool,
+        rounded: bool,
     ) -> None:
         self.grids = layout.grids
         self.handing_on = handing_on
@@ -59,8 +62,19 @@ class Stitcher:
         self.total = images * sum(map(len, layout.grids))
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-add")
         self._backgrounds = backgrounds
-        how = (handing_on, open_chunks, self._workers, adding)
-        self._blending = [Blending(k, grid, backgrounds[k], *how) for k, grid in enumerate(layout.grids)]
+        self._blending = [
+            Blending(
+                head,
+                grid,
+                backgrounds[head],
+                handing_on=handing_on,
+                open_chunks=open_chunks,
+                workers=self._workers,
+                differentiable=differentiable,
+                rounded=rounded,
+            )
+            for head, grid in enumerate(layout.grids)
+        ]
 
     def add(self, window: Window, prediction: Sequence[tuple[torch.Tensor, torch.Tensor]] | None) -> Iterator[Finished]:
         """Add one window; the next one in scan order.

@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 import torch
 
 from monai_chunked.chunks.background import Background, backgrounds_of
-from monai_chunked.chunks.blending import Adding
 from monai_chunked.chunks.ending import Ending, form_of, stages_of
 from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
 from monai_chunked.chunks.handing_on import Exchange, HandingOn, Products
-from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.postprocessing import Cast, functions_of
@@ -175,13 +173,14 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
         handing_on = part.handing_on(run, layout)
         held = sum(layout.forecast.peak[: CPU + 1]) + finisher.known_bytes
         stitcher = Stitcher(
-            layout,
-            call.images,
-            handing_on,
-            _open_chunks(run, layout, finisher, part, handing_on, observer),
-            [Background(*given) for given in zip(of_sums, layout.grids, of_heads)],
-            FreedMemory(int(GROWTH * held)),
-            Adding(differentiable, call.settings.rounding is not None),
+            layout=layout,
+            images=call.images,
+            open_chunks=_open_chunks(run, layout, finisher, part, handing_on, observer),
+            handing_on=handing_on,
+            backgrounds=[Background(*given) for given in zip(of_sums, layout.grids, of_heads)],
+            freed=FreedMemory(int(GROWTH * held)),
+            differentiable=differentiable,
+            rounded=call.settings.rounding is not None,
         )
     except BaseException:
         finisher.abandon()
@@ -250,6 +249,8 @@ def _open_chunks(
         if in_place and head.memory is not None
         if (head.memory.device, head.memory.dtype) == (call.device, call.sum_dtype)
     }
-    levels = Levels(layout, call.device, call.sum_dtype, not differentiable, call.settings.scratch_dir)
-    kind = OpenChunks if call.settings.skip is None else LateChunks
-    return kind(layout, part.numbers, handing_on, levels, results, observer.opened)
+    scratch_dir, on_touch = call.settings.scratch_dir, call.settings.skip is not None
+    levels = Levels(layout, call.device, call.sum_dtype, reuse=not differentiable, scratch_dir=scratch_dir)
+    return OpenChunks(
+        layout, part.numbers, handing_on, levels, in_results=results, on_touch=on_touch, opened=observer.opened
+    )

@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monai_chunked.chunks.background import Background
-from monai_chunked.chunks.blending import Adding
 from monai_chunked.chunks.handing_on import HandingOn
-from monai_chunked.chunks.late_chunks import LateChunks
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
 from monai_chunked.chunks.stitcher import Stitcher
@@ -73,15 +71,25 @@ def test_sums_are_the_same_wherever_chunks_are(
     limits = Limits(int(2 * shares[0] * smallest) + 1, int((1 + shares[1] / 4) * smallest))
     layout = lay_out(replace(volume, skipped=Skipped(grid) if known else None), limits, chunk_size=chunk_sizes)
 
-    levels = Scarce(layout, torch.device("cpu"), torch.float32, True, None)
+    levels = Scarce(layout, torch.device("cpu"), torch.float32, reuse=True, scratch_dir=None)
     levels.refuses = tuple(refuses)
     seen: list[tuple[int, ...]] = []
-    kind = OpenChunks if known else LateChunks
-    open_chunks = kind(layout, range(len(windows)), {}, levels, {}, seen.append)
+    open_chunks = OpenChunks(
+        layout, range(len(windows)), {}, levels, in_results={}, on_touch=not known, opened=seen.append
+    )
     weights = torch.rand(1, *windows.roi_size, generator=torch.Generator().manual_seed(0))
     (chunks,) = layout.grids
     backgrounds = [Background(torch.full((2,), background), chunks, lambda size: weights)]
-    stitcher = Stitcher(layout, 1, HandingOn(()), open_chunks, backgrounds, FreedMemory(2**20), Adding())
+    stitcher = Stitcher(
+        layout=layout,
+        images=1,
+        open_chunks=open_chunks,
+        handing_on=HandingOn(()),
+        backgrounds=backgrounds,
+        freed=FreedMemory(2**20),
+        differentiable=False,
+        rounded=False,
+    )
     expected, found = torch.zeros(2, *windows.image_size), torch.full((2, *chunks.size), torch.nan)
     generator = torch.Generator().manual_seed(1)
     for window in every:

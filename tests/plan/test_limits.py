@@ -81,7 +81,7 @@ def check_limited_run(run: dict[str, Any]) -> None:
         def window(self, window: Window, predicted: bool, stitcher: Stitcher) -> None:
             super().window(window, predicted, stitcher)
             # what is in the result already must not be postprocessed, nor move
-            in_place = bool(stitcher.open_chunks.results)
+            in_place = bool(stitcher.open_chunks.in_results)
             assert in_place == (run["postprocessing"] is None and not forecast.moved)
             pages = self.levels.pages
             assert pages is not None
