@@ -8,12 +8,11 @@ from typing import Any
 
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.api.slice_inferer import ChunkedSliceInferer
-from monai_chunked.inputs.source import source_of
+from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive
 from monai_chunked.run import run
 from monai_chunked.run.call import Call
-from monai_chunked.run.checks import check_inputs
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.dask.cluster import Cluster

@@ -12,8 +12,8 @@ import torch
 from monai.inferers import SlidingWindowInfererAdapt
 
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.inputs.source import check_inputs
 from monai_chunked.plan.chunk_plan import ChunkPlan
-from monai_chunked.run.checks import check_inputs
 
 __all__ = ["ChunkedSlidingWindowInfererAdapt"]
 

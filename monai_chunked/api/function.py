@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from monai.utils import BlendMode, PytorchPadMode
 
-from monai_chunked.inputs.source import source_of
+from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.outputs.base import Output
 from monai_chunked.run.call import Call
-from monai_chunked.run.checks import check_condition, check_inputs, check_process_group
+from monai_chunked.run.checks import check_condition, check_process_group
 from monai_chunked.run.observer import Observer
 from monai_chunked.run.run import Here, infer
 from monai_chunked.run.settings import Settings

@@ -12,9 +12,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import BlendMode, PytorchPadMode
 
 from monai_chunked.api.function import chunked_sliding_window_inference
+from monai_chunked.inputs.source import check_inputs
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.chunk_plan import ChunkPlan
-from monai_chunked.run.checks import check_inputs, check_mode, check_same_shape
+from monai_chunked.run.checks import check_mode, check_same_shape
 from monai_chunked.run.observer import Observer
 from monai_chunked.run.plan import plan_inferer
 from monai_chunked.run.settings import Settings

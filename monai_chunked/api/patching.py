@@ -23,12 +23,12 @@ from monai.inferers.utils import sliding_window_inference as monais
 from monai.utils import BlendMode
 
 from monai_chunked.api.tally import Chunked, Tally
-from monai_chunked.inputs.source import source_of
+from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.outputs.base import OutputWriter, Result
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.plan.window_grid import padding
 from monai_chunked.run.call import Call
-from monai_chunked.run.checks import check_condition, check_inputs
+from monai_chunked.run.checks import check_condition
 from monai_chunked.run.run import Here, infer
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork

@@ -12,9 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from monai_chunked.inputs.owned import Owned
-from monai_chunked.inputs.source import source_of
+from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.checks import check_inputs
 from monai_chunked.run.settings import Settings
 from monai_chunked.windows.errors import name_windows
 from monai_chunked.windows.reader import Image, Reading, image_of

@@ -12,7 +12,7 @@ from monai.inferers import SliceInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
-from monai_chunked.run.checks import check_inputs
+from monai_chunked.inputs.source import check_inputs
 
 __all__ = ["ChunkedSliceInferer"]
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from monai_chunked.inputs.lazy_array import LazyArray
-from monai_chunked.inputs.reopening import Way, check_marks, is_of, map_for_writing, marks_of, way_to
+from monai_chunked.inputs.reopening import Way, check_marks, is_of, marks_of, way_to
+from monai_chunked.machine.mapped import map_for_writing
 
 __all__ = ["Owned"]
 

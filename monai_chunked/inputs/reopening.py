@@ -14,8 +14,9 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
 from monai_chunked.inputs.lazy_array import LazyArray
+from monai_chunked.machine.mapped import mapped_under
 
-__all__ = ["Mark", "PrivateMap", "Way", "check_marks", "is_of", "map_for_writing", "map_under", "marks_of", "way_to"]
+__all__ = ["Mark", "PrivateMap", "Way", "check_marks", "is_of", "marks_of", "way_to"]
 
 
 Way = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -125,31 +126,13 @@ def _mark(path: str) -> Mark:
     return status.st_size, status.st_mtime_ns
 
 
-def map_under(array: Any) -> np.memmap | None:
-    """The mapped file whose content an array shows; a private copy of one is memory like any other."""
-    mapped = _mapped_under(array)
-    return mapped if mapped is not None and mapped.mode != "c" else None
-
-
 def is_of(value: Any, module: str, name: str) -> bool:
     """Whether it is of a type of a package that may not be there."""
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(value, kind)
 
 
-def map_for_writing(array: Any) -> np.memmap | None:
-    """The mapped file that an array shows and that its owner may change."""
-    mapped = map_under(array) if isinstance(array, np.ndarray) else None
-    return mapped if mapped is not None and mapped.mode != "r" else None
-
-
 def _file_under(array: np.ndarray) -> np.memmap | None:
     """The mapped file that has the voxels of an array."""
-    mapped = _mapped_under(array)
+    mapped = mapped_under(array)
     return mapped if isinstance(mapped, PrivateMap) or (mapped is not None and mapped.mode != "c") else None
-
-
-def _mapped_under(array: Any) -> np.memmap | None:
-    while array is not None and not (isinstance(array, np.memmap) and getattr(array, "_mmap", None) is not None):
-        array = getattr(array, "base", None)
-    return array if array is not None and array.filename is not None else None

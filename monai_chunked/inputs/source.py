@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from monai_chunked.inputs.scaled_array import readable
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import WindowGrid
 
-__all__ = ["ArraySource", "Read", "Source", "TensorSource", "source_of"]
+__all__ = ["ArraySource", "Read", "Source", "TensorSource", "check_inputs", "source_of"]
 
 Read = Callable[[int, Box], torch.Tensor]
 """From the number of an image and a box in it to new memory with its voxels, ``(C, *box)``."""
@@ -184,6 +185,30 @@ class ArraySource(Source):
 def source_of(inputs: Any) -> Source:
     """The source for an input, see :py:func:`chunked_sliding_window_inference`."""
     return TensorSource(inputs) if isinstance(inputs, torch.Tensor) else ArraySource(inputs)
+
+
+def check_inputs(inputs: Any, name: str = "inputs") -> None:
+    """A tensor or array ``(B, C, *spatial)`` of real numbers with at least one of everything."""
+    shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
+    if shape is None or dtype is None or not hasattr(inputs, "__getitem__"):
+        raise TypeError(
+            f"{name} must be a torch.Tensor of shape (B, C, *spatial), or an array with shape, dtype and slicing, "
+            f"got {type(inputs).__name__}"
+        )
+    if len(shape) < 3 or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape):
+        raise ValueError(
+            f"{name} must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
+            f"got {tuple(shape)}{'; an image without batch and channel is inputs[None, None]' * (len(shape) == 2)}"
+        )
+    if isinstance(inputs, torch.Tensor):
+        is_complex, is_real = inputs.is_complex(), True
+    else:
+        kind = getattr(dtype, "kind", "")
+        is_complex, is_real = kind == "c", kind in "biuf" and kind != ""
+    if is_complex:
+        raise TypeError(f"{name} must be real, got {dtype}; pass real and imaginary part as channels")
+    if not is_real:
+        raise TypeError(f"{name} must be numbers, got dtype {dtype}; accepted are bool, integers and floats")
 
 
 def _torch_dtype(dtype: np.dtype) -> torch.dtype:

@@ -1,11 +1,33 @@
-"""Which file memory belongs to: tensors and arrays over mapped files do not say it, the system does."""
+"""Files that are mapped to memory: which of them an array shows, and which the memory of any tensor belongs to."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from pathlib import Path
+from typing import Any
 
-__all__ = ["MappedFiles"]
+import numpy as np
+
+__all__ = ["MappedFiles", "map_for_writing", "map_under", "mapped_under"]
+
+
+def mapped_under(array: Any) -> np.memmap | None:
+    """The mapped file that an array is a view of, also where that is a private copy."""
+    while array is not None and not (isinstance(array, np.memmap) and getattr(array, "_mmap", None) is not None):
+        array = getattr(array, "base", None)
+    return array if array is not None and array.filename is not None else None
+
+
+def map_under(array: Any) -> np.memmap | None:
+    """The mapped file whose content an array shows; a private copy of one is memory like any other."""
+    mapped = mapped_under(array)
+    return mapped if mapped is not None and mapped.mode != "c" else None
+
+
+def map_for_writing(array: Any) -> np.memmap | None:
+    """The mapped file that an array shows and that its owner may change."""
+    mapped = map_under(array) if isinstance(array, np.ndarray) else None
+    return mapped if mapped is not None and mapped.mode != "r" else None
 
 
 class MappedFiles:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
+from monai_chunked.inputs.source import check_inputs
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive, per_dimension
 from monai_chunked.transforms.chain import chain_of
@@ -25,7 +25,6 @@ __all__ = [
     "check_buffer",
     "check_choice",
     "check_condition",
-    "check_inputs",
     "check_inverse",
     "check_mode",
     "check_output",
@@ -48,30 +47,6 @@ OUTPUTS = ("auto", "device", "cpu", "disk")
 
 FILE_OUTPUTS = {".nii.gz": "NiftiOutput", ".nii": "NiftiOutput", ".zarr": "ZarrOutput", ".npy": "NumpyOutput"}
 """What writes files with these endings."""
-
-
-def check_inputs(inputs: Any, name: str = "inputs") -> None:
-    """A tensor or array ``(B, C, *spatial)`` of real numbers with at least one of everything."""
-    shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
-    if shape is None or dtype is None or not hasattr(inputs, "__getitem__"):
-        raise TypeError(
-            f"{name} must be a torch.Tensor of shape (B, C, *spatial), or an array with shape, dtype and slicing, "
-            f"got {type(inputs).__name__}"
-        )
-    if len(shape) < 3 or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape):
-        raise ValueError(
-            f"{name} must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
-            f"got {tuple(shape)}{'; an image without batch and channel is inputs[None, None]' * (len(shape) == 2)}"
-        )
-    if isinstance(inputs, torch.Tensor):
-        is_complex, is_real = inputs.is_complex(), True
-    else:
-        kind = getattr(dtype, "kind", "")
-        is_complex, is_real = kind == "c", kind in "biuf" and kind != ""
-    if is_complex:
-        raise TypeError(f"{name} must be real, got {dtype}; pass real and imaginary part as channels")
-    if not is_real:
-        raise TypeError(f"{name} must be numbers, got dtype {dtype}; accepted are bool, integers and floats")
 
 
 def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:

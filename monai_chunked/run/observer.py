@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 from tqdm import tqdm
 
-from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan.sizes import format_bytes
 from monai_chunked.plan.window_grid import Window
 
-__all__ = ["Observer", "ProgressBar", "observer_of"]
+__all__ = ["Observer", "Progress", "ProgressBar", "observer_of"]
+
+
+class Progress(Protocol):
+    """How far a run is, on whatever process its chunks are.
+
+    Attributes:
+        finished: number of chunks that are finished, those of an earlier run included.
+        total: number of chunks in all.
+        open_bytes: bytes of open chunks, in all places; 0 where other processes have them.
+    """
+
+    finished: int
+    total: int
+
+    @property
+    def open_bytes(self) -> int: ...
 
 
 class Observer:
@@ -25,16 +40,16 @@ class Observer:
     def opened(self, open_bytes: tuple[int, ...]) -> None:
         """What the next window touches is in place: bytes of open chunks on the device, in CPU memory, on scratch.
 
-        Called once for each head of the network.
+        Called once for each head of the network, and not at all where other processes have the chunks.
         """
 
-    def window(self, window: Window, predicted: bool, stitcher: Stitcher) -> None:
+    def window(self, window: Window, predicted: bool, stitcher: Progress) -> None:
         """A window is done.
 
         Args:
             window: which one.
             predicted: whether the network saw it.
-            stitcher: knows how many chunks are finished and what is open.
+            stitcher: how many chunks are ``finished``, of how many in ``total``, and the ``open_bytes`` of others.
         """
 
     def close(self) -> None:
@@ -50,7 +65,7 @@ class ProgressBar(Observer):
     def skips(self, windows: int) -> None:
         self._bar.set_description(f"{windows:,} skipped", refresh=False)
 
-    def window(self, window: Window, predicted: bool, stitcher: Stitcher) -> None:
+    def window(self, window: Window, predicted: bool, stitcher: Progress) -> None:
         if not predicted:
             self._bar.initial += 1  # so that it does not count for the rate
         self._bar.update()
@@ -61,7 +76,7 @@ class ProgressBar(Observer):
         self._bar.close()
 
 
-def observer_of(progress: Any) -> Observer:
+def observer_of(progress: bool | Observer) -> Observer:
     """For the parameter ``progress``: a bool as in MONAI, or an observer."""
     if isinstance(progress, Observer):
         return progress

@@ -12,9 +12,10 @@ from monai.utils import convert_data_type, ensure_tuple, ensure_tuple_rep
 
 from monai_chunked.inputs.image_array import ImageArray
 from monai_chunked.inputs.lazy_array import storage_chunks
+from monai_chunked.inputs.source import check_inputs
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.sizes import check_positive, per_dimension
-from monai_chunked.run.checks import check_choice, check_inputs
+from monai_chunked.run.checks import check_choice
 from monai_chunked.windows.skipping import AtMost, Skip
 
 __all__ = [

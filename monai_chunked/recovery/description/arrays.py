@@ -15,14 +15,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from nibabel.arrayproxy import ArrayProxy
 
-from monai_chunked.inputs.lazy_array import LazyArray
-from monai_chunked.inputs.reopening import map_under
+from monai_chunked.machine.mapped import map_under
 from monai_chunked.recovery.description.protocol import Describes
 
 __all__ = ["DIGEST_BYTES", "SMALL", "array_text", "digest_of_tensor", "sampled"]
@@ -51,12 +50,20 @@ SAMPLE_SIZE = 8
 """Voxels along each side of a box."""
 
 
+class DerivedArray(Protocol):
+    """An array that says what its voxels follow from: other arrays and plain values, by their names."""
+
+    @property
+    def stands_on(self) -> Mapping[str, Any]: ...
+
+
 def array_text(value: Any, describer: Describes) -> str | None:
     """Of an array; ``None`` if it is none of those that are known."""
     if isinstance(value, np.ndarray):
         return _of_numpy(value, describer)
-    if isinstance(value, LazyArray):
-        parts = (describer.describe(part, f".{name}") for name, part in value.stands_on.items())
+    if hasattr(type(value), "stands_on"):
+        derived: DerivedArray = value
+        parts = (describer.describe(part, f".{name}") for name, part in derived.stands_on.items())
         return f"{type(value).__name__}({', '.join(parts)})"
     if type(value).__module__ == "dask._task_spec":
         return describer.cannot(value)  # part of something else than an array

@@ -191,24 +191,50 @@ def test_an_input_is_opened_by_each_worker(client: Any, tmp_path: Path) -> None:
     assert_same(infer(one, source, network, client), one(source(), network()))
 
 
-class Seen(Observer):
-    """What an observer is told."""
+class Told(Observer):
+    """As a user writes one: all methods, and all that their docstrings say."""
 
     def __init__(self) -> None:
-        self.windows = self.predicted = self.total = 0
+        self.windows, self.skipped, self.predicted, self.open, self.closed = 0, 0, 0, [], 0
+        self.seen: list[tuple[int, tuple[int, ...]]] = []
+        self.finished: list[int] = []
 
     def start(self, windows: int) -> None:
-        self.total = windows
+        self.windows = windows
+
+    def skips(self, windows: int) -> None:
+        self.skipped = windows
+
+    def opened(self, open_bytes: tuple[int, ...]) -> None:
+        self.open.append(sum(open_bytes))
 
     def window(self, window: Any, predicted: bool, stitcher: Any) -> None:
-        self.windows, self.predicted = self.windows + 1, self.predicted + predicted
-        assert stitcher.finished <= stitcher.total
+        self.seen.append((window.image, window.position))
+        self.predicted += predicted
+        assert 0 <= stitcher.finished <= stitcher.total
+        assert stitcher.open_bytes >= 0
+        self.finished.append(stitcher.finished)
+        self.total = stitcher.total
+
+    def close(self) -> None:
+        self.closed += 1
 
 
-def test_an_observer_sees_every_window(client: Any) -> None:
-    seen = Seen()
-    infer(inferer(progress=seen), random(2, 1, 12, 11, 10), network, client, parts=5)
-    assert seen.total == seen.windows == seen.predicted > 0
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_observer_sees_what_it_sees_without_workers(client: Any, masked: bool) -> None:
+    image, mask = random(2, 1, 12, 11, 10), torch.zeros(2, 1, 12, 11, 10)
+    mask[:, :, :5, :6] = 1
+    told, alone = Told(), Told()
+    more = {"mask": mask} if masked else {}
+    infer(inferer(progress=told, **more), image, network, client, parts=5)
+    inferer(progress=alone, **more)(image, network())
+    assert told.windows == len(told.seen) > told.skipped == told.windows - told.predicted
+    assert (told.skipped > 0) == masked
+    assert (told.windows, told.skipped, told.predicted, told.total, told.closed) == (
+        (alone.windows, alone.skipped, alone.predicted, alone.total, alone.closed)
+    )
+    assert sorted(told.seen) == sorted(alone.seen)
+    assert told.finished == sorted(told.finished)
 
 
 # ---------------------------------------------------------------- what goes wrong
@@ -273,12 +299,12 @@ def test_a_run_that_failed_goes_on_with_what_is_missing(client: Any, tmp_path: P
     with pytest.raises(ValueError, match="no such luck"):
         infer(one, image, functools.partial(Failing, counted, 3), client, results, parts=6)
     needed = missing_in(tmp_path)
-    seen = Seen()
-    one.progress = seen
+    told = Told()
+    one.progress = told
     result = infer(one, image, functools.partial(Failing, counted, 3), client, results, parts=3)
     assert torch.equal(result, inferer()(image, network()))
-    assert seen.predicted == needed
-    assert seen.windows == seen.total
+    assert told.predicted == needed
+    assert told.windows == len(told.seen)
 
 
 def missing_in(folder: Path) -> int:
@@ -290,7 +316,7 @@ def missing_in(folder: Path) -> int:
 def test_a_run_goes_on_by_workers_or_here_whoever_began_it(
     client: Any, tmp_path: Path, first: bool, then: bool
 ) -> None:
-    image, counted, seen = image_with_seven(), tmp_path / "counted", Seen()
+    image, counted, told = image_with_seven(), tmp_path / "counted", Told()
     counted.mkdir()
 
     def run(by_workers: bool, times: int, **more: Any) -> Any:
@@ -304,10 +330,10 @@ def test_a_run_goes_on_by_workers_or_here_whoever_began_it(
     with pytest.raises(ValueError, match="no such luck"):
         run(first, 99)
     needed = missing_in(tmp_path)
-    (result,) = run(then, 0, progress=seen)
+    (result,) = run(then, 0, progress=told)
     assert np.array_equal(np.asarray(result[:]).reshape(3, 18, 11, 10), inferer()(image, network())[0].numpy())
-    assert seen.predicted == needed
-    assert seen.windows == seen.total
+    assert told.predicted == needed
+    assert told.windows == len(told.seen)
 
 
 def rotated() -> inverted.Case:
