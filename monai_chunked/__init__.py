@@ -9,7 +9,7 @@ from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.api.patching import patch
 from monai_chunked.api.sampler import WindowSampler
 from monai_chunked.api.slice_inferer import ChunkedSliceInferer
-from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.lazy.image_array import ImageArray
 from monai_chunked.inputs.open_image import open_image
 from monai_chunked.outputs.base import Expected, Output, OutputWriter, Result, ResumableOutput, ResumableWriter
 from monai_chunked.outputs.memory import MemoryOutput

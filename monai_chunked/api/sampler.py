@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from monai_chunked.inputs.owned import Owned
+from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.settings import Settings

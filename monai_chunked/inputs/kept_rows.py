@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from monai_chunked.inputs.damage import read_stored
+from monai_chunked.inputs.lazy.damage import read_stored
 from monai_chunked.machine.scratch import scratch_map
 from monai_chunked.plan.boxes import Box, box_text, sizes, voxels
-from monai_chunked.plan.window_grid import WindowGrid, padding
+from monai_chunked.plan.window_grid import WindowGrid, inside
 
-__all__ = ["KeptRows", "RowsPlan", "inside", "plan_rows", "read_array", "reads"]
+__all__ = ["KeptRows", "RowsPlan", "plan_rows", "read_array", "reads"]
 
 
 IN_MEMORY = 2**30
@@ -93,16 +93,6 @@ def plan_rows(
     spans = [inside(slice(start, stop), size, windows.least_size[dim - 2]) for start, stop in windows.spans[dim - 2]]
     rows = max(_next_edge(edges[dim], span.stop, size) - span.start for span in spans)
     return RowsPlan(tuple(shape), dtype, dim, edges, rows)
-
-
-def inside(window: slice, size: int, least: int) -> slice:
-    """The voxels of an image that a window of the image, padded to a least size, has, along one dimension.
-
-    >>> inside(slice(0, 32), 10, 32), inside(slice(5, 37), 64, 32)
-    (slice(0, 10, None), slice(5, 37, None))
-    """
-    before = padding((size,), (least,))[0][0]
-    return slice(max(window.start - before, 0), min(window.stop - before, size))
 
 
 def reads(region: Box, edges: Sequence[Sequence[int]], most: int) -> Iterator[Box]:

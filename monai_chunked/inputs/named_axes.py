@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
-from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.lazy_array import storage_chunks
+from monai_chunked.inputs.lazy.image_array import ImageArray
+from monai_chunked.inputs.lazy.lazy_array import storage_chunks
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.plan.units import MILLIMETERS, length_unit
 

@@ -16,11 +16,11 @@ from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys, optional_import
 from nibabel.arrayproxy import ArrayProxy
 
-from monai_chunked.inputs.damage import naming
-from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.lazy_array import LazyArray
-from monai_chunked.inputs.reopening import PrivateMap
-from monai_chunked.inputs.scaled_array import scaled_by
+from monai_chunked.inputs.lazy.damage import naming
+from monai_chunked.inputs.lazy.image_array import ImageArray
+from monai_chunked.inputs.lazy.lazy_array import LazyArray
+from monai_chunked.inputs.lazy.reopening import PrivateMap
+from monai_chunked.inputs.lazy.scaled_array import scaled_by
 
 __all__ = ["GzipStream", "open_nifti"]
 
@@ -40,8 +40,7 @@ class GzipStream(LazyArray):
     """
 
     def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> None:
-        self.path = os.path.abspath(path)
-        self.files = (self.path,)
+        self.path = self.file = os.path.abspath(path)
         self.behind = ArrayProxy(self.path, (shape, dtype, offset))  # it does not scale
         self.shape = self.behind.shape
         self.dtype = self.behind.dtype

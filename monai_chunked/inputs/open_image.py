@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_chunked.inputs.image_array import ImageArray
+from monai_chunked.inputs.lazy.image_array import ImageArray
 from monai_chunked.inputs.named_axes import Axis, arrange
 from monai_chunked.inputs.nifti_file import open_nifti
-from monai_chunked.inputs.stores import archive_of, is_url
-from monai_chunked.inputs.zarr_file import open_zarr
+from monai_chunked.inputs.ome_zarr.stores import archive_of, is_url
+from monai_chunked.inputs.ome_zarr.zarr_file import open_zarr
 
 __all__ = ["open_image"]
 

@@ -15,9 +15,9 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai.utils import convert_data_type
 
 from monai_chunked.inputs.kept_rows import KeptRows, RowsPlan, plan_rows, read_array
-from monai_chunked.inputs.lazy_array import is_mapped, storage_chunks
-from monai_chunked.inputs.owned import Owned
-from monai_chunked.inputs.scaled_array import readable
+from monai_chunked.inputs.lazy.lazy_array import is_mapped, storage_chunks
+from monai_chunked.inputs.lazy.owned import Owned
+from monai_chunked.inputs.lazy.scaled_array import readable
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import WindowGrid
 

@@ -15,7 +15,7 @@ from monai.utils import ensure_tuple_rep
 from monai_chunked.plan.borders import BORDERS, Span
 from monai_chunked.plan.boxes import Box
 
-__all__ = ["Skipped", "Window", "WindowGrid", "batches_without", "padding", "window_grid"]
+__all__ = ["Skipped", "Window", "WindowGrid", "batches_without", "inside", "padding", "window_grid"]
 
 
 Side = TypeVar("Side")
@@ -163,6 +163,16 @@ def padding(image_size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[in
     """
     missing = [max(r - i, 0) for i, r in zip(image_size, roi_size)]
     return [(m // 2, m - m // 2) for m in missing]
+
+
+def inside(window: slice, size: int, least: int) -> slice:
+    """The voxels of an image that a window of the image, padded to a least size, has, along one dimension.
+
+    >>> inside(slice(0, 32), 10, 32), inside(slice(5, 37), 64, 32)
+    (slice(0, 10, None), slice(5, 37, None))
+    """
+    before = padding((size,), (least,))[0][0]
+    return slice(max(window.start - before, 0), min(window.stop - before, size))
 
 
 def window_grid(

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from monai.transforms import Invertd
 
 from monai_chunked.chunks.postprocessing import is_argmax
-from monai_chunked.inputs.lazy_array import Array
+from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.accelerator import with_index
 from monai_chunked.outputs.auto import AutoOutput

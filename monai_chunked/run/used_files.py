@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from monai_chunked.inputs.files_under import files_of_metadata, files_under
+from monai_chunked.inputs.lazy.files_under import files_of_metadata, files_under
 from monai_chunked.inputs.source import Source
 from monai_chunked.machine.mapped import MappedFiles
 from monai_chunked.outputs.base import UsedFile

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from monai.utils import convert_data_type, ensure_tuple, ensure_tuple_rep
 
-from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.lazy_array import storage_chunks
+from monai_chunked.inputs.lazy.image_array import ImageArray
+from monai_chunked.inputs.lazy.lazy_array import storage_chunks
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.sizes import check_positive, per_dimension

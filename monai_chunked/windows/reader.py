@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from monai.utils import convert_data_type
 
-from monai_chunked.inputs.kept_rows import inside
 from monai_chunked.inputs.source import Read, Source, TensorSource
 from monai_chunked.machine.accelerator import send
-from monai_chunked.plan.window_grid import Window, WindowGrid, padding
+from monai_chunked.plan.window_grid import Window, WindowGrid, inside, padding
 from monai_chunked.windows.strides import copy_with_layout, memory_like, views_of
 
 __all__ = ["Image", "Reading", "image_of", "read_windows"]

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_chunked.inputs.kept_rows import inside
 from monai_chunked.inputs.source import Source
-from monai_chunked.plan.window_grid import Skipped, WindowGrid
+from monai_chunked.plan.window_grid import Skipped, WindowGrid, inside
 
 __all__ = ["AtMost", "Skip", "outside_mask"]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from monai_chunked.chunks.handing_on import Products
-from monai_chunked.inputs.owned import Owned
+from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.outputs.base import Result
 from monai_chunked.plan.boxes import Box

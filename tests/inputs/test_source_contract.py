@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from monai.data.utils import collate_meta_tensor_fn
 
 from monai_chunked import ImageArray, open_image
-from monai_chunked.inputs.scaled_array import ScaledArray
+from monai_chunked.inputs.lazy.scaled_array import ScaledArray
 from monai_chunked.inputs.source import Source, source_of
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
 from monai_chunked.recovery.description.describer import Describer

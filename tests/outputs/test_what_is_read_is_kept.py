@@ -26,7 +26,7 @@ from monai_chunked import (
     chunked_sliding_window_inference,
     open_image,
 )
-from monai_chunked.inputs.files_under import files_under
+from monai_chunked.inputs.lazy.files_under import files_under
 from monai_chunked.machine.mapped import MappedFiles
 from tests.outputs.ngff_cases import write
 from tests.refusals import never

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from nibabel.arrayproxy import ArrayProxy
 
 from monai_chunked.machine.mapped import map_under
+from monai_chunked.machine.optional import is_of
 from monai_chunked.recovery.description.protocol import Describes
 
 __all__ = ["DIGEST_BYTES", "SMALL", "array_text", "digest_of_tensor", "sampled"]
@@ -74,8 +74,7 @@ def array_text(value: Any, describer: Describes) -> str | None:
         ("zarr", "Array", _of_zarr),
         ("dask.array", "Array", _of_dask),
     ):
-        known = getattr(sys.modules.get(package), kind, None)
-        if known is not None and isinstance(value, known):
+        if is_of(value, package, kind):
             return of(value, describer)
     return None
 

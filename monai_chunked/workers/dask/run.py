@@ -18,7 +18,7 @@ import numpy as np
 
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.stages import Finished
-from monai_chunked.inputs.owned import Owned
+from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.layout import Layout, lay_out
 from monai_chunked.plan.parts.forecast import forecast_parts

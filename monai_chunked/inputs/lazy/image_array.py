@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from monai_chunked.inputs.damage import read_stored
-from monai_chunked.inputs.lazy_array import LazyArray, is_mapped
-from monai_chunked.inputs.owned import Owned
-from monai_chunked.inputs.scaled_array import readable
+from monai_chunked.inputs.lazy.damage import read_stored
+from monai_chunked.inputs.lazy.lazy_array import LazyArray, is_mapped
+from monai_chunked.inputs.lazy.owned import Owned
+from monai_chunked.inputs.lazy.scaled_array import readable
 
 __all__ = ["ImageArray"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.volumeutils import apply_read_scaling
 
-from monai_chunked.inputs.lazy_array import LazyArray, is_mapped
-from monai_chunked.inputs.owned import Owned
+from monai_chunked.inputs.lazy.lazy_array import LazyArray, is_mapped
+from monai_chunked.inputs.lazy.owned import Owned
 
 __all__ = ["ScaledArray", "readable", "scaled_by"]
 

@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from monai_chunked.inputs.lazy_array import LazyArray
-from monai_chunked.inputs.reopening import Way, check_marks, is_of, marks_of, way_to
+from monai_chunked.inputs.lazy.lazy_array import LazyArray
+from monai_chunked.inputs.lazy.reopening import Way, check_marks, marks_of, way_to
 from monai_chunked.machine.mapped import map_for_writing
+from monai_chunked.machine.optional import is_of
 
 __all__ = ["Owned"]
 
@@ -162,7 +163,7 @@ class _InOneThread:
 
 def _is_of_any_process(array: Any) -> bool:
     """Whether forked processes may read it as it is: memory, and what opens again by itself what it stands on."""
-    return isinstance(array, (np.ndarray, torch.Tensor)) or (isinstance(array, LazyArray) and not array.files)
+    return isinstance(array, (np.ndarray, torch.Tensor)) or (isinstance(array, LazyArray) and array.file is None)
 
 
 def _holds_nothing(function: FunctionType) -> bool:

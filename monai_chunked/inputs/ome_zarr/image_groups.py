@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from monai_chunked.inputs.ome_zarr import as_stated
-from monai_chunked.inputs.stores import is_url
+from monai_chunked.inputs.ome_zarr.multiscales import as_stated
+from monai_chunked.inputs.ome_zarr.stores import is_url
 
 __all__ = ["what_it_holds"]
 

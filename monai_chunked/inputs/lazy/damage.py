@@ -6,7 +6,6 @@ import errno
 import gzip
 import itertools
 import lzma
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+
+from monai_chunked.machine.optional import is_of
 
 __all__ = ["naming", "read_stored"]
 
@@ -48,8 +49,7 @@ def read_stored(array: Any, index: tuple[slice, ...]) -> np.ndarray:
     try:
         return np.asarray(array[index])
     except DAMAGE as error:
-        kind = getattr(sys.modules.get("zarr"), "Array", None)
-        chunk = _damaged_chunk(array, index) if kind is not None and isinstance(array, kind) else None
+        chunk = _damaged_chunk(array, index) if is_of(array, "zarr", "Array") else None
         if chunk is None:
             raise
         raise OSError(errno.EIO, f"its storage chunk {chunk} is damaged ({error})", str(array.store)) from error

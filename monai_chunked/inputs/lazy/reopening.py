@@ -6,17 +6,17 @@ import errno
 import mmap
 import os
 import pickle
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from monai_chunked.inputs.lazy_array import LazyArray
+from monai_chunked.inputs.lazy.lazy_array import LazyArray
 from monai_chunked.machine.mapped import mapped_under
+from monai_chunked.machine.optional import is_of
 
-__all__ = ["Mark", "PrivateMap", "Way", "check_marks", "is_of", "marks_of", "way_to"]
+__all__ = ["Mark", "PrivateMap", "Way", "check_marks", "marks_of", "way_to"]
 
 
 Way = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -34,28 +34,47 @@ class PrivateMap(np.memmap):
     """A file that is mapped as nibabel does it: a process may change its own copy, which nobody does of this one."""
 
 
+def file_of(array: Any) -> str | None:
+    """The file that another process opens to read an array; ``None``: there is none, or it is not known."""
+    if isinstance(array, LazyArray):
+        return array.file
+    if isinstance(array, np.ndarray):
+        mapped = mapped_under(array)
+        shows_file = isinstance(mapped, PrivateMap) or (mapped is not None and mapped.mode != "c")
+        return str(mapped.filename) if mapped is not None and shows_file else None
+    if isinstance(array, ArrayProxy):
+        return os.path.abspath(array.file_like) if isinstance(array.file_like, (str, os.PathLike)) else None
+    if is_of(array, "h5py", "Dataset"):
+        return os.path.abspath(os.fsdecode(array.file.filename)) if array.file.driver in FROM_PLACES else None
+    store: Any = getattr(array, "store", None)
+    return os.path.abspath(store.path) if is_of(store, "zarr.storage", "ZipStore") else None
+
+
 def way_to(array: Any) -> Way | None:
     """How to open an array; ``None``: it knows that itself, or there is nothing to open.
 
     Raises:
         pickle.PicklingError: when it cannot be opened again.
     """
-    if isinstance(array, np.ndarray) and (mapped := _file_under(array)) is not None:
-        memory = np.frombuffer(mapped._mmap, np.uint8)  # type: ignore[attr-defined]  # NumPy has no public name for it
+    path = file_of(array)
+    if isinstance(array, np.ndarray) and path is not None:
+        mapped: Any = mapped_under(array)
+        memory = np.frombuffer(mapped._mmap, np.uint8)  # NumPy has no public name for it
         before = mapped.offset % mmap.ALLOCATIONGRANULARITY
         start = array.__array_interface__["data"][0] - memory.__array_interface__["data"][0] - before
-        how = (str(mapped.filename), "c" if mapped.mode == "c" else "r", mapped.offset, len(memory) - before)
-        return _map, (*how, start, array.shape, array.dtype, array.strides)
-    if isinstance(array, ArrayProxy) and isinstance(array.file_like, (str, os.PathLike)):
+        mode = "c" if mapped.mode == "c" else "r"
+        size = len(memory) - before
+        return _map, (path, mode, mapped.offset, size, start, array.shape, array.dtype, array.strides)
+    if isinstance(array, ArrayProxy) and path is not None:
         state = {name: value for name, value in vars(array).items() if name not in ("_lock", "_opener")}
-        return _proxy, (type(array), {**state, "file_like": os.path.abspath(array.file_like)})
+        return _proxy, (type(array), {**state, "file_like": path})
     if is_of(array, "h5py", "Dataset"):
         file = array.file
         if file.mode != "r":
             raise pickle.PicklingError(f"its file was opened with mode={file.mode!r}; open it with 'r'")
-        if file.driver not in FROM_PLACES:
+        if path is None:
             raise pickle.PicklingError(f"its file was opened with driver={file.driver!r}; open it by its path alone")
-        return _dataset, (os.path.abspath(os.fsdecode(file.filename)), array.name)
+        return _dataset, (path, array.name)
     return None
 
 
@@ -80,23 +99,10 @@ def _dataset(path: str, name: str) -> Any:
     return h5py.File(path, "r")[name]
 
 
-def _files_of(array: Any) -> tuple[str, ...]:
-    if isinstance(array, LazyArray):
-        return array.files
-    if isinstance(array, np.ndarray):
-        mapped = _file_under(array)
-        return () if mapped is None else (str(mapped.filename),)
-    if isinstance(array, ArrayProxy):
-        return (os.path.abspath(array.file_like),) if isinstance(array.file_like, (str, os.PathLike)) else ()
-    if is_of(array, "h5py", "Dataset") and array.file.driver in FROM_PLACES:
-        return (os.path.abspath(os.fsdecode(array.file.filename)),)
-    store: Any = getattr(array, "store", None)
-    return (os.path.abspath(store.path),) if is_of(store, "zarr.storage", "ZipStore") else ()
-
-
 def marks_of(array: Any) -> dict[str, Mark]:
-    """By their paths, of the files that an array is in, as far as is known."""
-    return {path: _mark(path) for path in _files_of(array)}
+    """Of the file that an array is in, by its path, as far as it is known."""
+    path = file_of(array)
+    return {} if path is None else {path: _mark(path)}
 
 
 def check_marks(marks: Mapping[str, Mark]) -> None:
@@ -124,15 +130,3 @@ def _mark(path: str) -> Mark:
     except FileNotFoundError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def is_of(value: Any, module: str, name: str) -> bool:
-    """Whether it is of a type of a package that may not be there."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(value, kind)
-
-
-def _file_under(array: np.ndarray) -> np.memmap | None:
-    """The mapped file that has the voxels of an array."""
-    mapped = mapped_under(array)
-    return mapped if isinstance(mapped, PrivateMap) or (mapped is not None and mapped.mode != "c") else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from monai_chunked.inputs.image_array import ImageArray
-from monai_chunked.inputs.image_groups import what_it_holds
+from monai_chunked.inputs.lazy.image_array import ImageArray
 from monai_chunked.inputs.named_axes import Axis, arrange
-from monai_chunked.inputs.ome_zarr import level_of, level_with
-from monai_chunked.inputs.stores import is_url, may_be_in_store, member, name_in_store, open_node
+from monai_chunked.inputs.ome_zarr.image_groups import what_it_holds
+from monai_chunked.inputs.ome_zarr.multiscales import level_of, level_with
+from monai_chunked.inputs.ome_zarr.stores import is_url, may_be_in_store, member, name_in_store, open_node
 
 __all__ = ["open_zarr"]
 

@@ -30,13 +30,13 @@ class LazyArray(ABC):
         shape: of the array.
         dtype: of what slicing gives.
         mapped: whether the operating system keeps in memory what is read again and again.
-        files: that it has open itself, for which another process must open it again; it does that by its pickle.
+        file: that it has open itself, for which another process must open it again; it does that by its pickle.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     mapped: bool = False
-    files: tuple[str, ...] = ()
+    file: str | None = None
 
     @abstractmethod
     def __getitem__(self, index: Any) -> np.ndarray:

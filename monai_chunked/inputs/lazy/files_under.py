@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import filterfalse
 from pathlib import Path
@@ -13,8 +12,9 @@ import nibabel
 import numpy as np
 import torch
 
-from monai_chunked.inputs.lazy_array import LazyArray
-from monai_chunked.machine.mapped import MappedFiles
+from monai_chunked.inputs.lazy.lazy_array import LazyArray
+from monai_chunked.machine.mapped import MappedFiles, mapped_under
+from monai_chunked.machine.optional import is_of
 
 __all__ = ["files_of_metadata", "files_under"]
 
@@ -34,17 +34,18 @@ def files_under(value: Any, mapped: MappedFiles) -> Iterator[str]:
     if isinstance(value, torch.Tensor):
         yield from _of_tensor(value, mapped)
     elif isinstance(value, np.ndarray):
-        yield from _of_numpy(value, mapped)
+        yield from _path(mapped.of(value.__array_interface__["data"][0]))
+        yield from _path(getattr(mapped_under(value), "filename", None))
     elif isinstance(value, LazyArray):
         for part in value.stands_on.values():
             yield from files_under(part, mapped)
     elif nibabel.is_proxy(value):
         yield from _path(getattr(value, "file_like", None))
-    elif _is(value, "h5py", "Dataset"):
+    elif is_of(value, "h5py", "Dataset"):
         yield from _of_h5py(value)
-    elif _is(value, "zarr", "Array"):
+    elif is_of(value, "zarr", "Array"):
         yield from _of_zarr(value)
-    elif _is(value, "dask.array", "Array"):
+    elif is_of(value, "dask.array", "Array"):
         for task in dict(value.__dask_graph__()).values():
             yield from _of_task(task, mapped)
 
@@ -70,11 +71,6 @@ def _is_of_results(path: str) -> bool:
         return all(entry.name.startswith(os.path.basename(folder)) for entry in entries)
 
 
-def _is(value: Any, package: str, name: str) -> bool:
-    kind = getattr(sys.modules.get(package), name, None)
-    return kind is not None and isinstance(value, kind)
-
-
 def _path(value: Any) -> Iterator[str]:
     """Of a path; an open file says its own."""
     value = getattr(value, "filename", getattr(value, "name", value)) if hasattr(value, "read") else value
@@ -87,14 +83,6 @@ def _of_tensor(tensor: torch.Tensor, mapped: MappedFiles) -> Iterator[str]:
         return
     plain = tensor.detach().as_subclass(torch.Tensor)
     yield from _path(getattr(plain.untyped_storage(), "filename", None) or mapped.of(plain.data_ptr()))
-
-
-def _of_numpy(array: Any, mapped: MappedFiles) -> Iterator[str]:
-    yield from _path(mapped.of(array.__array_interface__["data"][0]))
-    while array is not None:
-        if isinstance(array, np.memmap):
-            yield from _path(array.filename)
-        array = getattr(array, "base", None)
 
 
 def _of_h5py(dataset: Any) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Arrays that are read where they are sliced, by any thread and process."""

@@ -1,0 +1,1 @@
+"""OME-Zarr: stores, what their metadata say, and the images in them."""
