@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from monai_chunked.inputs.source import Source
 from monai_chunked.recovery.description.arrays import DIGEST_BYTES
 from monai_chunked.recovery.description.describer import Describer, Undescribable, sorted_metadata
 from monai_chunked.recovery.differences import DETAILS, Details, packed
@@ -18,9 +17,18 @@ LONGEST = 4 * DIGEST_BYTES
 """Characters of what is kept as it is; anything longer becomes a digest."""
 
 
+class Voxels(Protocol):
+    """A batch of images: the tensor or array that voxels come from, and the metadata of each image."""
+
+    metadata: tuple[Mapping[str, Any], ...]
+
+    @property
+    def origin(self) -> Any: ...
+
+
 def fingerprint_of(
-    source: Source,
-    condition: Source | None,
+    source: Voxels,
+    condition: Voxels | None,
     network: Any,
     network_id: str | None,
     run_id: str | None,
