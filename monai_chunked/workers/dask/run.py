@@ -166,7 +166,7 @@ class _Gathering:
         for number, window in zip(numbers, windows):
             skips = skipped is not None and skipped.window(window.image, window.position)
             predicted = not skips and (self.needed is None or bool(self.needed[number]))
-            self.observer.window(window, predicted, self)  # type: ignore[arg-type]
+            self.observer.window(window, predicted, self)
 
 
 def _finished(box: PartBox) -> Finished:
