@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 
 from monai_chunked.chunks.background import Background, backgrounds_of
-from monai_chunked.chunks.ending import Ending, form_of, stages_of
+from monai_chunked.chunks.ending import Ending, stages_of
 from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
 from monai_chunked.chunks.handing_on import Exchange, HandingOn, Products
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import Cast, functions_of
+from monai_chunked.chunks.postprocessing import Cast
 from monai_chunked.chunks.stages import Stage
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
@@ -29,7 +29,7 @@ from monai_chunked.plan.window_grid import Window
 from monai_chunked.recovery.left import Cuts
 from monai_chunked.run.begun import Run
 from monai_chunked.run.observer import Observer
-from monai_chunked.run.one_channel import warn_of_one_channel
+from monai_chunked.transforms.chain import Chain
 from monai_chunked.windows.predictions import OfWindow
 
 __all__ = ["Assembly", "LayOut", "Part", "Results", "assemble", "finisher_of"]
@@ -157,10 +157,10 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
     scores = backgrounds_of(heads, call.settings.background)
     of_heads = [partial(weights, number) for number in range(len(heads.each))]
 
-    def stages(number: int, ending: Ending, function: Any) -> list[Stage]:
+    def stages(number: int, ending: Ending, chain: Chain) -> list[Stage]:
         grid = layout.grids[number]
         division = Division(grid, of_heads[number], differentiable)
-        return [division, Uncovered(grid, scores[number]), *_stages(run, ending, heads.each[number], function)]
+        return [division, Uncovered(grid, scores[number]), *_stages(run, ending, heads.each[number], chain)]
 
     def threaded(writer: OutputWriter) -> bool:
         return (call.device.type != "cpu" or not writer.in_memory) and not differentiable
@@ -193,7 +193,7 @@ def finisher_of(
     layout: Layout,
     heads: Heads,
     *,
-    stages: Callable[[int, Ending, Any], list[Stage]],
+    stages: Callable[[int, Ending, Chain], list[Stage]],
     threaded: Callable[[OutputWriter], bool],
 ) -> Finisher:
     """What makes results of finished chunks. The run is recorded, and the results that can be started are.
@@ -206,27 +206,26 @@ def finisher_of(
         threaded: whether chunks are written in a thread, called with the writer.
     """
     call = run.call
-    functions = functions_of(heads, call.settings.postprocessing)
+    chains = call.settings.chains_of(heads)
     run.record.begin(heads, [grid.cuts for grid in layout.grids])
-    warn_of_one_channel(functions, heads)
     endings = [call.ending(grid) for grid in layout.grids]
-    forms = [form_of(*of_head, call.result_dtype) for of_head in zip(endings, heads.each, functions)]
+    forms = [ending.form(head, chain, call.result_dtype) for ending, head, chain in zip(endings, heads.each, chains)]
     sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(endings, forms) if form]
     known_bytes = call.images * sum(sizes)
     run.check_results(heads, known_bytes)
     finishers: list[HeadFinisher] = []
     try:
-        for number, (head, ending, function) in enumerate(zip(heads.each, endings, functions)):
+        for number, (head, ending, chain) in enumerate(zip(heads.each, endings, chains)):
             create = partial(run.start_result, number, head, ending)
             form = run.left.results.get(number, forms[number])
-            finishers.append(HeadFinisher(head.name, stages(number, ending, function), create, form, threaded))
+            finishers.append(HeadFinisher(head.name, stages(number, ending, chain), create, form, threaded))
     except BaseException:
         Finisher(finishers).abandon()
         raise
     return Finisher(finishers, known_bytes)
 
 
-def _stages(run: Run, ending: Ending, head: Head, function: Any) -> list[Stage]:
+def _stages(run: Run, ending: Ending, head: Head, chain: Chain) -> list[Stage]:
     """What the chunks of a head go through when they are divided."""
     call = run.call
     windows = call.settings.windows
@@ -234,7 +233,7 @@ def _stages(run: Run, ending: Ending, head: Head, function: Any) -> list[Stage]:
     zooms = [size / float(roi) for size, roi in zip(head.size, windows.roi_size)]
     full = [tuple(int(n * zoom) for n, zoom in zip(windows.image_size, zooms))] * call.images
     cast = [Cast(call.result_dtype)] if call.settings.rounding is not None else []  # as behind MONAI's inferer
-    return [*cast, *stages_of(ending, head, function, call.result_dtype, run.left.written, full)]
+    return [*cast, *stages_of(ending, head, chain, call.result_dtype, written=run.left.written, full=full)]
 
 
 def _open_chunks(

@@ -127,7 +127,7 @@ class Call:
     @property
     def keeps_scores(self) -> bool:
         """Whether results are the blended predictions as they are."""
-        return self.settings.postprocessing is None and self.inversion is None
+        return not self.settings.postprocessing and self.inversion is None
 
     @property
     def writes_files(self) -> bool:

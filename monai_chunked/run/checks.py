@@ -15,8 +15,8 @@ from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive, per_dimension
-from monai_chunked.transforms.chain import chain_of
-from monai_chunked.transforms.dictionary import check_dictionary, check_invert
+from monai_chunked.transforms.chain import Chains, all_of, chains_of
+from monai_chunked.transforms.dictionary import check_invert
 from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.transforms.voxelwise import check_voxelwise
 from monai_chunked.windows.importance import MODES
@@ -169,29 +169,18 @@ def check_preprocessing(preprocessing: Any) -> Any:
     return preprocessing
 
 
-def check_postprocessing(postprocessing: Any) -> Any:
-    """``"argmax"``, a callable, ``None``, a chain of dictionary transforms, or a tuple or dict of all but the last."""
-    if (chain := chain_of(postprocessing)) is not None:
-        for step in (*chain.before, *chain.after):
-            check_dictionary("postprocessing", step.transform, chain.key)
-        if chain.invert is not None:
-            check_invert("postprocessing", chain.invert)
-        return chain
-    if isinstance(postprocessing, dict):
-        parts = list(postprocessing.values())
-    else:
-        parts = list(postprocessing) if isinstance(postprocessing, (tuple, list)) else [postprocessing]
-    for part in parts:
-        if not (part is None or part == "argmax" or callable(part)):
-            raise ValueError(
-                f"postprocessing={part!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
-            )
-        check_voxelwise("postprocessing", part)
-    return postprocessing
+def check_postprocessing(postprocessing: Any, inverse: Any) -> Chains:
+    """What is done to scores; ``inverse``, which is checked, and an ``Invertd`` in it are one too many."""
+    chains = chains_of(postprocessing)
+    if inverse is not None and any(chain.invert for chain in all_of(chains)):
+        raise ValueError(
+            "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
+        )
+    return chains
 
 
-def check_inverse(inverse: Any, postprocessing: Any) -> Any:
-    """``None``, ``"image"``, an :py:class:`ImageInverse` or an ``Invertd``; not two of them."""
+def check_inverse(inverse: Any) -> ImageInverse | Invertd | None:
+    """``None``, ``"image"``, an :py:class:`ImageInverse` or an ``Invertd``."""
     if inverse is None:
         return None
     if inverse == "image":
@@ -203,11 +192,6 @@ def check_inverse(inverse: Any, postprocessing: Any) -> Any:
         )
     if isinstance(inverse, Invertd):
         check_invert("inverse", inverse)
-    chain = chain_of(postprocessing)
-    if chain is not None and chain.invert is not None:
-        raise ValueError(
-            "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
-        )
     return inverse
 
 

@@ -10,7 +10,7 @@ import torch
 from monai_chunked.outputs.base import Output, ResumableOutput
 from monai_chunked.recovery.fingerprint import fingerprint_of
 from monai_chunked.run.call import Call, Fingerprint
-from monai_chunked.run.inverting import described_chain
+from monai_chunked.transforms.chain import of_each
 
 __all__ = ["described_output", "fingerprint_of_call"]
 
@@ -53,7 +53,7 @@ def _described(call: Call) -> dict[str, Any]:
         "fill_batches": settings.fill_batches,
         "preprocessing": settings.preprocessing,
         "process_fn": settings.process_fn,
-        "postprocessing": described_chain(settings.postprocessing),
+        "postprocessing": of_each(lambda chain: chain.given, settings.postprocessing),
         "inverse": inversion and inversion.over(settings.image_size).resamplings,
         "skip": settings.skip,
         "mask": settings.mask,

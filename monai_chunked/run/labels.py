@@ -21,13 +21,11 @@ import torch
 import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import collate_meta_tensor_fn
-from monai.transforms import AsDiscrete, AsDiscreted, Compose
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from monai_chunked.chunks.postprocessing import argmax
 from monai_chunked.transforms.chain import Chain
 
-__all__ = ["HOLDS_LABELS", "Labels", "MetaLabels", "ends_in_labels", "mark_labels"]
+__all__ = ["HOLDS_LABELS", "Labels", "MetaLabels", "mark_labels"]
 
 
 HOLDS_LABELS = "holds_labels"
@@ -149,49 +147,31 @@ class MetaLabels(Labels, MetaTensor):
         return _with_meta(self, self, MetaTensor)
 
 
-def mark_labels(results: Sequence[Any], postprocessing: Sequence[Any]) -> list[Any]:
+def mark_labels(results: Sequence[Any], chains: Sequence[Chain]) -> list[Any]:
     """Each result, and those that hold labels as :py:class:`Labels`, with metadata that says so where there is some.
 
-    Labels are what :py:func:`ends_in_labels`, and what any other callable made one channel of integers of. No voxel is
-    copied. Only tensors, and those in lists with one for each image, can be marked.
+    Labels are what a chain ends in, and what any other callable made one channel of integers of. No voxel is copied.
+    Only tensors, and those in lists with one for each image, can be marked.
 
     Args:
         results: of each head of the network.
-        postprocessing: of each head of the network.
+        chains: of each head of the network.
     """
 
-    def mark(result: Any, one: Any, channels: int = 1) -> Any:
+    def mark(result: Any, chain: Chain, channels: int = 1) -> Any:
         if isinstance(result, list):  # of images without a batch; its type tells engines how to take it apart
-            return type(result)(mark(each, one, 0) for each in result)
-        if not isinstance(result, torch.Tensor) or one is None or (isinstance(one, Chain) and one.ends):
+            return type(result)(mark(each, chain, 0) for each in result)
+        if not isinstance(result, torch.Tensor) or not chain or chain.ends:
             return result
         integers = not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool)
-        if not (ends_in_labels(one) or (integers and result.shape[channels] == 1)):
+        if not (chain.ends_in_labels or (integers and result.shape[channels] == 1)):
             return result
         labels = _guarded(result, result.dim() - channels - 1)
         if isinstance(labels, MetaTensor):
             labels.meta = {**labels.meta, HOLDS_LABELS: True}
         return labels
 
-    return [mark(result, one) for result, one in zip(results, postprocessing)]
-
-
-def ends_in_labels(postprocessing: Any) -> bool:
-    """Whether what is returned are labels or masks, of which no class can be chosen any more.
-
-    >>> ends_in_labels(Compose([torch.sigmoid, AsDiscrete(threshold=0.5)])), ends_in_labels(AsDiscrete(to_onehot=4))
-    (True, False)
-    """
-    while isinstance(postprocessing, Compose) and postprocessing.transforms:
-        postprocessing = postprocessing.transforms[-1]
-    if isinstance(postprocessing, Chain):
-        last = postprocessing.transforms[-1]
-        if not isinstance(last, AsDiscreted):
-            return False
-        return last.threshold[0] is not None or (last.argmax[0] and last.to_onehot[0] is None)
-    if isinstance(postprocessing, AsDiscrete):
-        return postprocessing.threshold is not None or (postprocessing.argmax and postprocessing.to_onehot is None)
-    return postprocessing is argmax
+    return [mark(result, chain) for result, chain in zip(results, chains)]
 
 
 @lru_cache

@@ -13,8 +13,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple
 
 from monai_chunked.chunks.background import backgrounds_of
-from monai_chunked.chunks.ending import Ending, ending_of, form_of
-from monai_chunked.chunks.postprocessing import argmax, functions_of, is_argmax, label_dtype
+from monai_chunked.chunks.ending import Ending, ending_of
 from monai_chunked.chunks.write_behind import DEPTH
 from monai_chunked.inputs.kept_rows import RowsPlan
 from monai_chunked.inputs.source import Source, source_of
@@ -32,8 +31,8 @@ from monai_chunked.plan.sizes import check_positive, format_bytes
 from monai_chunked.plan.window_grid import batches_without
 from monai_chunked.run.call import sum_dtype_of
 from monai_chunked.run.inverting import inversion_of, why_whole
-from monai_chunked.run.one_channel import warn_of_one_channel
 from monai_chunked.run.settings import Settings
+from monai_chunked.transforms.argmax import label_dtype
 from monai_chunked.transforms.chain import Chain
 from monai_chunked.transforms.resampling.faces import finishing_order, largest_box, most_kept
 
@@ -99,9 +98,7 @@ class _Planned:
         self._background = [isinstance(settings.background, dict)] * len(heads)
         if not isinstance(settings.background, dict):  # the names of heads are not known here
             self._background = [bool(each.any()) for each in backgrounds_of(heads, settings.background)]
-        one = "argmax" if is_argmax(settings.postprocessing) else settings.postprocessing
-        if not isinstance(one, dict):
-            warn_of_one_channel(functions_of(heads, one), heads)
+        self.chains = _chains_of(settings, heads)
         self.skipped = settings.skipped()
         self.layout = lay_out(
             Volume(self.windows, settings.image_size, heads, self.itemsize, self.skipped),
@@ -195,7 +192,7 @@ class _Planned:
         """The most that a run takes on the device and in CPU memory, but for what the network itself needs."""
         forecast, result_device = self.layout.forecast, self._result_device()
         in_all = [forecast.peak[DEVICE], forecast.peak[CPU]]
-        if self.settings.postprocessing is None and result_device == self.device and not forecast.moved:
+        if not self.settings.postprocessing and result_device == self.device and not forecast.moved:
             in_all = [0, 0]  # open chunks are in the output
         in_all[_level(self.device)] += self._finished_bytes() + self._inverse_bytes() + self._batch_bytes()
         if result_device is not None:
@@ -206,14 +203,13 @@ class _Planned:
 
     def _output_bytes(self) -> int | None:
         """Of the finished output; ``None`` if that depends on what the postprocessing returns."""
-        forms = [self._form(ending, head) for ending, head in zip(self.endings, self.heads)]
+        forms = [self._form(*parts) for parts in zip(self.endings, self.heads, self.chains)]
         sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(self.endings, forms) if form]
         return self.images * sum(sizes) if len(sizes) == len(forms) else None
 
-    def _form(self, ending: Ending, head: Head) -> Form | None:
+    def _form(self, ending: Ending, head: Head, chain: Chain | None) -> Form | None:
         """The form of a result, if it is known."""
-        one = self.settings.postprocessing
-        return form_of(ending, head, argmax if isinstance(one, str) else one, self._dtype) if _is_one(one) else None
+        return None if chain is None else ending.form(head, chain, self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -223,32 +219,28 @@ class _Planned:
     def _inverse_bytes(self) -> int:
         """Of the faces that are kept of finished chunks, and of the largest box that is made of one."""
         most = 0
-        for ending, head, grid in zip(self.endings, self.heads, self.layout.grids):
+        for ending, head, chain, grid in zip(self.endings, self.heads, self.chains, self.layout.grids):
             if not ending.moves:
                 continue
-            one, total = self.settings.postprocessing, 0
-            voxel = (
-                one.voxel_before(head.channels, torch.float32).nbytes if isinstance(one, Chain) else 4 * head.channels
-            )
+            voxel, total = (chain or Chain()).voxel_before(head.channels, torch.float32).nbytes, 0
             cuts, order = grid.cuts, finishing_order(grid)
             for resampled in ending.chunks[0]:
                 kept, order = most_kept(resampled, cuts, order)
                 total += kept * voxel
                 cuts = resampled.cuts
-            form = self._form(ending, head)
+            form = self._form(ending, head, chain)
             made = form.voxel_bytes if form else voxel
             most = max(most, total + largest_box(resampled) * made)
         return most
 
     def _finished_bytes(self) -> int:
         """What finishing the largest chunk takes beside it, and what those take that wait to be written."""
-        postprocessing = self.settings.postprocessing
         waiting = 0 if self.device.type == "cpu" and self._result_device() is not None else DEPTH
-        results = waiting + (postprocessing is not None)  # without postprocessing a chunk is its result
+        results = waiting + bool(self.settings.postprocessing)  # without postprocessing a chunk is its result
         most = 0
-        for head, grid in zip(self.heads, self.layout.grids):
+        for head, chain, grid in zip(self.heads, self.chains, self.layout.grids):
             size = prod(int(np.diff(cuts).max()) for cuts in grid.cuts)
-            labels = is_argmax(postprocessing)
+            labels = chain is not None and chain.is_argmax
             voxel = label_dtype(head.channels).itemsize if labels else head.channels * self.itemsize
             # of chunks that were skipped channels share their memory, until a callable gets them
             scores = 0 if self.skipped is None or labels else head.channels * self.itemsize
@@ -282,9 +274,14 @@ class _Planned:
         )
 
 
-def _is_one(postprocessing: Any) -> bool:
-    """Whether there is one postprocessing, of which what it makes may be known."""
-    return postprocessing is None or isinstance(postprocessing, (str, Chain))
+def _chains_of(settings: Settings, heads: Heads) -> list[Chain | None]:
+    """The postprocessing of each head; ``None``: nobody knows, because heads have no names here."""
+    chains = settings.chains
+    if chains and all(chain.is_argmax for chain in chains):
+        settings = replace(settings, postprocessing=chains[0])
+    if isinstance(settings.postprocessing, dict):
+        return [None] * len(heads)
+    return [*settings.chains_of(heads)]
 
 
 def _level(device: torch.device) -> int:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from monai_chunked.chunks.postprocessing import functions_of
 from monai_chunked.machine.signals import interruptible
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -153,13 +152,13 @@ def blend(predictions: Iterable[tuple[Window, OfWindow | None]], assembly: Assem
 def hand_out(call: Call, results: Results) -> Any:
     """Results in the structure that the network returns, with the metadata of the input, labels known as such."""
     source, inversion = call.source, call.inversion
-    functions = functions_of(results.heads, call.settings.postprocessing)
+    chains = results.heads.match("postprocessing", call.settings.postprocessing)
     if inversion is None:
         labelled = with_metadata(results.values, source.templates, source.template)
     else:
         undone = inversion.over(call.settings.image_size)
         labelled = with_metadata(results.values, undone.templates, inversion.batch(undone.templates))
-    return results.heads.pack(mark_labels(labelled, functions))
+    return results.heads.pack(mark_labels(labelled, chains))
 
 
 @contextmanager

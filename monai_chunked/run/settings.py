@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from monai.transforms import Invertd
 
-from monai_chunked.chunks.postprocessing import is_argmax
 from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import source_of
 from monai_chunked.machine.accelerator import with_index
@@ -21,12 +20,14 @@ from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Output
 from monai_chunked.outputs.memory import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
+from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.schedule import Limits
 from monai_chunked.plan.sizes import check_chunk_size, parse_bytes
 from monai_chunked.plan.window_grid import Skipped, WindowGrid, window_grid
 from monai_chunked.run import checks, window_checks
 from monai_chunked.run.observer import Observer
-from monai_chunked.transforms.chain import Chain
+from monai_chunked.transforms.argmax import check_classes
+from monai_chunked.transforms.chain import Chain, Chains, all_of
 from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.windows.importance import CROP
 from monai_chunked.windows.mirrored import Mirrored
@@ -79,8 +80,8 @@ class Settings:
     with_coord: bool = False
     chunk_size: tuple[int, ...] | None = checked(None, check_chunk_size, "dims")
     preprocessing: Callable[..., Any] | None = checked(None, checks.check_preprocessing)
-    inverse: ImageInverse | Invertd | None = checked(None, checks.check_inverse, "postprocessing")
-    postprocessing: Any = checked(None, checks.check_postprocessing)
+    inverse: ImageInverse | Invertd | None = checked(None, checks.check_inverse)
+    postprocessing: Chains = checked(None, checks.check_postprocessing, "inverse")
     skip: Skip | None = checked(None, window_checks.check_skip)
     mask: Array | None = checked(None, window_checks.check_mask, "shape")
     background: Background = checked(0, window_checks.check_background)
@@ -163,6 +164,25 @@ class Settings:
         return FullBatches(network, self.sw_batch_size) if self.fill_batches else network
 
     @property
+    def chains(self) -> list[Chain]:
+        """Of all heads, or the one that is for all of them."""
+        return all_of(self.postprocessing)
+
+    def chains_of(self, heads: Heads) -> list[Chain]:
+        """The chain of each head of the network. A warning says where MONAI's argmax or softmax gets one channel.
+
+        Raises:
+            ValueError: when they do not fit the heads, or choose a class where there is only one.
+        """
+        chains = heads.match("postprocessing", self.postprocessing)
+        for chain, head in zip(chains, heads):
+            if chain.is_argmax:
+                check_classes(head.channels, head.name)
+        for chain, head in zip(chains, heads):
+            chain.warn_of_one_channel(head)
+        return chains
+
+    @property
     def uses_background(self) -> bool:
         """Whether there may be voxels that the network says nothing of."""
         return self.skip is not None or self.mask is not None or "crop" in self.border
@@ -182,8 +202,7 @@ class Settings:
 
     def labels_on_cpu(self, device: torch.device) -> bool:
         """Whether predictions are in CPU memory, and only labels are written."""
-        one = self.postprocessing
-        return device.type == "cpu" and (one.reduces if isinstance(one, Chain) else is_argmax(one))
+        return device.type == "cpu" and all(chain.reduces for chain in self.chains)
 
     @property
     def names_results(self) -> bool:

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_chunked.chunks.postprocessing import argmax, check_classes
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
 from monai_chunked.plan.heads import Heads
 from monai_chunked.run.begun import Run, begun
 from monai_chunked.run.call import Call
 from monai_chunked.run.labels import mark_labels
-from monai_chunked.run.one_channel import warn_of_one_channel
 from monai_chunked.run.results import with_metadata
 from monai_chunked.run.settings import Settings
+from monai_chunked.transforms.argmax import check_classes
 from monai_chunked.transforms.chain import Chain
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.predictor import BoundNetwork
@@ -45,25 +44,23 @@ def infer_whole(call: Call, reason: str, infer_scores: Callable[[Settings, Bound
     )
     settings, network, inversion = call.settings, call.network, call.inversion
     assert inversion is not None
-    chain = settings.postprocessing
-    before: Any = None
-    after: list[Any] = [] if chain is None else [argmax if chain == "argmax" else chain]
-    if isinstance(chain, Chain):
-        invert_only = settings.inverse is None
-        before = replace(chain, invert=None, after=()) if chain.before and invert_only else None
-        after = list(chain.after) if invert_only else [chain]
-    parts = replace(settings, postprocessing=before, inverse=None, output="auto", output_dir=None, overwrite=False)
-    if chain == "argmax" and settings.process_fn is None:  # refused with the first batch, not behind the last one
+    chain = settings.chains[0]
+    by_chain = settings.inverse is None
+    early = replace(chain, invert=None, after=()) if by_chain else Chain()
+    late = Chain(after=chain.after if by_chain else chain.functions)
+    parts = replace(settings, postprocessing=early, inverse=None, output="auto", output_dir=None, overwrite=False)
+    if chain.is_argmax and settings.process_fn is None:  # refused with the first batch, not behind the last one
         network = replace(network, call=partial(_several_classes, network.call or network.network))
-    late = replace(chain, before=(), invert=None) if before is not None else chain
     with begun(call, None) as run:
         scores = infer_scores(parts, network)
         if not isinstance(scores, torch.Tensor):
             raise ValueError(
                 "the network returns several outputs, of which no one can be brought to the patient's grid whole"
             )
-        warn_of_one_channel([late], Heads.of([scores.shape[1:]]))
-        images = _undone(scores, inversion, after)
+        heads = Heads.of([scores.shape[1:]])
+        heads.match("postprocessing", settings.postprocessing)  # one for each of several does not fit
+        late.warn_of_one_channel(heads[0])
+        images = _undone(scores, inversion, late)
         result = _written(run, [voxels for voxels, _ in images], [dict(meta.meta) for _, meta in images])
     templates = tuple(template for _, template in images)
     labelled = with_metadata([result], templates, inversion.batch(templates))
@@ -78,15 +75,13 @@ def _several_classes(call: Callable[..., Any], *windows: Any, **named: Any) -> A
     return returned
 
 
-def _undone(scores: torch.Tensor, inversion: Inversion, after: list[Any]) -> list[tuple[torch.Tensor, MetaTensor]]:
+def _undone(scores: torch.Tensor, inversion: Inversion, late: Chain) -> list[tuple[torch.Tensor, MetaTensor]]:
     """Each image on the patient's grid, with what is done to it there, and a tensor with its metadata."""
     images = []
     for number, template in enumerate(inversion.images.templates):
         image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))
-        voxels, meta = image.as_tensor(), image
-        for function in after:
-            voxels = function(voxels)
-        images.append((voxels, MetaTensor(torch.zeros(0)).copy_meta_from(meta, copy_attr=False)))
+        meta = MetaTensor(torch.zeros(0)).copy_meta_from(image, copy_attr=False)
+        images.append((late(image.as_tensor()), meta))
     return images
 
 

@@ -1,22 +1,33 @@
 """
-The end of a bundle, dictionary transforms of the prediction, as a chain of what each chunk goes through.
+A postprocessing as a chain of what each chunk goes through: before the inverse, the inverse, and after it.
 
-What is around ``Invertd`` treats each voxel by itself; ``Invertd`` in between brings it to the patient's grid.
+``"argmax"``, a callable, or the end of a bundle, dictionary transforms of the prediction: what the user gives becomes a
+chain once, when it is checked. What is around ``Invertd`` treats each voxel by itself; ``Invertd`` in between brings it
+to the patient's grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms import AsDiscreted, Compose, Invertd, Lambdad, MapTransform
+from monai.transforms import AsDiscrete, AsDiscreted, Compose, Invertd, Lambdad, MapTransform
 
+from monai_chunked.machine.caller import warn_caller
+from monai_chunked.plan.heads import Head
+from monai_chunked.transforms.argmax import argmax, chooses_class, is_known, needs_classes, option
+from monai_chunked.transforms.dictionary import check_dictionary, check_invert
 from monai_chunked.transforms.inversion import Images
+from monai_chunked.transforms.voxelwise import check_voxelwise
 
-__all__ = ["Chain", "Step", "Streamed", "chain_of"]
+__all__ = ["Chain", "Chains", "Function", "Step", "Streamed", "all_of", "chains_of", "inside", "of_each"]
+
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+"""``(C, *chunk)`` to ``(C', *chunk)``, each voxel by itself."""
 
 
 class Streamed(Compose):
@@ -50,37 +61,82 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """Dictionary transforms that make the result of the prediction.
+    """What is done to the scores of a head; at first nothing is.
 
     Attributes:
-        key: of the prediction.
-        before: each ``(C, *chunk)`` to ``(C', *chunk)``, on the network's grid.
-        invert: what brings it to the patient's grid, if anything does.
-        after: as ``before``, on the grid that ``invert`` brings to.
+        key: of the prediction, where there are dictionary transforms.
+        before: what is done on the network's grid, one after the other.
+        invert: what brings it to the patient's grid; ``None``: nothing here does.
+        after: what is done on the grid of the result.
         ends: whether nothing that was written for scores comes behind it by mistake.
         images: whose operations ``invert`` undoes; ``None``: those of the input.
     """
 
-    key: Hashable
-    before: tuple[Step, ...]
-    invert: Invertd | None
-    after: tuple[Step, ...]
+    key: Hashable = None
+    before: tuple[Function, ...] = ()
+    invert: Invertd | None = None
+    after: tuple[Function, ...] = ()
     ends: bool = False
     images: Images | None = field(default=None, compare=False)
 
+    def __bool__(self) -> bool:
+        return bool(self.before or self.invert or self.after)
+
+    def __call__(self, chunk: Any) -> Any:
+        """What is done to a chunk where the grid stays what it is."""
+        for function in self.functions:
+            chunk = function(chunk)
+        return chunk
+
     @property
-    def transforms(self) -> tuple[MapTransform, ...]:
-        """All of them, in order."""
+    def functions(self) -> tuple[Function, ...]:
+        """All but the inverse, in order."""
+        return (*self.before, *self.after)
+
+    @property
+    def transforms(self) -> tuple[Any, ...]:
+        """All of them as they were given, in order."""
         invert = () if self.invert is None else (self.invert,)
-        return (*(step.transform for step in self.before), *invert, *(step.transform for step in self.after))
+        return (*map(inside, self.before), *invert, *map(inside, self.after))
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether it is ``"argmax"``."""
+        return self.functions == (argmax,)
+
+    @property
+    def of_dictionaries(self) -> bool:
+        """Whether it consists of dictionary transforms, which get what the inferer returns without them."""
+        return bool(self.before or self.invert)
+
+    @property
+    def given(self) -> Any:
+        """What a fingerprint says of it: of ``Invertd`` nothing, because what that does is known better."""
+        if self.of_dictionaries:
+            return self if self.invert is None else (self.key, self.before, self.after)
+        return "argmax" if self.is_argmax else next(iter(self.after), None)
 
     @property
     def reduces(self) -> bool:
         """Whether many scores become one label."""
-        kinds = [each for each in self.transforms if isinstance(each, AsDiscreted)]
-        return any(each.argmax[0] and each.to_onehot[0] is None for each in kinds)
+        return self.is_argmax or any(isinstance(each, AsDiscreted) and chooses_class(each) for each in self.transforms)
 
-    def known_result(
+    @property
+    def ends_in_labels(self) -> bool:
+        """Whether labels or masks come out, of which no class can be chosen any more.
+
+        >>> masks, classes = Compose([torch.sigmoid, AsDiscrete(threshold=0.5)]), AsDiscrete(to_onehot=4)
+        >>> chains_of(masks).ends_in_labels, chains_of(classes).ends_in_labels
+        (True, False)
+        """
+        last = self.transforms[-1] if self else None
+        while isinstance(last, Compose) and last.transforms:
+            last = last.transforms[-1]
+        if isinstance(last, (AsDiscrete, AsDiscreted)):
+            return option(last, "threshold") is not None or chooses_class(last)
+        return last is argmax
+
+    def form(
         self, channels: int, dtype: torch.dtype, inverted: torch.dtype | None = None
     ) -> tuple[int, torch.dtype] | None:
         """Channels and dtype of what becomes of scores; ``None`` if only code that is not MONAI's can tell.
@@ -93,71 +149,121 @@ class Chain:
         if any(map(_calls_others, self.transforms)):
             return None
         voxel = self.voxel_before(channels, dtype)
-        voxel = voxel.to(inverted or voxel.dtype)
-        for step in self.after:
-            voxel = torch.as_tensor(step(voxel))
+        voxel = _through(self.after, voxel.to(inverted or voxel.dtype))
         return voxel.shape[0], voxel.dtype
 
     def voxel_before(self, channels: int, dtype: torch.dtype) -> torch.Tensor:
         """What becomes of a voxel of scores before it is brought to the patient's grid, ``(C', 1, 1, 1)``."""
-        voxel = torch.zeros(channels, 1, 1, 1, dtype=dtype)
-        for step in self.before:
-            voxel = torch.as_tensor(step(voxel))
-        return voxel
+        return _through(self.before, torch.zeros(channels, 1, 1, 1, dtype=dtype))
 
-    def __call__(self, chunk: Any) -> Any:
-        """What is done to a chunk where the grid stays what it is."""
-        for step in (*self.before, *self.after):
-            chunk = step(chunk)
-        return chunk
+    def warn_of_one_channel(self, head: Head) -> None:
+        """Warn where MONAI's argmax or softmax gets one channel: it makes one number of all voxels.
+
+        What is not MONAI's or PyTorch's is not called to find out how many channels it leaves.
+        """
+        voxel = torch.zeros(head.channels, 1, 1, 1)
+        for function in _flat(self.functions):
+            transform = inside(function)
+            if not is_known(transform):
+                return
+            if len(voxel) == 1 and (chosen := needs_classes(transform)) is not None:
+                name, value = chosen
+                return warn_caller(
+                    f"postprocessing contains {name}, which gets one channel of the {head.name}, so that every voxel "
+                    f"becomes {value}, as in MONAI. If the network ends in a sigmoid, use AsDiscrete(threshold=0.5); "
+                    f"if it does not, Activations(sigmoid=True) before that"
+                )
+            voxel = torch.as_tensor(function(voxel))
 
 
-def chain_of(postprocessing: Any) -> Chain | None:
-    """A chain of a dictionary transform, a ``Compose`` or a list of them; ``None`` if it is anything else.
+Chains = Chain | Sequence[Chain] | Mapping[Any, Chain]
+"""One for all heads of the network, or one for each, as it was given."""
+
+
+def chains_of(postprocessing: Any) -> Chains:
+    """What the user gave, checked, as chains.
+
+    Args:
+        postprocessing: ``"argmax"``, a callable, ``None``, a tuple, list or dict of them, or a dictionary transform, a
+            ``Compose`` or a list of them.
 
     Raises:
-        ValueError: when the transforms are not of one key, or invert twice.
+        ValueError: for what does not treat each voxel by itself; when dictionary transforms are not of one key, or
+            invert twice.
+        TypeError: for dictionary transforms beside others, and for classes that were not called.
 
     >>> from monai.transforms import Activationsd, AsDiscreted
-    >>> chain = chain_of(Compose([Activationsd("pred", softmax=True), AsDiscreted("pred", argmax=True)]))
+    >>> chain = chains_of(Compose([Activationsd("pred", softmax=True), AsDiscreted("pred", argmax=True)]))
     >>> chain.key, len(chain.before), chain.invert, chain.after
     ('pred', 2, None, ())
-    >>> chain_of("argmax") is None
-    True
+    >>> [chain.reduces for chain in chains_of(["argmax", None])]
+    [True, False]
     """
     transforms = list(_flat(postprocessing))
     if not transforms or not all(isinstance(each, MapTransform) for each in transforms):
-        return None
+        return of_each(_of_function, postprocessing)
+    chain = _of_dictionaries(transforms)
+    if isinstance(postprocessing, Streamed):
+        return replace(chain, ends=True, images=postprocessing.images)
+    return chain
+
+
+def of_each(function: Callable[[Any], Any], given: Any) -> Any:
+    """What a function makes of what was given for all heads of the network, or for each."""
+    if isinstance(given, dict):
+        return {key: function(value) for key, value in given.items()}
+    if isinstance(given, (list, tuple)):
+        return (list if isinstance(given, list) else tuple)(map(function, given))
+    return function(given)
+
+
+def all_of(chains: Chains) -> list[Chain]:
+    """Every chain, or the one that is for all heads."""
+    if isinstance(chains, Mapping):
+        return list(chains.values())
+    return [chains] if isinstance(chains, Chain) else list(chains)
+
+
+def inside(function: Function) -> Any:
+    """What the user gave for it."""
+    return function.transform if isinstance(function, Step) else function
+
+
+def _of_function(function: Any) -> Chain:
+    if function is None:
+        return Chain()
+    if isinstance(function, str) and function == "argmax":
+        return Chain(after=(argmax,))
+    if not callable(function):
+        raise ValueError(
+            f"postprocessing={function!r} must be 'argmax', a callable that maps (C, *chunk) to (C', *chunk), or None"
+        )
+    check_voxelwise("postprocessing", function)
+    return Chain(after=(function,))
+
+
+def _of_dictionaries(transforms: Sequence[MapTransform]) -> Chain:
     key = _key(transforms)
-    inverts = [number for number, each in enumerate(transforms) if isinstance(each, Invertd)]
+    inverts = [each for each in transforms if isinstance(each, Invertd)]
     if len(inverts) > 1:
         raise ValueError(
             f"postprocessing contains Invertd {len(inverts)} times, but a prediction can be brought to the patient's "
             f"grid once; leave the second one to the result, behind the inferer"
         )
-    at = inverts[0] if inverts else len(transforms)
-    before, after = (tuple(Step(each, key) for each in part) for part in (transforms[:at], transforms[at + 1 :]))
-    ends = isinstance(postprocessing, Streamed)
-    images = postprocessing.images if isinstance(postprocessing, Streamed) else None
-    return Chain(key, before, transforms[at] if inverts else None, after, ends, images)
+    steps: list[tuple[Step, ...]] = [()]
+    for each in transforms:
+        if isinstance(each, Invertd):
+            steps.append(())
+        else:
+            check_dictionary("postprocessing", each, key)
+            steps[-1] += (Step(each, key),)
+    if not inverts:
+        return Chain(key, steps[0])
+    check_invert("postprocessing", inverts[0])
+    return Chain(key, steps[0], inverts[0], steps[1])
 
 
-def _calls_others(transform: MapTransform) -> bool:
-    own = not type(transform).__module__.startswith("monai.")
-    return own or isinstance(transform, Lambdad) or any(getattr(transform, "other", ()))
-
-
-def _flat(postprocessing: Any) -> Iterator[Any]:
-    if type(postprocessing) in (Compose, Streamed):
-        postprocessing = list(postprocessing.transforms)
-    if isinstance(postprocessing, (list, tuple)):
-        for each in postprocessing:
-            yield from _flat(each)
-    else:
-        yield postprocessing
-
-
-def _key(transforms: list[MapTransform]) -> Hashable:
+def _key(transforms: Sequence[MapTransform]) -> Hashable:
     for each in transforms:
         if len(each.keys) != 1:
             raise ValueError(
@@ -173,3 +279,27 @@ def _key(transforms: list[MapTransform]) -> Hashable:
             f"does so)"
         )
     return keys[0]
+
+
+def _flat(transforms: Any) -> Iterator[Any]:
+    if type(transforms) in (Compose, Streamed):
+        transforms = list(transforms.transforms)
+    if isinstance(transforms, (list, tuple)):
+        for each in transforms:
+            yield from _flat(each)
+    else:
+        yield transforms
+
+
+def _through(functions: Sequence[Function], voxel: torch.Tensor) -> torch.Tensor:
+    for function in functions:
+        voxel = torch.as_tensor(function(voxel))
+    return voxel
+
+
+def _calls_others(transform: Any) -> bool:
+    """Whether not all that it does is MONAI's dictionary transforms or ours."""
+    if not isinstance(transform, MapTransform):
+        return transform is not argmax
+    own = not type(transform).__module__.startswith("monai.")
+    return own or isinstance(transform, Lambdad) or any(getattr(transform, "other", ()))

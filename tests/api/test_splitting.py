@@ -49,7 +49,7 @@ from monai.transforms import (
 
 from monai_chunked import each_voxel, split_postprocessing
 from monai_chunked.api.evaluator.split import split
-from monai_chunked.transforms.chain import chain_of
+from monai_chunked.transforms.chain import chains_of
 
 PREPROCESSING = Compose([Flipd("image")])
 SOFTMAX = Activationsd("pred", softmax=True)
@@ -442,8 +442,7 @@ def test_both_parts_in_turn_are_the_whole(transforms: list[Any]) -> None:
     scores.push_applied_operation({"class": "Flip", "id": 1})
     data = {"pred": scores, "label": MetaTensor(torch.randint(0, 3, (1, 5, 6, 7), generator=generator))}
     streamed, behind = split_postprocessing(transforms)
-    chain = chain_of(streamed)
-    assert chain is not None
+    chain = chains_of(streamed)
     assert behind is not None
     ours = MetaTensor(chain(scores.as_tensor())).copy_meta_from(scores)
     expected = Compose(transforms)({key: value.clone() for key, value in data.items()})

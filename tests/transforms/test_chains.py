@@ -42,7 +42,7 @@ from monai.transforms import (
 )
 
 from monai_chunked import ChunkedSlidingWindowInferer, NumpyOutput, each_voxel
-from monai_chunked.transforms.chain import chain_of
+from monai_chunked.transforms.chain import chains_of, of_each
 from tests.refusals import never
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,9 +157,8 @@ def test_labels_of_a_chain_are_guarded_as_labels_of_array_transforms_are() -> No
 
 
 def test_a_chain_can_be_sent_to_another_process() -> None:
-    chain = chain_of(Compose([Activationsd("pred", sigmoid=True), AsDiscreted("pred", threshold=0.5)]))
+    chain = chains_of(Compose([Activationsd("pred", sigmoid=True), AsDiscreted("pred", threshold=0.5)]))
     scores = network(image(0))[0]
-    assert chain is not None
     assert torch.equal(pickle.loads(pickle.dumps(chain))(scores), chain(scores))
 
 
@@ -235,9 +234,9 @@ def test_array_and_dictionary_transforms_are_not_mixed() -> None:
         ChunkedSlidingWindowInferer(**WINDOWS, postprocessing=mixed)(image(0), never)
 
 
-@pytest.mark.parametrize("other", ["argmax", None, torch.tanh, AsDiscrete(argmax=True), ("argmax", None), {"a": None}])
-def test_what_else_postprocessing_may_be_is_no_chain(other: Any) -> None:
-    assert chain_of(other) is None
+@pytest.mark.parametrize("other", ["argmax", None, torch.tanh, AsDiscrete(argmax=True), ["argmax", None], {"a": None}])
+def test_of_what_else_postprocessing_may_be_a_fingerprint_says_what_was_given(other: Any) -> None:
+    assert of_each(lambda chain: chain.given, chains_of(other)) == other
 
 
 # ---------------------------------------------------------------- a user's word

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_chunked.chunks.postprocessing import argmax, label_dtype
+from monai_chunked.transforms.argmax import argmax, label_dtype
 
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, float("inf"), float("-inf"), float("nan")])
 
