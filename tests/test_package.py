@@ -10,10 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import monai_chunked
 from tests import ROOT
+from tests.house import tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ["monai_chunked", "tests", "configs", "models", "tutorials", "benchmarks", "docs"]

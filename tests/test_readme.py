@@ -18,9 +18,11 @@ from monai.transforms import AsDiscreted, Compose, SaveImaged
 from monai_chunked import ChunkedSlidingWindowInferer, split_postprocessing
 from monai_chunked.__main__ import main
 from tests import ROOT
+from tests.house import tomllib
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"\n```python\n(.*?)```\n", README, re.S)
+CONTRIBUTING = (ROOT / "docs" / "contributing.md").read_text()
 SHOWN = re.findall(r"    \$ python -m monai_chunked (.*)\n((?:    [^$].*\n)+)", README)
 
 
@@ -115,3 +117,34 @@ def test_the_example_of_many_workers_labels_a_nifti(tmp_path: Path, monkeypatch:
 def network_of_workers() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Conv3d(1, 3, 1).requires_grad_(False)
+
+
+ROOMS = [f"{path.name}/" for path in (ROOT / "monai_chunked").iterdir() if (path / "__init__.py").exists()]
+
+
+def test_each_room_is_laid_out_on_its_floor() -> None:
+    (contract, _) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = {
+        f"{name.strip()}/": floor
+        for floor, names in enumerate(reversed(contract["layers"]), 1)
+        for name in names.split("|")
+        if f"{name.strip()}/" in ROOMS
+    }
+    table = re.findall(r"^\| (\d) \| `(\w+/)` \|", README, re.M)
+    assert {room: int(floor) for floor, room in table} == floors
+    assert sorted(floors) == sorted(ROOMS)
+
+
+def test_contributing_says_which_tests_to_run_for_each_room() -> None:
+    table = re.findall(r"^\| `(\w+/)` \| (.*)$", CONTRIBUTING, re.M)
+    assert sorted(room for room, _ in table) == sorted(ROOMS)
+    assert [path for path in re.findall(r"tests/[\w./]+", CONTRIBUTING) if not (ROOT / path).exists()] == []
+    assert [room for room, named in table if not named.startswith(f"`tests/{room[:-1]}")] == []
+
+
+def test_contributing_has_the_limits_of_the_house() -> None:
+    limits = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["house"]["limits"]
+    (table,) = re.findall(r"^\| of \| at most \|\n.*\n((?:\|.*\n)+)", CONTRIBUTING, re.M)
+    assert [int(row.rpartition(" | ")[2].strip(" |").replace(",", "")) for row in table.splitlines()] == [
+        limits[kind] for kind in limits if kind != "files of one name"
+    ]
