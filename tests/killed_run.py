@@ -1,14 +1,15 @@
 """
-Runs that are killed, each in a process of its own; a helper of the tests of outputs.
+Runs that are killed, and programs, each in a process of its own.
 
-Reads one request in JSON a line: ``output`` (format), ``folder``, ``kill_at``: how many windows the network has seen
-when the run is killed, and so many ``seconds`` later; null: it is not. Moments are counted in windows, as seconds mean
-nothing on a busy machine. Each run is a fork of this process, which has imported everything and done nothing, so that a
-run starts at once. Answers one line: the exit status. The corners of the windows that the network sees go to a file
-``seen`` there, or to the one that the request names. It may name a file ``result`` for the voxels too, and a file
-``disk`` that is copied to ``copy`` while the run stands still, before it is killed. With ``signal`` it gets that signal
-while its network waits for it in batch ``WAITS_AT``, and what it says goes to a file ``errors``; ``resumable`` may be
-false, and ``overwrite`` true.
+Reads one request in JSON a line. A ``program`` is run as by ``python -W ignore -c``, with ``arguments`` and with a
+folder for ``temporary`` files, and what it prints goes to the files ``out`` and ``errors``. Everything else asks for a
+run: ``output`` (format), ``folder``, ``kill_at``: how many windows the network has seen when the run is killed, and so
+many ``seconds`` later; null: it is not. Moments are counted in windows, as seconds mean nothing on a busy machine. Each
+run is a fork of this process, which has imported everything and done nothing, so that a run starts at once. Answers one
+line: the exit status. The corners of the windows that the network sees go to a file ``seen`` there, or to the one that
+the request names. It may name a file ``result`` for the voxels too, and a file ``disk`` that is copied to ``copy``
+while the run stands still, before it is killed. With ``signal`` it gets that signal while its network waits for it in
+batch ``WAITS_AT``, and what it says goes to a file ``errors``; ``resumable`` may be false, and ``overwrite`` true.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -129,10 +131,33 @@ def run(request: dict[str, Any]) -> None:
         np.save(request["result"], np.stack([np.asarray(each[:]) for each in images]).reshape(2, 3, *SIZE))
 
 
+def run_program(request: dict[str, Any]) -> int:
+    """Start it, in a process that ends as an interpreter ends."""
+    if child := os.fork():
+        return child
+    for name, number in (("out", 1), ("errors", 2)):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    warnings.simplefilter("ignore")
+    sys.argv = ["-c", *request["arguments"]]
+    tempfile.tempdir = request["temporary"]
+    exec(request["program"], {"__name__": "__main__"})
+    sys.exit()
+
+
+def answer(child: int) -> None:
+    """Its exit status, as soon as it is over."""
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
 def serve() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told what it started to ignore it
     for line in sys.stdin:
         request = json.loads(line)
+        if "program" in request:
+            answer(run_program(request))
+            continue
         seen = seen_by(request)
         seen.write_text("")
         child = os.fork()
@@ -158,9 +183,7 @@ def serve() -> None:
                 os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
                 shutil.copyfile(request["disk"], request["copy"])
             os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        answer = {"exit": os.waitstatus_to_exitcode(status)}
-        print(json.dumps(answer), flush=True)
+        answer(child)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,20 @@ def compare(folder: Path, *command: str) -> tuple[dict[str, Any], list[str]]:
     return seen, our_err[len(err) :].splitlines()
 
 
+def test_a_program_sees_its_arguments_and_its_name_and_runs_in_chunks(
+    folder: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    command = ["exec", "programs/prog.py", "--quiet", "-m", "--", "a b"]
+    done = python(f"import os; os.chdir({str(folder)!r}); from monai_chunked.__main__ import main; main({command})")
+    seen = json.loads(done.stdout)
+    assert (done.returncode, seen["argv"], seen["name"], seen["main"]) == (1, command[1:], "__main__", True)
+    assert seen["forked"] == seen["results"][:2]
+    tears, said, *_ = done.stderr.splitlines()
+    assert tears == "it ends in tears"
+    assert said == "monai_chunked: 3 calls of MONAI's sliding_window_inference ran in chunks"
+
+
+@pytest.mark.long
 def test_a_program_sees_what_it_sees_when_python_runs_it(folder: Path) -> None:
     seen, said = compare(folder, "programs/prog.py", "--quiet", "-m", "--", "a b")
     assert seen["argv"] == ["programs/prog.py", "--quiet", "-m", "--", "a b"]

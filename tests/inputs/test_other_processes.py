@@ -111,6 +111,7 @@ def test_forked_workers_get_the_windows_of_a_source_that_was_read_before(kind: s
     check(datasets(kind, tmp_path / kind, 16), 16, "fork")
 
 
+@pytest.mark.long  # what they get is a pickle, as workers of Dask do
 def test_workers_that_are_not_forked_get_the_same(tmp_path: Path) -> None:
     every = [dataset for kind in OPENED for dataset in datasets(kind, tmp_path / kind, 16)]
     check(every, 16, "spawn", workers=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +68,8 @@ def test_memory_that_is_kept_is_used_again() -> None:
 def test_chunks_of_many_sizes_take_no_more_memory_than_they_may() -> None:
     code = """
 import random
+from collections.abc import Callable
+from typing import Any
 from pathlib import Path
 import torch
 from monai_chunked.machine.pages import Pages
@@ -92,7 +96,7 @@ print((peak() - start) / most)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the addresses in use are read from /proc")
-def test_a_run_fits_where_addresses_are_limited() -> None:
+def test_a_run_fits_where_addresses_are_limited(python: Callable[..., Any]) -> None:
     code = """
 import resource
 import torch
@@ -111,5 +115,5 @@ with torch.no_grad():
     labels = ChunkedSlidingWindowInferer(**settings, chunk_size=90, postprocessing="argmax")(image, network)
     assert torch.equal(labels, reference)
 """
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    process = python(code)
     assert process.returncode == 0, process.stderr

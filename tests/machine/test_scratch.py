@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ def test_scratch_needs_an_existing_folder_with_room(tmp_path: Any, monkeypatch: 
         inferer(x, network)
 
 
-def test_scratch_leaves_nothing_behind_even_if_the_process_is_killed(tmp_path: Any) -> None:
+def test_scratch_leaves_nothing_behind_even_if_the_process_is_killed(python: Callable[..., Any], tmp_path: Any) -> None:
     code = f"""
 import os, signal, torch
 from monai_chunked import ChunkedSlidingWindowInferer
@@ -40,7 +39,7 @@ def network(x):
 inferer = ChunkedSlidingWindowInferer(32, overlap=0.5, cpu_memory="1MB", scratch_dir={str(tmp_path)!r})
 inferer(torch.rand(1, 1, 64, 64, 64), network)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python(code)
     assert done.returncode == -9, done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,21 +37,3 @@ def new_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.truncate(DISK_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk], check=True)
     return disk
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Callable[..., dict[str, Any]]]:
-    """Have a run in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.killed_run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-    def ask(output: str, folder: Path, kill_at: int | None = None, seconds: float = 0, **more: Any) -> dict[str, Any]:
-        request = {"output": output, "folder": folder, "kill_at": kill_at, "seconds": seconds, **more}
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(json.dumps(request, default=str), file=process.stdin, flush=True)
-        return json.loads(process.stdout.readline())
-
-    yield ask
-    process.communicate()

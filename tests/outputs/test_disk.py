@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -156,22 +153,22 @@ if sys.argv[1:]:
 """
 
 
-def test_nothing_is_left_of_the_file_without_a_name_when_the_interpreter_ends(temporary: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", END_WITH_A_RESULT]
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+def test_nothing_is_left_of_the_file_without_a_name_when_the_interpreter_ends(
+    python: Callable[..., Any], temporary: Path
+) -> None:
+    run = python(END_WITH_A_RESULT, temporary=temporary)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "[]\n"
     assert run.stderr == ""
     assert left_in(temporary) == []
 
 
-def test_a_run_that_is_killed_leaves_only_a_file_that_says_it_is_partial(temporary: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_leaves_only_a_file_that_says_it_is_partial(
+    python: Callable[..., Any], temporary: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
-    command = [sys.executable, "-W", "ignore", "-c", END_WITH_A_RESULT, str(folder)]
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    run = python(END_WITH_A_RESULT, folder, temporary=temporary)
     assert run.returncode == 9, run.stderr
     assert run.stdout.splitlines()[1:] == left_in(folder) == ["prediction-0001.npy.partial"]
     again = infer(volume(), output="disk", output_dir=folder)

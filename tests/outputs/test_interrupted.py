@@ -6,8 +6,6 @@ import errno
 import os
 import resource
 import signal
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -194,32 +192,34 @@ except OSError as error:
 """
 
 
-def refused(output: str, folder: Path, user: int) -> list[str]:
-    command = [sys.executable, "-W", "ignore", "-c", READ_ONLY, output, str(folder), str(user)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+def refused(python: Callable[..., Any], output: str, folder: Path, user: int) -> list[str]:
+    run = python(READ_ONLY, output, folder, user)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
 
 
 @pytest.mark.parametrize("output", ["npy", "zarr"])
-def test_a_folder_of_somebody_else_is_refused_with_the_number_for_it(output: str, tmp_path: Path) -> None:
+def test_a_folder_of_somebody_else_is_refused_with_the_number_for_it(
+    output: str, python: Callable[..., Any], tmp_path: Path
+) -> None:
     folder = tmp_path / "results"
     folder.mkdir(mode=0o555)
     is_root = os.geteuid() == 0
     if is_root:
         for above in (tmp_path, *tmp_path.parents[:2]):
             above.chmod(0o755)
-    answer = refused(output, folder, 65534 if is_root else os.getuid())
+    answer = refused(python, output, folder, 65534 if is_root else os.getuid())
     assert answer == ["PermissionError", str(errno.EACCES), str(folder)]
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_a_disk_that_is_mounted_for_reading_is_refused_with_the_number_for_it(
     new_disk: Path,
+    python: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     with mounted(new_disk, tmp_path / "mounted", "ro") as folder:
-        assert refused("nii", folder, 0) == ["PermissionError", str(errno.EROFS), str(folder)]
+        assert refused(python, "nii", folder, 0) == ["PermissionError", str(errno.EROFS), str(folder)]
 
 
 def test_a_folder_that_takes_no_files_is_refused_as_one_that_may_not_be_written_to() -> None:

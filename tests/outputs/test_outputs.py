@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def test_a_file_is_the_same_through_maps_and_through_writes(data: st.DataObject)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the peak of a process")
-def test_scores_in_memory_take_no_memory_beside_the_result() -> None:
+def test_scores_in_memory_take_no_memory_beside_the_result(python: Callable[..., Any]) -> None:
     """In a process of its own: the peak over the start. Its ``ru_maxrss`` would begin with that of this process."""
     code = """
 import re, torch
@@ -79,7 +78,7 @@ with torch.no_grad():
     result = inferer(image, lambda windows: windows * weights)
 print((peak() - start) / result.nbytes)
 """
-    ratio = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    ratio = float(python(code).stdout)
     assert 0.9 < ratio < 1.1  # with chunks of their own 1.3
 
 

@@ -136,14 +136,16 @@ def assert_told(output: str, number: int, folder: Path) -> None:
         assert left == "[]"
 
 
-def test_a_file_that_may_not_grow_to_the_size_of_the_output_is_told_with_path_and_bytes(tmp_path: Path) -> None:
+def test_a_file_that_may_not_grow_to_the_size_of_the_output_is_told_with_path_and_bytes(
+    python: Callable[..., Any], tmp_path: Path
+) -> None:
     pytest.importorskip("resource", reason="this system has no limits on the size of files")
-    command = [sys.executable, "-W", "ignore", "-c", RUN_OUT_OF_ROOM, str(tmp_path), "32768"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    run = python(RUN_OUT_OF_ROOM, tmp_path, 32768)
     assert run.returncode == 0, run.stderr
     assert_told(run.stdout, errno.EFBIG, tmp_path)
 
 
+@pytest.mark.long  # beside it, that the space is taken before
 def test_a_disk_that_fills_up_during_the_run_does_no_harm_as_the_space_is_taken_before(tmp_path: Path) -> None:
     """On a real file system of 200 KiB, mounted where nobody else sees it."""
     folder = tmp_path / "disk"

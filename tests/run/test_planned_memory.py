@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,8 @@ with torch.no_grad():
 """
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
-def test_a_run_without_limits_takes_the_memory_that_its_plan_says() -> None:
-    process = run(RUN)
+def test_a_run_without_limits_takes_the_memory_that_its_plan_says(python: Callable[..., Any]) -> None:
+    process = python(RUN)
     assert process.returncode == 0, process.stderr
     windows, planned, taken = map(int, process.stdout.split())
     assert windows == 300
@@ -102,8 +98,8 @@ print(enough, sum(succeeds(ours, enough) for _ in range(3)))
 """
 
 
-def test_where_addresses_are_limited_a_run_takes_no_more_of_them_than_monai() -> None:
-    process = run(ADDRESSES)
+def test_where_addresses_are_limited_a_run_takes_no_more_of_them_than_monai(python: Callable[..., Any]) -> None:
+    process = python(ADDRESSES)
     assert process.returncode == 0, process.stderr
     limit, succeeded = map(int, process.stdout.split())
     assert limit < 2**29
@@ -142,8 +138,8 @@ assert any("refused" in str(warning.message) for warning in caught), caught
 """
 
 
-def test_an_output_that_is_refused_memory_goes_to_disk() -> None:
-    process = run(REFUSED)
+def test_an_output_that_is_refused_memory_goes_to_disk(python: Callable[..., Any]) -> None:
+    process = python(REFUSED)
     assert process.returncode == 0, process.stderr
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -33,7 +32,6 @@ from monai.transforms import (
 
 from monai_chunked import ChunkedSlidingWindowInferer
 from monai_chunked.transforms.inversion import MAKE, ImageInverse
-from tests import ROOT
 from tests.transforms.inverted import KEY, MAKERS, Case, affine_of, assert_same_images, assert_same_voxels, oriented
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,7 +223,7 @@ def test_labels_are_made_on_the_grid_of_the_patient(postprocessing: Any) -> None
     assert np.allclose(labels.affine, AFFINE)
 
 
-def test_undoing_does_not_wait_for_the_compiler_of_pytorch_to_be_imported() -> None:
+def test_undoing_does_not_wait_for_the_compiler_of_pytorch_to_be_imported(python: Callable[..., Any]) -> None:
     program = (
         "import sys\n"
         "from tests.transforms.test_inverse_calls import Spacingd, KEY, case_of\n"
@@ -233,5 +231,5 @@ def test_undoing_does_not_wait_for_the_compiler_of_pytorch_to_be_imported() -> N
         "case_of(Spacingd(KEY, pixdim=1.5)).ours()\n"
         "print(before, 'torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = python(program)
     assert done.stdout == "False False\n"
