@@ -25,11 +25,7 @@ from monai.inferers import SlidingWindowInferer
 
 from benchmarks.harness import Job
 from benchmarks.peers import Pointwise, TimedNetwork, different, peak_memory
-from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
-from monai_chunked.outputs.base import Output, Result
-from monai_chunked.outputs.nifti.output import NiftiOutput
-from monai_chunked.outputs.numpy import NumpyOutput
-from monai_chunked.outputs.zarr.output import ZarrOutput
+from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, Output, Result, ZarrOutput
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Volume, lay_out
 from monai_chunked.plan.window_grid import window_grid

@@ -31,7 +31,7 @@ def run(classes: int, size: tuple[int, int, int]) -> dict[str, int]:
     import torch  # not where processes are started
 
     from benchmarks.peers import Pointwise
-    from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
+    from monai_chunked import ChunkedSlidingWindowInferer
 
     def inferer(roi_size: int) -> ChunkedSlidingWindowInferer:
         return ChunkedSlidingWindowInferer(roi_size, overlap=OVERLAP, mode="gaussian", postprocessing="argmax")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from monai_chunked import Observer
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.observer import Observer
 
 
 class Watching(Observer):

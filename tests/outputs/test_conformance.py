@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from monai_chunked import MemoryOutput, NiftiOutput, NumpyOutput, ZarrOutput
+from monai_chunked import MemoryOutput, NiftiOutput, NumpyOutput, Output, ZarrOutput
 from monai_chunked.outputs.auto import AutoOutput
-from monai_chunked.outputs.base import Metadata, Output
+from monai_chunked.outputs.base import Metadata
 from monai_chunked.testing import OutputTests
 
 # the output of the README, and its test class, which is the example of OutputTests

@@ -30,8 +30,8 @@ from monai.transforms import (
     Zoomd,
 )
 
-from monai_chunked import ChunkedSlidingWindowInferer
-from monai_chunked.transforms.inversion import MAKE, ImageInverse
+from monai_chunked import ChunkedSlidingWindowInferer, ImageInverse
+from monai_chunked.transforms.inversion import MAKE
 from tests.transforms.inverted import KEY, MAKERS, Case, affine_of, assert_same_images, assert_same_voxels, oriented
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,12 +14,18 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from monai_chunked import ChunkedSliceInferer, ChunkedSlidingWindowInferer, NumpyOutput, ZarrOutput, open_image
+from monai_chunked import (
+    ChunkedSliceInferer,
+    ChunkedSlidingWindowInferer,
+    NumpyOutput,
+    Observer,
+    ZarrOutput,
+    open_image,
+)
 from monai_chunked.__main__ import main
 from monai_chunked.chunks.background import backgrounds_of
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.observer import Observer
 from tests.windows.skipping import Boom, Network, heads_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")

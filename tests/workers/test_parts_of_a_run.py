@@ -15,10 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
-from monai_chunked import chunked_sliding_window_inference
+from monai_chunked import Result, chunked_sliding_window_inference
 from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.inputs.source import source_of
-from monai_chunked.outputs.base import Result
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.layout import Layout

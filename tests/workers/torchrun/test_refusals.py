@@ -11,8 +11,7 @@ import torch
 import torch.distributed as dist
 from monai.transforms import Flipd, Rotated
 
-from monai_chunked import ChunkedSlidingWindowInferer, Output, OutputWriter, chunked_sliding_window_inference
-from monai_chunked.outputs.base import Result
+from monai_chunked import ChunkedSlidingWindowInferer, Output, OutputWriter, Result, chunked_sliding_window_inference
 from tests.side_by_side import random, scores
 from tests.transforms.inverted import KEY, Case, affine_of
 from tests.workers.torchrun.ranks import Raised, Ranks
