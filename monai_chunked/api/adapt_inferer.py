@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from math import prod
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from monai.inferers import SlidingWindowInfererAdapt
 
-from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.api.inferer import ChunkedSlidingWindowInferer, Network
+from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.plan.chunk_plan import ChunkPlan
 
@@ -45,8 +46,8 @@ class ChunkedSlidingWindowInfererAdapt(SlidingWindowInfererAdapt, ChunkedSliding
 
     def __call__(
         self,
-        inputs: Any,
-        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+        inputs: Array,
+        network: Network,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -75,7 +76,7 @@ class ChunkedSlidingWindowInfererAdapt(SlidingWindowInfererAdapt, ChunkedSliding
 
     def plan(
         self,
-        inputs_or_shape: Any,
+        inputs_or_shape: Array | Sequence[int],
         out_channels: int | Sequence[int],
         prediction_size: Sequence[int] | None = None,
         workers: int | None = None,
@@ -84,7 +85,7 @@ class ChunkedSlidingWindowInfererAdapt(SlidingWindowInfererAdapt, ChunkedSliding
         way = self if self.device is not None else self._with(None)
         return ChunkedSlidingWindowInferer.plan(way, inputs_or_shape, out_channels, prediction_size, workers)
 
-    def _ways(self, inputs: Any) -> list[ChunkedSlidingWindowInferer]:
+    def _ways(self, inputs: Array) -> list[ChunkedSlidingWindowInferer]:
         """What is tried, one after the other."""
         source = getattr(inputs, "device", torch.device("cpu"))
         is_large = self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import monai
@@ -11,7 +10,8 @@ import torch
 from monai.inferers import SliceInferer
 from monai.utils import ensure_tuple
 
-from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
+from monai_chunked.api.inferer import ChunkedSlidingWindowInferer, Network
+from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import check_inputs
 
 __all__ = ["ChunkedSliceInferer"]
@@ -35,8 +35,8 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
 
     def __call__(
         self,
-        inputs: Any,
-        network: Callable[..., torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]],
+        inputs: Array,
+        network: Network,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
