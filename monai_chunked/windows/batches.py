@@ -95,7 +95,7 @@ class SkippingBatches(Batches):
     skip: Skip
     device: torch.device
     coming: int
-    _seen: tuple[Window, torch.Tensor] | None = field(default=None, init=False)
+    _last: tuple[Window, torch.Tensor] | None = field(default=None, init=False)
 
     def _of_run(self, run: Iterable[Window]) -> Iterator[Batch]:
         windows: list[Window] = []
@@ -120,13 +120,13 @@ class SkippingBatches(Batches):
 
     def _look(self, window: Window) -> torch.Tensor | None:
         """What the network gets of a window, ``(1, C, *roi_size)``; ``None`` if it is skipped."""
-        known = self.skipped is not None and self.skipped.window(window.image, window.position)
+        masked = self.skipped is not None and self.skipped.window(window.image, window.position)
         # who is in a batch with others depends on all that were looked at before
-        if known or (self.sw_batch_size == 1 and not self.needs([window])):
+        if masked or (self.sw_batch_size == 1 and not self.needs([window])):
             return None
         with name_windows([window], "reading"):
             data = self.images[0].read([window])
-        self._seen = window, data
+        self._last = window, data
         with name_windows([window], "asking whether to skip"):
             return None if is_skipped(self.skip, data[0]) else data
 
@@ -137,9 +137,9 @@ class SkippingBatches(Batches):
             return Batch(windows, predicted, self._with_condition(predicted, parts))
 
     def _only(self, window: Window) -> Batch:
-        if self._seen is None:
+        if self._last is None:
             return super()._only(window)
-        window, data = self._seen  # reading another one might be reading it twice
+        window, data = self._last  # reading another one might be reading it twice
         return Batch([], [window], self._with_condition([window], [data]))
 
     def _with_condition(self, windows: Sequence[Window], parts: list[torch.Tensor]) -> list[torch.Tensor]:

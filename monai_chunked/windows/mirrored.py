@@ -65,9 +65,9 @@ class Mirrored(torch.nn.Module):
         predictions = run(windows, condition, args, kwargs)
         total = next(predictions)
         for number, prediction in enumerate(predictions):
-            total = _each(torch.add if number == 0 else torch.Tensor.add_, total, prediction)
+            total = _map(torch.add if number == 0 else torch.Tensor.add_, total, prediction)
             del prediction
-        return total if not self.axes else _each(lambda tensor: tensor / len(self._subsets), total)
+        return total if not self.axes else _map(lambda tensor: tensor / 2 ** len(self.axes), total)
 
     @property
     def _subsets(self) -> list[tuple[int, ...]]:
@@ -84,7 +84,7 @@ class Mirrored(torch.nn.Module):
         """The prediction of each subset, a pass for each."""
         for axes in self._subsets:
             mirrored = {} if condition is None else {"condition": _flip(condition, axes)}
-            yield _flip_each(self.network(_flip(windows, axes), *args, **mirrored, **kwargs), axes)
+            yield _flip_all(self.network(_flip(windows, axes), *args, **mirrored, **kwargs), axes)
 
     def _at_once(
         self, windows: torch.Tensor, condition: torch.Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -102,24 +102,24 @@ class Mirrored(torch.nn.Module):
         number = len(windows)
         for k, axes in enumerate(subsets):
             part = slice(k * number, (k + 1) * number)
-            yield _flip_each(_each(lambda tensor, part=part: tensor[part], prediction), axes)
+            yield _flip_all(_map(lambda tensor, part=part: tensor[part], prediction), axes)
 
 
 def _flip(tensor: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return tensor.flip(axes) if axes else tensor
 
 
-def _flip_each(prediction: Any, axes: tuple[int, ...]) -> Any:
-    return _each(lambda tensor: _flip(tensor, axes), prediction)
+def _flip_all(prediction: Any, axes: tuple[int, ...]) -> Any:
+    return _map(lambda tensor: _flip(tensor, axes), prediction)
 
 
-def _each(function: Callable[..., torch.Tensor], prediction: Any, *others: Any) -> Any:
+def _map(function: Callable[..., torch.Tensor], prediction: Any, *others: Any) -> Any:
     """A function of each tensor that a network returns, and of the same one of other predictions."""
     if isinstance(prediction, torch.Tensor):
         return function(prediction, *others)
     if isinstance(prediction, Mapping):
-        return {key: _each(function, value, *(other[key] for other in others)) for key, value in prediction.items()}
+        return {key: _map(function, value, *(other[key] for other in others)) for key, value in prediction.items()}
     if isinstance(prediction, (tuple, list)):
         kind = list if isinstance(prediction, list) else tuple
-        return kind(_each(function, *values) for values in zip(prediction, *others))
+        return kind(_map(function, *values) for values in zip(prediction, *others))
     raise TypeError(f"the network must return tensors to be mirrored back, got {type(prediction).__name__}")

@@ -78,9 +78,9 @@ class FullBatches:
         number = len(windows)
         if number >= self.size:
             return self.network(windows, *coordinates, **condition)
-        filled = [each + each[-1:] * (self.size - number) for each in coordinates]
+        positions = [slices + slices[-1:] * (self.size - number) for slices in coordinates]
         named = {name: self._filled(tensor) for name, tensor in condition.items()}
-        prediction = self.network(self._filled(windows), *filled, **named)
+        prediction = self.network(self._filled(windows), *positions, **named)
         if isinstance(prediction, Mapping):
             return {key: self._without(tensor, number) for key, tensor in prediction.items()}
         if isinstance(prediction, (tuple, list)):

@@ -6,6 +6,7 @@ The input is a tensor, or any array that is read piece by piece: nothing here ev
 
 from __future__ import annotations
 
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from monai_chunked.machine.accelerator import send
 from monai_chunked.plan.window_grid import Window, WindowGrid, inside, padding
 from monai_chunked.windows.strides import copy_with_layout, memory_like, views_of
 
-__all__ = ["Image", "Reading", "image_of", "read_windows"]
+__all__ = ["Image", "Reading", "TensorImage", "image_of"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ class TensorImage(Image):
         self.gather = gather
 
     def read(self, batch: Sequence[Window]) -> torch.Tensor:
-        return read_windows(self.tensor, batch, self.device, self.gather)
+        views = views_of(self.tensor, batch)
+        if self.gather:
+            return send(torch.cat(views), self.device)
+        (view,) = views
+        return copy_with_layout(view) if view.device == self.device else send(view, self.device)
 
 
 class WindowedImage(Image):
@@ -155,32 +160,14 @@ def pad(tensor: torch.Tensor, roi_size: Sequence[int], reading: Reading) -> torc
     Raises:
         ValueError: when the mode cannot pad that much, or in that many dimensions.
     """
-    before_and_after = padding(tensor.shape[2:], roi_size)
-    if not any(map(any, before_and_after)):
+    added = padding(tensor.shape[2:], roi_size)
+    if not any(map(any, added)):
         return tensor
     value = reading.cval if reading.padding_mode == "constant" else 0.0  # PyTorch refuses others, and so does MONAI
     try:
-        return F.pad(
-            tensor, [n for pair in reversed(before_and_after) for n in pair], mode=reading.padding_mode, value=value
-        )
+        return F.pad(tensor, list(itertools.chain(*reversed(added))), mode=reading.padding_mode, value=value)
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"padding_mode={reading.padding_mode!r} cannot pad {tuple(tensor.shape[2:])} voxels to windows of "
             f"{tuple(roi_size)}: {error}"
         ) from error
-
-
-def read_windows(image: torch.Tensor, batch: Sequence[Window], device: torch.device, gather: bool) -> torch.Tensor:
-    """A batch of windows on ``device``, shape ``(windows, C, *roi_size)``.
-
-    Args:
-        image: ``(B, C, *spatial)``, padded where it is smaller than a window.
-        batch: the windows to read.
-        device: where the network wants them.
-        gather: whether MONAI would concatenate the windows (``sw_batch_size`` > 1) or pass a view of the image.
-    """
-    views = views_of(image, batch)
-    if gather:
-        return send(torch.cat(views), device)
-    (view,) = views
-    return copy_with_layout(view) if view.device == device else send(view, device)

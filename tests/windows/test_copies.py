@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.windows.reader import read_windows
+from monai_chunked.windows.reader import TensorImage
 
 OPERATORS = {
     "mean": lambda x: x.mean(tuple(range(2, x.dim()))),
@@ -58,7 +58,7 @@ def views(draw: st.DrawFn) -> tuple[torch.Tensor, Window]:
 def test_operators_give_the_same_bits_for_the_copy_as_for_the_view(case: Any) -> None:
     image, window = case
     view = image[(slice(window.image, window.image + 1), slice(None), *window.box)]
-    copy = read_windows(image, [window], image.device, gather=False)
+    copy = TensorImage(image, image.device, gather=False).read([window])
     assert torch.equal(copy, view)
     assert copy.is_contiguous() == view.is_contiguous()
     assert copy.untyped_storage().data_ptr() != view.untyped_storage().data_ptr()
@@ -71,7 +71,7 @@ def test_every_other_voxel_of_an_odd_number(size: tuple[int, int]) -> None:
     """A row ends in memory before it would if it had one voxel more, so that rows are nearer than they are long."""
     image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0))[..., ::2]
     window = Window(0, (0, 0), tuple(slice(0, n) for n in image.shape[2:]))
-    copy = read_windows(image, [window], image.device, gather=False)
+    copy = TensorImage(image, image.device, gather=False).read([window])
     assert torch.equal(copy, image)
     assert copy.stride(3) == 2
     assert copy.stride(2) % 64 == image.stride(2) % 64
@@ -82,13 +82,13 @@ def test_every_other_voxel_of_an_odd_number(size: tuple[int, int]) -> None:
 def test_an_image_whose_voxels_share_memory_is_read_as_it_is() -> None:
     image = torch.rand(1, 1, 40).unfold(2, 8, 2)
     window = Window(0, (0, 0), (slice(1, 9), slice(0, 7)))
-    assert torch.equal(read_windows(image, [window], image.device, gather=False), image[:, :, 1:9, :7])
+    assert torch.equal(TensorImage(image, image.device, gather=False).read([window]), image[:, :, 1:9, :7])
 
 
 def test_a_window_of_a_large_image_takes_little_more_memory_than_it_has_voxels() -> None:
     image = torch.empty(1, 4, 200, 400, 400)
     window = Window(0, (0, 0, 0), (slice(10, 42), slice(30, 62), slice(50, 82)))
-    copy = read_windows(image, [window], image.device, gather=False)
+    copy = TensorImage(image, image.device, gather=False).read([window])
     assert copy.untyped_storage().nbytes() < 4 * copy.numel() * copy.element_size()
 
 
@@ -96,6 +96,6 @@ def test_a_window_of_a_large_image_takes_little_more_memory_than_it_has_voxels()
 def test_gradients_reach_the_image(gather: bool) -> None:
     image = torch.rand(1, 2, 8, 8, requires_grad=True)
     window = Window(0, (0, 0), (slice(2, 5), slice(1, 7)))
-    read_windows(image, [window], image.device, gather).sum().backward()
+    TensorImage(image, image.device, gather).read([window]).sum().backward()
     assert image.grad is not None
     assert image.grad.sum() == 2 * 3 * 6
