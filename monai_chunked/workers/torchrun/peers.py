@@ -29,6 +29,10 @@ FOREVER = timedelta(days=3650)
 """A window may take any time, and who is gone is noticed at once."""
 
 
+NEVER_ENDED = 10
+"""Seconds to wait for what is being sent to a process that is gone: gloo may miss that, and never end it."""
+
+
 SAID, SUMS, BOX, WELL, FAILED = range(5)
 """What a message is: a value, sums of a chunk, a box of a result, and the two that are the last ones."""
 
@@ -68,13 +72,15 @@ class Peers:
         self._handlers: dict[int, Handler] = {}
         self.others = [rank for rank in range(self.size) if rank != self.rank]
         self._outbox: dict[int, deque[_Message]] = {rank: deque() for rank in self.others}
-        self._threads = [
-            threading.Thread(target=work, args=(rank,), name=f"monai_chunked-{work.__name__.strip('_')}-{rank}")
-            for rank in self.others
-            for work in (self._send, self._receive)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._gone: set[int] = set()
+        self._receivers = {rank: threading.Thread(target=self._receive, args=(rank,)) for rank in self.others}
+        # one that cannot be ended must not keep the process
+        self._senders = {rank: threading.Thread(target=self._send, args=(rank,), daemon=True) for rank in self.others}
+        for rank in self.others:
+            self._receivers[rank].name = f"monai_chunked-receive-{rank}"
+            self._senders[rank].name = f"monai_chunked-send-{rank}"
+            self._receivers[rank].start()
+            self._senders[rank].start()
 
     def say(self, rank: int, value: Any) -> None:
         """Send a value that can be pickled. Returns at once."""
@@ -128,8 +134,9 @@ class Peers:
                 for messages in self._outbox.values():
                     messages.append(_Message(WELL))
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        for rank in self.others:
+            self._receivers[rank].join()
+            self._senders[rank].join(NEVER_ENDED if rank in self._gone else None)
         self._connections = None
 
     def _put(self, rank: int, message: _Message) -> None:
@@ -160,8 +167,10 @@ class Peers:
             self._changed.notify_all()
 
     def _failed(self, rank: int, text: str) -> None:
-        """Nothing more is sent but who has failed, to each of the others."""
+        """Nothing more is sent but who has failed, to each of the others that are there."""
         with self._changed:
+            if text == GONE:
+                self._gone.add(rank)
             if self._failure is None:
                 self._failure = rank, text
                 for messages in self._outbox.values():
@@ -179,6 +188,8 @@ class Peers:
             with self._changed:
                 self._changed.wait_for(lambda: messages)
                 message = messages.popleft()
+                if rank in self._gone:
+                    return
             try:
                 self._write(rank, message)
             except RuntimeError:
