@@ -55,8 +55,9 @@ class Axis:
 
 def arrange(
     array: Any,
-    axes: str | None,
     path: str,
+    *,
+    axes: str | None,
     described: Sequence[Axis],
     time: int | None,
     known: Mapping[str, Any] | None = None,
@@ -65,8 +66,8 @@ def arrange(
 
     Args:
         array: with ``shape``, ``dtype`` and slicing.
-        axes: a letter for each dimension; ``None``: as they are described.
         path: of the array, for metadata and messages.
+        axes: a letter for each dimension; ``None``: as they are described.
         described: what the file says of each dimension, which holds whatever ``axes`` calls it.
         time: the point of a time series; ``None``: all of them, as a batch.
         known: further metadata.

@@ -11,8 +11,9 @@ import numpy as np
 from monai_chunked.inputs.lazy.image_array import ImageArray
 from monai_chunked.inputs.named_axes import Axis, arrange
 from monai_chunked.inputs.nifti_file import open_nifti
-from monai_chunked.inputs.ome_zarr.stores import archive_of, is_url
+from monai_chunked.inputs.ome_zarr.stores import archive_of
 from monai_chunked.inputs.ome_zarr.zarr_file import open_zarr
+from monai_chunked.machine.store_names import is_url
 
 __all__ = ["open_image"]
 
@@ -80,7 +81,7 @@ def open_image(
     if name.endswith(".npy"):
         array = _mapped(text)
         default = "xyz"[: array.ndim] if array.ndim <= 3 else None
-        return arrange(array, axes or default, text, [Axis()] * array.ndim, time)
+        return arrange(array, text, axes=axes or default, described=[Axis()] * array.ndim, time=time)
     return open_zarr(text, axes, level, time)
 
 

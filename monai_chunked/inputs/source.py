@@ -220,7 +220,7 @@ def _torch_dtype(dtype: np.dtype) -> torch.dtype:
 
 def _metadata_of(array: Any, images: int) -> tuple[Mapping[str, Any], ...]:
     meta = getattr(array, "meta", ())
-    each = (meta,) if isinstance(meta, Mapping) else tuple(meta) if isinstance(meta, (list, tuple)) else ()
-    if each and (len(each) != images or not all(isinstance(m, Mapping) for m in each)):
-        raise ValueError(f"inputs.meta must be a dict for each of {images} image(s), got {len(each)}")
-    return tuple(map(dict, each)) or tuple({} for _ in range(images))
+    metadata = (meta,) if isinstance(meta, Mapping) else tuple(meta) if isinstance(meta, (list, tuple)) else ()
+    if metadata and (len(metadata) != images or not all(isinstance(m, Mapping) for m in metadata)):
+        raise ValueError(f"inputs.meta must be a dict for each of {images} image(s), got {len(metadata)}")
+    return tuple(map(dict, metadata)) or tuple({} for _ in range(images))

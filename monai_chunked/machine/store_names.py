@@ -1,8 +1,10 @@
-"""How the names of Zarr stores end."""
+"""Names of stores: which are URLs, and how those of Zarr end."""
 
 from __future__ import annotations
 
-__all__ = ["STORE_ENDINGS", "without_store_endings"]
+import os
+
+__all__ = ["STORE_ENDINGS", "is_url", "without_store_endings"]
 
 
 STORE_ENDINGS = (".zip", ".ozx", ".zarr", ".ome")
@@ -21,3 +23,11 @@ def without_store_endings(name: str) -> str:
         if each != ".ome" or bare != name:
             bare = bare[: -len(each)] if bare.lower().endswith(each) else bare
     return bare or name
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """
+    >>> is_url("s3://bucket/embryo.ome.zarr"), is_url("/data/embryo.ome.zarr")
+    (True, False)
+    """
+    return "://" in str(path)

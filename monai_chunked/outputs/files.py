@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from monai.data.folder_layout import FolderLayout
 
 from monai_chunked.machine.files import LONGEST_NAME, beside, check_folder, make_folder
+from monai_chunked.machine.store_names import without_store_endings
 from monai_chunked.outputs.apart import check_apart
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableOutput
-from monai_chunked.outputs.names import subject_of
 
-__all__ = ["FileOutput", "check_different", "check_new", "ending", "make_folders", "numpy_dtype", "partial_path"]
+__all__ = ["FileOutput", "check_different", "check_forgotten", "check_new", "ending", "numpy_dtype", "partial_path"]
 
 
 IMAGES = (
@@ -88,6 +89,13 @@ class FileOutput(ResumableOutput):
             taken = [each for name in expected.names for each in self.taken(expected.metadata, name)]
             check_apart(taken, expected.used, self.meant_for_results(expected.metadata))
 
+    def begin(self, result: Result, paths: Sequence[Path]) -> None:
+        """Check what is known of a result before its first chunk, and make the folders of its files."""
+        size = prod(result.shape) * result.dtype.itemsize
+        self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
+        for path in paths:
+            make_folder(path.parent)
+
     def exists(self, path: Path) -> bool:
         """Whether an earlier result has this name."""
         return os.path.lexists(path)
@@ -98,17 +106,17 @@ class FileOutput(ResumableOutput):
         Raises:
             OSError: when it is something else, and so not an earlier result.
         """
-        for each in (path, *self.all_beside(path)):
-            if each.is_dir():
+        for file in (path, *self.all_beside(path)):
+            if file.is_dir():
                 raise IsADirectoryError(
-                    errno.EISDIR, "a result is to have this name, but it is a folder; move it away", str(each)
+                    errno.EISDIR, "a result is to have this name, but it is a folder; move it away", str(file)
                 )
 
     def taken(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
         """All names that results of these images take, with those that they need until they are complete."""
         journal = self.journal(metadata)
         logs = [] if journal is None else [journal, *(beside(journal, ending) for ending in BESIDE_JOURNAL)]
-        return [*logs, *(each for path in self.paths(metadata, name) for each in (path, *self.all_beside(path)))]
+        return [*logs, *(file for path in self.paths(metadata, name) for file in (path, *self.all_beside(path)))]
 
     def beside(self, path: Path, ending: str) -> Path:
         """A file that belongs to a result."""
@@ -128,7 +136,7 @@ class FileOutput(ResumableOutput):
 
     def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
         """The file of each image. Makes no folder."""
-        return [self._path(each, name, self.extension) for each in metadata]
+        return [self._path(image, name, self.extension) for image in metadata]
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return [path.parent for path in self.paths(metadata)]
@@ -207,9 +215,34 @@ def partial_path(path: Path) -> Path:
     return beside(path, ".partial")
 
 
-def make_folders(result: Result, paths: Sequence[Path]) -> None:
-    """The folders of a result's files, which must not exist unless they may be replaced."""
-    for path in paths:
-        if os.path.lexists(path) and not result.overwrite:
-            raise FileExistsError(f"{path} exists; overwrite=True replaces it, another output_dir keeps it")
-        make_folder(path.parent)
+def subject_of(metadata: Metadata, data_root_dir: str | os.PathLike[str]) -> str:
+    """The path by which MONAI's ``FolderLayout`` names the result of an image.
+
+    It takes one ending off, or that of ``.nii.gz``. Those of a Zarr store are taken off here, at the end of the path
+    and nowhere else. An image in a larger store, where all are called ``0`` or so, has the name that
+    :py:func:`open_image` gave it, unless the folders below ``data_root_dir`` tell it from others.
+
+    >>> subject_of({"filename_or_obj": "/a.ome.zarr/embryo.ome.zarr/"}, "")
+    '/a.ome.zarr/embryo.zarr'
+    >>> well = {"filename_or_obj": "/plate.ome.zarr/A/1/0", "image_name": "plate_A_1_0"}
+    >>> subject_of(well, ""), subject_of(well, "/plate.ome.zarr")
+    ('/plate.ome.zarr/A/1/plate_A_1_0.zarr', '/plate.ome.zarr/A/1/0.zarr')
+    """
+    path = str(metadata.get("filename_or_obj") or "image").rstrip("/")
+    folder, last = os.path.split(path)
+    given, bare = metadata.get("image_name"), without_store_endings(last)
+    if given is None and bare == last:
+        return path
+    return os.path.join(folder, f"{bare if given is None or data_root_dir else given}.zarr")
+
+
+def check_forgotten(path: Path, overwrite: bool) -> None:
+    """A run without a journal must not leave its result beside the journal of another one.
+
+    Raises:
+        FileExistsError: when there is one, and its result may not be replaced.
+    """
+    if path.exists() and not overwrite:
+        reason = "an earlier run began or finished this result, and this one cannot be compared with it"
+        advice = "overwrite=True starts afresh, another output_dir keeps both"
+        raise FileExistsError(errno.EEXIST, f"{reason}; {advice}", str(path))

@@ -38,8 +38,10 @@ class Images(list):
 
     def with_metadata(self, templates: Sequence[MetaTensor]) -> Images:
         """With the metadata of these, one for each image."""
-        pairs = zip(self, templates)
-        return Images(convert_to_dst_type(each, like, dtype=each.dtype, device=each.device)[0] for each, like in pairs)
+        return Images(
+            convert_to_dst_type(image, template, dtype=image.dtype, device=image.device)[0]
+            for image, template in zip(self, templates)
+        )
 
 
 class StoredTensor(MetaTensor):

@@ -9,20 +9,23 @@ through a map of one channel at a time, where the file has got its space beforeh
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from io import FileIO
+from io import BytesIO, FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from monai_chunked.machine.files import (
     ALLOCATES,
@@ -37,8 +40,7 @@ from monai_chunked.machine.files import (
     write_all,
 )
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
-from monai_chunked.outputs.files import FileOutput, make_folders, numpy_dtype, partial_path
-from monai_chunked.outputs.npy_file import check_file, header
+from monai_chunked.outputs.files import FileOutput, numpy_dtype, partial_path
 from monai_chunked.plan.boxes import Box, sizes
 
 __all__ = ["NumpyOutput"]
@@ -61,16 +63,11 @@ class NumpyOutput(FileOutput):
     Args:
         output_dir: the folder, which is created if it is missing. By default the result is in a file without a name in
             the folder for temporary files, which is gone with the tensor, and with the process whatever ends it.
-        output_postfix: appended to the name of the image, with an underscore between.
-        separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
-        data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
+        output_postfix, separate_folder, data_root_dir: as in MONAI's ``SaveImage``.
 
     Raises:
         TypeError: when the result is of ``torch.bfloat16``, which a ``.npy`` file cannot hold.
-        NotADirectoryError: when ``output_dir`` is something else than a folder.
-        PermissionError: when it cannot be written to.
-        FileExistsError: when a result exists and may not be replaced, or would replace what the run reads.
-        OSError: when its disk has less free space than the output needs, or a name is too long.
+        NotADirectoryError, PermissionError, FileExistsError, OSError: as :py:class:`FileOutput`.
     """
 
     extension = ".npy"
@@ -92,7 +89,7 @@ class NumpyOutput(FileOutput):
         if self.temporary:
             check_folder("output_dir", None, expected.least_bytes)
         else:
-            named = tuple(each for each in _first(expected.metadata) if _is_named(each))
+            named = tuple(image for image in _first(expected.metadata) if _is_named(image))
             super().check(replace(expected, metadata=named))
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
@@ -102,13 +99,11 @@ class NumpyOutput(FileOutput):
         return None if self.temporary else super().journal(_first(metadata))
 
     def create(self, result: Result) -> ResumableWriter:
-        size = prod(result.shape) * result.dtype.itemsize
-        self.check(Expected(size, result.dtype))
+        path = self._only(result) if not self.temporary and _is_named(result.metadata[0]) else None
+        self.begin(result, [] if path is None else [path])
         if self.temporary:
             return _NumpyWriter.create(None, tempfile.TemporaryFile(buffering=0), result)
-        if _is_named(result.metadata[0]):
-            path = self._only(result)
-            make_folders(result, [path])
+        if path is not None:
             return _NumpyWriter.create(path, new_file(partial_path(path)), result)
         folder = Path(self.output_dir)
         make_folder(folder)
@@ -117,14 +112,15 @@ class NumpyOutput(FileOutput):
     def resume(self, result: Result) -> ResumableWriter:
         path = self._only(result)
         if path.exists() and not partial_path(path).exists():
-            check_file(path, result)
+            _check_file(path, result)
             return _NumpyWriter(path, FileIO(path, "r"), result, complete=True)
-        check_file(partial_path(path), result)
+        _check_file(partial_path(path), result)
         return _NumpyWriter(path, FileIO(partial_path(path), "r+"), result)
 
     def load(self, result: Result) -> torch.Tensor:
-        check_file(self._only(result), result)
-        return torch.from_numpy(np.load(self._only(result), mmap_mode="r+"))
+        path = self._only(result)
+        _check_file(path, result)
+        return torch.from_numpy(np.load(path, mmap_mode="r+"))
 
     def _only(self, result: Result) -> Path:
         return self.paths(_first(result.metadata), result.name)[0]
@@ -143,10 +139,12 @@ class _NumpyWriter(ResumableWriter):
     def __init__(self, path: Path | None, file: Any, result: Result, complete: bool = False) -> None:
         self.path = path
         self.partial = None if path is None else partial_path(path)
+        self.name = str(self.partial or tempfile.gettempdir())  # the folder in which it has none
         self.file = file
         self.shape = result.shape
         self.dtype = numpy_dtype(result.dtype)
-        self.start = len(header(result))
+        self.start = len(_header(result))
+        self.bytes = prod(self.shape) * self.dtype.itemsize
         self.resumable = result.resumable
         self.complete = complete
 
@@ -157,23 +155,17 @@ class _NumpyWriter(ResumableWriter):
         writer = cls(path, file, result)
         writer.resumable = False
         try:
-            writer._put(0, memoryview(header(result)))
-            allocate(file, writer.start + writer._bytes)
-            if path is not None:
-                sync(file)
-                sync_folder(path.parent)
-        except OSError as error:
-            writer.abandon()
-            raise writer._told(error) from error
+            with writer._telling():
+                write_all(file, memoryview(_header(result)))
+                allocate(file, writer.start + writer.bytes)
+                if path is not None:
+                    sync(file)
+                    sync_folder(path.parent)
         except BaseException:
             writer.abandon()
             raise
         writer.resumable = result.resumable
         return writer
-
-    @property
-    def _bytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
 
     def write(self, image: int, box: Box, chunk: torch.Tensor) -> None:
         array = chunk.detach().cpu().contiguous().numpy()
@@ -182,7 +174,9 @@ class _NumpyWriter(ResumableWriter):
                 target[...] = array[channel]
             return
         for offset, at in self._runs(image, box):
-            self._put(offset, memoryview(array[None][at]).cast("B"))
+            self.file.seek(offset)
+            with self._telling():
+                write_all(self.file, memoryview(array[None][at]).cast("B"))
 
     def read(self, image: int, box: Box) -> torch.Tensor:
         array = np.empty((1, self.shape[1], *sizes(box)), self.dtype)
@@ -192,14 +186,12 @@ class _NumpyWriter(ResumableWriter):
             return torch.from_numpy(array[0])
         for offset, at in self._runs(image, box):
             self.file.seek(offset)
-            read_all(self.file, memoryview(array[at]).cast("B"), Path(self._name))
+            read_all(self.file, memoryview(array[at]).cast("B"), Path(self.name))
         return torch.from_numpy(array[0])
 
     def flush(self, last: bool = False) -> None:
-        try:
+        with self._telling():
             sync(self.file)
-        except OSError as error:
-            raise self._told(error) from error
 
     def finish(self) -> torch.Tensor:
         if self.path is None or self.partial is None:
@@ -232,9 +224,8 @@ class _NumpyWriter(ResumableWriter):
         for channel in range(self.shape[1]):
             at = ((image * self.shape[1] + channel) * self.shape[2] + first.start) * row
             size = (first.stop - first.start, *self.shape[3:])
-            yield np.memmap(self.file, self.dtype, "r+", self.start + at * self.dtype.itemsize, size)[
-                (slice(None), *others)
-            ]
+            mapped = np.memmap(self.file, self.dtype, "r+", self.start + at * self.dtype.itemsize, size)
+            yield mapped[(slice(None), *others)]
 
     def _runs(self, image: int, box: Box) -> Iterator[tuple[int, tuple[int, ...]]]:
         """What of a chunk is contiguous in the file: where in the file in bytes, and where in ``(1, C, *chunk)``."""
@@ -247,26 +238,20 @@ class _NumpyWriter(ResumableWriter):
             first = sum((s.start + k) * stride for s, k, stride in zip(index, (*at, *[0] * len(index)), strides))
             yield self.start + first * self.dtype.itemsize, at
 
-    def _put(self, offset: int, data: memoryview) -> None:
-        self.file.seek(offset)
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Errors of the system tell the file, and what space would be enough."""
         try:
-            write_all(self.file, data)
+            yield
         except OSError as error:
-            raise self._told(error) from error
-
-    def _told(self, error: OSError) -> OSError:
-        return OSError(error.errno, f"{error.strerror}; the whole output is {self._bytes:,} bytes", self._name)
-
-    @property
-    def _name(self) -> str:
-        """Of the file, or of the folder in which it has none."""
-        return str(self.partial or tempfile.gettempdir())
+            reason = f"{error.strerror}; the whole output is {self.bytes:,} bytes"
+            raise OSError(error.errno, reason, self.name) from error
 
 
 def _first(metadata: Sequence[Metadata]) -> list[Metadata]:
     """What names the file of a batch: that of several time points has the number of none of them."""
     several = len(metadata) > 1
-    return [{k: v for k, v in each.items() if not (several and k == "patch_index")} for each in metadata[:1]]
+    return [{k: v for k, v in image.items() if not (several and k == "patch_index")} for image in metadata[:1]]
 
 
 def _is_named(metadata: Metadata) -> bool:
@@ -287,3 +272,26 @@ def _reserve(folder: Path, name: str) -> tuple[Path, FileIO]:
         file.close()
         partial_path(path).unlink()
     raise AssertionError("unreachable")
+
+
+def _header(result: Result) -> bytes:
+    """All that stands in a file before the voxels ``(B, C, *spatial)`` of a result."""
+    memory = BytesIO()
+    descr = npy.dtype_to_descr(numpy_dtype(result.dtype))
+    npy.write_array_header_2_0(memory, {"descr": descr, "fortran_order": False, "shape": result.shape})
+    return memory.getvalue()
+
+
+def _check_file(path: Path, result: Result) -> None:
+    """It is a file of this result, and whole.
+
+    Raises:
+        OSError: when it is not.
+    """
+    start = _header(result)
+    expected = len(start) + prod(result.shape) * result.dtype.itemsize
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != expected or file.read(len(start)) != start:
+            reason = f"it is not the result of shape {result.shape} that was written ({size:,} of {expected:,} bytes)"
+            raise OSError(errno.EIO, reason, str(path))

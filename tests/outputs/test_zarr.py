@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monai_chunked import Result, ZarrOutput
 from monai_chunked.outputs.zarr import storage_chunks
-from monai_chunked.outputs.zarr.storage_chunks import Collector, storage_chunk_size
+from monai_chunked.outputs.zarr.storage_chunks import Collector, suitable_size
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import window_grid
 from tests.outputs.cases import infer_into
@@ -124,7 +124,7 @@ def test_storage_chunks_are_chosen_so_that_little_is_held(channels: int, itemsiz
     windows = window_grid(size, (96, 96, 96), (0.5, 0.5, 0.5))
     cuts = [sorted({0, n, *starts, *(start + 96 for start in starts)}) for n, starts in zip(size, windows.starts)]
     cuts = [*cuts[:2], [0, size[2]]]
-    unit = storage_chunk_size(cuts, channels, itemsize)
+    unit = suitable_size(cuts, channels, itemsize)
     assert 2**16 <= np.prod(unit) * itemsize <= 2**22
     # what is held does not depend on the number of channels, so it is tried with none of the memory
     collector = Collector((1, *size), unit)

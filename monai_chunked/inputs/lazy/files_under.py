@@ -55,11 +55,11 @@ def files_of_metadata(metadata: Any) -> Iterator[str]:
     if isinstance(metadata, Mapping):
         for name in NAMES:
             given = metadata.get(name)
-            for each in given if isinstance(given, (list, tuple)) else [given]:
-                yield from filterfalse(_is_of_results, _path(each))
+            for entry in given if isinstance(given, (list, tuple)) else [given]:
+                yield from filterfalse(_is_of_results, _path(entry))
     elif isinstance(metadata, (list, tuple)):
-        for each in metadata:
-            yield from files_of_metadata(each)
+        for entry in metadata:
+            yield from files_of_metadata(entry)
 
 
 def _is_of_results(path: str) -> bool:
@@ -89,7 +89,7 @@ def _of_h5py(dataset: Any) -> Iterator[str]:
     yield from _path(dataset.file.filename)
     folder = Path(os.fsdecode(dataset.file.filename)).parent
     sources = dataset.virtual_sources() if dataset.is_virtual else ()
-    for name in [each.file_name for each in sources] + [each[0] for each in dataset.external or ()]:
+    for name in [source.file_name for source in sources] + [source[0] for source in dataset.external or ()]:
         yield from _path(folder / os.fsdecode(name))
 
 

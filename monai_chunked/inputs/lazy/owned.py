@@ -112,8 +112,8 @@ class _Pickler(pickle.Pickler):
         super().__init__(self.file, 5)
 
     def persistent_id(self, value: Any) -> int | None:
-        known = isinstance(value, (type, ModuleType, torch.Tensor, np.ndarray))
-        if not known and not (isinstance(value, FunctionType) and _holds_nothing(value)):
+        always_kept = isinstance(value, (type, ModuleType, torch.Tensor, np.ndarray))
+        if not always_kept and not (isinstance(value, FunctionType) and _holds_nothing(value)):
             return None
         self.kept.append(value)
         return len(self.kept) - 1

@@ -64,7 +64,7 @@ def way_to(array: Any) -> Way | None:
         start = array.__array_interface__["data"][0] - memory.__array_interface__["data"][0] - before
         mode = "c" if mapped.mode == "c" else "r"
         size = len(memory) - before
-        return _map, (path, mode, mapped.offset, size, start, array.shape, array.dtype, array.strides)
+        return _map, (path, mode, (mapped.offset, size), start, array.shape, array.dtype, array.strides)
     if isinstance(array, ArrayProxy) and path is not None:
         state = {name: value for name, value in vars(array).items() if name not in ("_lock", "_opener")}
         return _proxy, (type(array), {**state, "file_like": path})
@@ -78,7 +78,8 @@ def way_to(array: Any) -> Way | None:
     return None
 
 
-def _map(path: str, mode: Literal["c", "r"], offset: int, size: int, start: int, *view: Any) -> np.ndarray:
+def _map(path: str, mode: Literal["c", "r"], place: tuple[int, int], start: int, *view: Any) -> np.ndarray:
+    offset, size = place
     memory = np.memmap(path, np.uint8, mode, offset, (size,))
     if mode == "c":
         memory = memory.view(PrivateMap)
@@ -112,15 +113,15 @@ def check_marks(marks: Mapping[str, Mark]) -> None:
         OSError: when it has changed.
     """
     for path, mark in marks.items():
-        found = _mark(path)
-        if found is None:
+        now = _mark(path)
+        if now is None:
             raise FileNotFoundError(
                 errno.ENOENT,
                 "an image that another process has opened is not there; put it where all processes find it, or "
                 "give its voxels as an array in memory",
                 path,
             )
-        if found != mark:
+        if now != mark:
             raise OSError(errno.ESTALE, "the file has changed since the image was opened; open it again", path)
 
 

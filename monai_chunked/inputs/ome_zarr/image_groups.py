@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from monai_chunked.inputs.ome_zarr.multiscales import as_stated
-from monai_chunked.inputs.ome_zarr.stores import is_url
+from monai_chunked.machine.store_names import is_url
 
 __all__ = ["what_it_holds"]
 
@@ -36,7 +36,9 @@ def what_it_holds(group: Any, path: str) -> str:
     if isinstance(stated.get("labels"), list):
         return f"{path} holds the labels of an image; {_open_one(path, map(str, stated['labels']))}"
     # a listing may take long over a network, or be impossible
-    images = [] if is_url(path) else [name for name, each in group.groups() if "multiscales" in as_stated(each.attrs)]
+    images = (
+        [] if is_url(path) else [name for name, member in group.groups() if "multiscales" in as_stated(member.attrs)]
+    )
     arrays = [] if is_url(path) else list(group.array_keys())
     return (
         f"{path} is a Zarr group without an OME-Zarr image (it has no multiscales); "
@@ -46,17 +48,17 @@ def what_it_holds(group: Any, path: str) -> str:
 
 def _open_one(path: str, images: Iterable[str]) -> str:
     """What can be opened."""
-    found = [f"{path.rstrip('/')}/{image}" for image in images]
-    if not found:
+    paths = [f"{path.rstrip('/')}/{image}" for image in images]
+    if not paths:
         return "pass the path of an image or an array"
-    more = f", ... ({len(found)} in all)" if len(found) > SHOWN else ""
-    return f"open one of them: {', '.join(found[:SHOWN])}{more}"
+    more = f", ... ({len(paths)} in all)" if len(paths) > SHOWN else ""
+    return f"open one of them: {', '.join(paths[:SHOWN])}{more}"
 
 
 def _paths(stated: Any, key: str) -> list[str]:
     """Of wells or images."""
     listed = stated.get(key) if isinstance(stated, Mapping) else None
-    return [str(each["path"]) for each in listed or () if isinstance(each, Mapping) and "path" in each]
+    return [str(entry["path"]) for entry in listed or () if isinstance(entry, Mapping) and "path" in entry]
 
 
 def _fields(group: Any, well: str) -> list[str]:
@@ -68,7 +70,7 @@ def _series(group: Any) -> list[str]:
     """Images of a collection: those that it lists, else numbers from 0 on."""
     series = as_stated(group["OME"].attrs).get("series") if "OME" in group else None
     if isinstance(series, list):
-        return [str(each) for each in series]
+        return [str(name) for name in series]
     numbers: list[str] = []
     while str(len(numbers)) in group:
         numbers.append(str(len(numbers)))

@@ -57,10 +57,10 @@ class Level:
                 translation = [a * b for a, b in zip(translation, values)]
             else:
                 translation = [a + b for a, b in zip(translation, values)]
-        each = (axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes)
+        objects = (axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes)
         return [
             Axis(str(axis.get("name") or ""), axis.get("type"), axis.get("unit"), *placed)
-            for axis, placed in zip(each, zip(scale, translation))
+            for axis, placed in zip(objects, zip(scale, translation))
         ]
 
     def _transformations(self, steps: Any, dims: int) -> Iterator[tuple[str, list[float]]]:
@@ -130,10 +130,10 @@ def as_stated(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _listed(stated: Mapping[str, Any], key: str, path: str) -> Sequence[Mapping[str, Any]]:
     """A list with something in it."""
-    found = stated.get(key)
-    if not isinstance(found, Sequence) or not found or not all(isinstance(each, Mapping) for each in found):
-        raise ValueError(f"{path} has OME-Zarr metadata whose {key} are {found!r}, and should be a list of objects")
-    return found
+    listed = stated.get(key)
+    if not isinstance(listed, Sequence) or not listed or not all(isinstance(entry, Mapping) for entry in listed):
+        raise ValueError(f"{path} has OME-Zarr metadata whose {key} are {listed!r}, and should be a list of objects")
+    return listed
 
 
 def _array_of(dataset: Mapping[str, Any], path: str) -> str:
@@ -146,11 +146,11 @@ def _system(systems: Sequence[Mapping[str, Any]], steps: Sequence[Any], path: st
     """Axes of the coordinate system that a level's transformation leads to."""
     outputs = [step.get("output") for step in steps if isinstance(step, Mapping) and "output" in step]
     names = [output.get("name") if isinstance(output, Mapping) else output for output in outputs]
-    found = [system for system in systems if system.get("name") in names] or list(systems)
-    if len(found) != 1:
-        known = ", ".join(str(system.get("name")) for system in systems)
-        raise ValueError(f"{path} has the coordinate systems {known}, and a level that leads to {names or 'none'}")
-    return _listed(found[0], "axes", path)
+    matching = [system for system in systems if system.get("name") in names] or list(systems)
+    if len(matching) != 1:
+        all_names = ", ".join(str(system.get("name")) for system in systems)
+        raise ValueError(f"{path} has the coordinate systems {all_names}, and a level that leads to {names or 'none'}")
+    return _listed(matching[0], "axes", path)
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -15,9 +15,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from monai_chunked.machine.store_names import without_store_endings
+from monai_chunked.machine.store_names import is_url, without_store_endings
 
-__all__ = ["archive_of", "is_url", "may_be_in_store", "member", "name_in_store", "open_node"]
+__all__ = ["archive_of", "may_be_in_store", "member", "name_in_store", "open_node"]
 
 
 ARCHIVES = (".ozx", ".zip")
@@ -36,14 +36,6 @@ METADATA = (*GROUPS, ".zarray", ".zattrs")
 
 UNREADABLE = (TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error)
 """What zarr raises of metadata that are not what they should be."""
-
-
-def is_url(path: str) -> bool:
-    """
-    >>> is_url("s3://bucket/embryo.ome.zarr"), is_url("/data/embryo.ome.zarr")
-    (True, False)
-    """
-    return "://" in path
 
 
 def archive_of(path: str) -> tuple[str, str] | None:
@@ -100,8 +92,8 @@ def member(group: Any, name: str, path: str) -> Any:
         if _is_there(group.store, inside):
             raise _damaged(group.store, inside, path, error) from error
         missing = f"its metadata name {name!r}, which is not there; the store is not complete"
-        found = "" if is_url(path) else ", ".join(sorted(group.keys()))
-        raise FileNotFoundError(errno.ENOENT, missing + (f" (it has {found})" if found else ""), path) from error
+        members = "" if is_url(path) else ", ".join(sorted(group.keys()))
+        raise FileNotFoundError(errno.ENOENT, missing + (f" (it has {members})" if members else ""), path) from error
     except UNREADABLE as error:
         raise _damaged(group.store, f"{group.path}/{name}".strip("/"), path, error) from error
 
@@ -194,8 +186,8 @@ def _damaged(store: Any, inside: str, path: str, error: Exception) -> OSError:
     for name in METADATA:
         key = f"{inside}/{name}".strip("/")
         try:
-            found = sync(store.get(key, default_buffer_prototype()))
-            if not isinstance(json.loads(found.to_bytes() if found is not None else b"{}"), dict):
+            data = sync(store.get(key, default_buffer_prototype()))
+            if not isinstance(json.loads(data.to_bytes() if data is not None else b"{}"), dict):
                 reason = f"its {key} is no JSON object"
         except ValueError as wrong:
             reason = f"its {key} is not JSON ({wrong})"

@@ -9,7 +9,8 @@ from monai_chunked.inputs.lazy.image_array import ImageArray
 from monai_chunked.inputs.named_axes import Axis, arrange
 from monai_chunked.inputs.ome_zarr.image_groups import what_it_holds
 from monai_chunked.inputs.ome_zarr.multiscales import level_of, level_with
-from monai_chunked.inputs.ome_zarr.stores import is_url, may_be_in_store, member, name_in_store, open_node
+from monai_chunked.inputs.ome_zarr.stores import may_be_in_store, member, name_in_store, open_node
+from monai_chunked.machine.store_names import is_url
 
 __all__ = ["open_zarr"]
 
@@ -25,15 +26,17 @@ def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> Imag
             if level != 0:
                 raise ValueError(f"level={level} is for OME-Zarr images; {path} is an array, which has one level, 0")
             names = getattr(node.metadata, "dimension_names", None) or [None] * len(node.shape)
-            return arrange(node, axes, path, [Axis(str(each or "")) for each in names], time, known)
+            described = [Axis(str(name or "")) for name in names]
+            return arrange(node, path, axes=axes, described=described, time=time, known=known)
         image, node, level = around
-    found = level_of(dict(node.attrs), level, image)
-    if found is None:
+    stated = level_of(dict(node.attrs), level, image)
+    if stated is None:
         raise ValueError(what_it_holds(node, path))
-    array = member(node, found.array, image)
+    array = member(node, stated.array, image)
     if not hasattr(array, "shape"):
-        raise ValueError(f"{found.array!r} in {image} is a group, though it is named as the array of level {level}")
-    return arrange(array, axes, path, found.described(array.shape), time, {**known, "ome_zarr": image})
+        raise ValueError(f"{stated.array!r} in {image} is a group, though it is named as the array of level {level}")
+    described = stated.described(array.shape)
+    return arrange(array, path, axes=axes, described=described, time=time, known={**known, "ome_zarr": image})
 
 
 def _image_around(path: str) -> tuple[str, Any, int] | None:

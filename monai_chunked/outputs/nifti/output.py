@@ -12,7 +12,7 @@ import torch
 
 from monai_chunked.machine.files import beside
 from monai_chunked.outputs.base import Expected, Result, ResumableWriter
-from monai_chunked.outputs.files import FileOutput, make_folders
+from monai_chunked.outputs.files import FileOutput
 from monai_chunked.outputs.images import Images
 from monai_chunked.outputs.nifti.header import header, stored_dtype
 from monai_chunked.outputs.nifti.spans import SpanLayout
@@ -44,10 +44,8 @@ class NiftiOutput(FileOutput):
 
     Args:
         output_dir: the folder, which is created if it is missing.
-        output_postfix: appended to the name of the image, with an underscore between.
+        output_postfix, separate_folder, data_root_dir: as in MONAI's ``SaveImage``.
         output_ext: ``".nii"`` or ``".nii.gz"``.
-        separate_folder: whether the files of each image go to a folder of their own, with the name of the image.
-        data_root_dir: the part of the image's path that is not repeated in ``output_dir``.
 
     Raises:
         ValueError: when ``output_ext`` is another.
@@ -89,9 +87,7 @@ class NiftiOutput(FileOutput):
 
     def create(self, result: Result) -> ResumableWriter:
         volumes = self._volumes(result)
-        size = sum(volume.bytes for volume in volumes)
-        self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
-        make_folders(result, [volume.path for volume in volumes])
+        self.begin(result, [volume.path for volume in volumes])
         try:
             for volume in volumes:
                 volume.create()
@@ -123,8 +119,9 @@ class NiftiOutput(FileOutput):
         dtype = stored_dtype(result.dtype)
         paths = self.paths(result.metadata, result.name)
         layout = SpanLayout(result.shape[1:], result.cuts, dtype.itemsize, SPAN_BYTES)
+        shape = result.shape[1:]
         return [
-            NiftiVolume(path, result.shape[1:], dtype, header(result.shape[1:], dtype, metadata), layout)
+            NiftiVolume(path, shape=shape, dtype=dtype, header=header(shape, dtype, metadata), layout=layout)
             for path, metadata in zip(paths, result.metadata)
         ]
 

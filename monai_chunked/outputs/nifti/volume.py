@@ -76,7 +76,9 @@ class NiftiVolume:
         layout: where voxels are kept until the file is written.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, header: bytes, layout: SpanLayout) -> None:
+    def __init__(
+        self, path: Path, *, shape: tuple[int, ...], dtype: np.dtype, header: bytes, layout: SpanLayout
+    ) -> None:
         self.path = path
         self.shape = shape
         self.dtype = dtype

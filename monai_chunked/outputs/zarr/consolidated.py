@@ -35,11 +35,11 @@ def consolidate(labels: Path) -> None:
     for group in labels.parents:
         if not (group / METADATA).is_file():
             return
-        found = _entries(labels, group)
-        if _is_known(_read(group), labels.relative_to(group).as_posix(), found):
+        entries = _entries(labels, group)
+        if _is_known(_read(group), labels.relative_to(group).as_posix(), entries):
             continue
         try:
-            _write(group, labels, found)
+            _write(group, labels, entries)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -52,21 +52,21 @@ def consolidate(labels: Path) -> None:
 
 def _entries(labels: Path, group: Path) -> dict[str, Any]:
     """Metadata of the labels, and of the groups between them and another one, by their paths from there."""
-    between = [each for each in labels.parents if group in each.parents]
+    between = [node for node in labels.parents if group in node.parents]
     within = sorted(path.parent for path in labels.rglob(METADATA))
-    return {each.relative_to(group).as_posix(): _plain(_read(each)) for each in (*between, *within)}
+    return {node.relative_to(group).as_posix(): _plain(_read(node)) for node in (*between, *within)}
 
 
-def _is_known(document: dict[str, Any], name: str, found: dict[str, Any]) -> bool:
+def _is_known(document: dict[str, Any], name: str, entries: dict[str, Any]) -> bool:
     """Whether a group keeps no copies, or those of the labels are as they should be."""
     if not isinstance(document.get(KEY), dict):
         return True
     copies = document[KEY].get("metadata", {})
-    known = {key: _plain(copy) for key, copy in copies.items() if key in found or key.startswith(f"{name}/")}
-    return known == found
+    kept = {key: _plain(copy) for key, copy in copies.items() if key in entries or key.startswith(f"{name}/")}
+    return kept == entries
 
 
-def _write(group: Path, labels: Path, found: dict[str, Any]) -> None:
+def _write(group: Path, labels: Path, entries: dict[str, Any]) -> None:
     """Replace the copies of the labels. Two runs may do so at the same time, for labels of other images too."""
     name = labels.relative_to(group).as_posix()
     lock = FileLock(group / f"{METADATA}.lock")
@@ -74,7 +74,7 @@ def _write(group: Path, labels: Path, found: dict[str, Any]) -> None:
         document = _read(group)
         copies = document[KEY].get("metadata", {})
         others = {key: copy for key, copy in copies.items() if not key.startswith(f"{name}/")}
-        document[KEY]["metadata"] = dict(sorted({**others, **found}.items()))
+        document[KEY]["metadata"] = dict(sorted({**others, **entries}.items()))
         path = group / f"{METADATA}.unfinished"
         try:
             path.write_text(json.dumps(document, indent=2))

@@ -72,4 +72,4 @@ class ZarrImages(Images):
         return [image.tensor() for image in self]
 
     def with_metadata(self, templates: Sequence[MetaTensor]) -> ZarrImages:
-        return ZarrImages(image.with_metadata([each]) for image, each in zip(self, templates))
+        return ZarrImages(image.with_metadata([template]) for image, template in zip(self, templates))

@@ -147,7 +147,7 @@ def downsample(array: np.ndarray, nearest: bool) -> np.ndarray:
 
 
 def attributes(
-    metadata: Metadata, name: str, shapes: Sequence[Sequence[int]], nearest: bool, label: Mapping[str, Any] | None
+    metadata: Metadata, name: str, shapes: Sequence[Sequence[int]], *, nearest: bool, label: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Of the group that holds the levels, as arrays ``"0"``, ``"1"``, ...
 
@@ -193,14 +193,14 @@ def image_label(greatest: int, names: Mapping[int, str], source: str | None) -> 
     >>> image_label(1, {1: "nucleus"}, "../../")["properties"]
     [{'label-value': 1, 'name': 'nucleus'}]
     """
-    found: dict[str, Any] = {"version": "0.5"}
+    stated: dict[str, Any] = {"version": "0.5"}
     values = sorted({*range(1, greatest + 1), *names}) if greatest <= MOST_COLORS else sorted(names)
     if values:
-        found["colors"] = [{"label-value": value, "rgba": _color(value)} for value in values]
-        found["properties"] = [{"label-value": value, "name": names.get(value, f"label {value}")} for value in values]
+        stated["colors"] = [{"label-value": value, "rgba": _color(value)} for value in values]
+        stated["properties"] = [{"label-value": value, "name": names.get(value, f"label {value}")} for value in values]
     if source is not None:
-        found["source"] = {"image": source}
-    return found
+        stated["source"] = {"image": source}
+    return stated
 
 
 def _color(label: int) -> list[int]:

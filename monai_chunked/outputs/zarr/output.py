@@ -7,19 +7,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from monai_chunked.machine.files import beside, check_folder
-from monai_chunked.outputs.apart import check_apart, is_url
+from monai_chunked.machine.store_names import is_url
+from monai_chunked.outputs.apart import check_apart
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
-from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, make_folders, numpy_dtype
-from monai_chunked.outputs.zarr.layout import Layout
-from monai_chunked.outputs.zarr.storage_chunks import channels_together, storage_chunk_size
-from monai_chunked.plan.sizes import check_chunk_size, check_positive
+from monai_chunked.outputs.files import FileOutput, check_different, check_new, ending, numpy_dtype
+from monai_chunked.outputs.zarr.store_layout import StoreLayout, store_layout
+from monai_chunked.plan.sizes import check_positive
 
 if TYPE_CHECKING:
     from monai_chunked.outputs.zarr.places import LocalPlace, Place, RemotePlace
@@ -30,6 +29,10 @@ __all__ = ["ZarrOutput"]
 
 REPLACED = ".monai_chunked-replaced"
 """Ending of a store, or what it may be, while another one gets its name."""
+
+
+OF_LAYOUT = ("label_names", "label", "levels", "storage_chunk_size", "shard_size", "compression_level")
+"""Parameters that say how a result is stored."""
 
 
 OWN_FILES = ("zarr.json", "zarr.json.unfinished")
@@ -141,8 +144,7 @@ class ZarrOutput(FileOutput):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        names = ["place", "label_names", "label", "levels", "storage_chunk_size", "shard_size", "compression_level"]
-        return {**super().settings, **{name: getattr(self, name) for name in names}}
+        return {**super().settings, **{name: getattr(self, name) for name in ("place", *OF_LAYOUT)}}
 
     def check(self, expected: Expected) -> None:
         from monai_chunked.outputs.zarr.places import RemotePlace
@@ -173,9 +175,9 @@ class ZarrOutput(FileOutput):
     def check_kind(self, path: Path) -> None:
         from monai_chunked.outputs.zarr.places import METADATA
 
-        for each in (path, self.beside(path, REPLACED)):
-            if each.exists() and not (_is_empty(each) or any((each / name).is_file() for name in METADATA)):
-                raise _other_kind(each, "is no Zarr store")
+        for folder in (path, self.beside(path, REPLACED)):
+            if folder.exists() and not (_is_empty(folder) or any((folder / name).is_file() for name in METADATA)):
+                raise _other_kind(folder, "is no Zarr store")
         partial = self.beside(path, ".partial")
         if partial.exists() and not (partial.is_dir() and all(map(_is_own, partial.iterdir()))):
             raise _other_kind(partial, "is no store that a run left unfinished")
@@ -189,15 +191,12 @@ class ZarrOutput(FileOutput):
         return beside(image.with_name(f"{stem}_{path.name}.labels"), ending)
 
     def meant_for_results(self, metadata: Sequence[Metadata]) -> list[Path]:
-        return [] if self.place is None else [self._image(each) / "labels" for each in metadata]
+        return [] if self.place is None else [self._image(image) / "labels" for image in metadata]
 
     def create(self, result: Result) -> ResumableWriter:
-        size = prod(result.shape) * result.dtype.itemsize
-        self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
-        layout = self._layout(result)
-        if not self.is_remote and self.place is None:
-            make_folders(result, self.paths(result.metadata, result.name))
-        return _zarr_writer().create(result, self._places(result.metadata, result.name), layout)
+        in_folder = not self.is_remote and self.place is None
+        self.begin(result, self.paths(result.metadata, result.name) if in_folder else [])
+        return _zarr_writer().create(result, self._places(result.metadata, result.name), self._layout(result))
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         """As for other files; ``None`` for a URL, where a run cannot be resumed."""
@@ -206,14 +205,14 @@ class ZarrOutput(FileOutput):
     def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
         if self.place is None:
             return super().paths(metadata, name)
-        return [self._image(each) / "labels" / self._label_name(each, name) for each in metadata]
+        return [self._image(image) / "labels" / self._label_name(image, name) for image in metadata]
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
         return [] if self.is_remote else super().folders(metadata)
 
     def resume(self, result: Result) -> ResumableWriter:
-        layout = self._layout(result)
-        return _zarr_writer().resume(result, self._local_places(result.metadata, result.name), layout)
+        places = self._local_places(result.metadata, result.name)
+        return _zarr_writer().resume(result, places, self._layout(result))
 
     def load(self, result: Result) -> Any:
         """The array, or arrays, as a run returns them."""
@@ -270,28 +269,10 @@ class ZarrOutput(FileOutput):
         url, folder = str(self.output_dir).rstrip("/"), os.path.normpath(self.output_dir)
         # FolderLayout takes the URL for a path
         names = [path.relative_to(folder).as_posix() for path in self.paths(metadata, name)]
-        return [RemotePlace(f"{url}/{each}", self.storage_options) for each in names]
+        return [RemotePlace(f"{url}/{path}", self.storage_options) for path in names]
 
-    def _layout(self, result: Result) -> Layout:
-        dims, channels, itemsize = len(result.cuts), result.shape[1], result.dtype.itemsize
-        if dims not in (2, 3):
-            raise ValueError(f"OME-Zarr images have 2 or 3 spatial dimensions, but the {result.name} has {dims}")
-        if self.label and channels > 1:
-            raise ValueError(f"label=True needs one channel, but the {result.name} has {channels}")
-        integer = not (result.dtype.is_floating_point or result.dtype == torch.bool)
-        label = integer and channels == 1 if self.label is None else self.label
-        chunk = check_chunk_size(self.storage_chunk_size, dims, "storage_chunk_size")
-        shard = check_chunk_size(self.shard_size, dims, "shard_size")
-        if chunk is None:
-            chunk = storage_chunk_size(result.cuts, channels, itemsize)
-            if shard is not None:
-                chunk = tuple(max(n for n in range(1, min(c, s) + 1) if s % n == 0) for c, s in zip(chunk, shard))
-        if shard is not None and any(s % c for s, c in zip(shard, chunk)):
-            raise ValueError(f"shard_size={shard} must be a multiple of storage_chunk_size={chunk} in every dimension")
-        automatic = self.storage_chunk_size is None and shard is None
-        together = channels_together(channels, chunk, itemsize) if automatic else 1
-        sharded = None if shard is None else (1, *shard)
-        return Layout((together, *chunk), sharded, self.compression_level, self.levels, label, self.label_names)
+    def _layout(self, result: Result) -> StoreLayout:
+        return store_layout(result, **{name: getattr(self, name) for name in OF_LAYOUT})
 
 
 def _is_empty(path: Path) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from monai_chunked.plan.boxes import Box, Region, intersection, voxels, within
 
-__all__ = ["Collector", "channels_together", "storage_chunk_size"]
+__all__ = ["Collector", "channels_together", "suitable_size"]
 
 
 TARGET_BYTES = 2**21
@@ -27,7 +27,7 @@ HELD_BYTES = 2**29
 """The most that storage chunks take that are held until they are whole."""
 
 
-def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -> tuple[int, ...]:
+def suitable_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -> tuple[int, ...]:
     """Spatial size of storage chunks: of one channel near :py:data:`TARGET_BYTES`, and little to hold.
 
     In each dimension the cuts are multiples of it, if that does not make it small; otherwise the storage chunks over a
@@ -38,23 +38,23 @@ def storage_chunk_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: i
         channels: of the result.
         itemsize: bytes of a value.
 
-    >>> storage_chunk_size([(0, 64, 128, 192, 256), (0, 64, 128, 192, 256), (0, 300)], 1, 4)
+    >>> suitable_size([(0, 64, 128, 192, 256), (0, 64, 128, 192, 256), (0, 300)], 1, 4)
     (64, 64, 100)
-    >>> storage_chunk_size([(0, 48, 96, 144, 160, 192, 240, 256)] * 2 + [(0, 512)], 105, 4)
+    >>> suitable_size([(0, 48, 96, 144, 160, 192, 240, 256)] * 2 + [(0, 512)], 105, 4)
     (16, 16, 512)
-    >>> storage_chunk_size([(0, 72, 96, 144, 160, 168, 240, 256)] * 2 + [(0, 72, 96, 144, 168, 256)], 105, 4)
+    >>> suitable_size([(0, 72, 96, 144, 160, 168, 240, 256)] * 2 + [(0, 72, 96, 144, 168, 256)], 105, 4)
     (8, 31, 24)
     """
     dims = len(cuts)
     size: list[int] = []
     voxels, limit = TARGET_BYTES // itemsize, HELD_BYTES
-    for d, each in enumerate(cuts):
+    for d, along in enumerate(cuts):
         most = max(1, round(voxels ** (1 / (dims - d))))
         # over a cut lies as much as chunks in the dimensions before, and the image in those behind
         before = [max(b - a for a, b in itertools.pairwise(other)) + n for other, n in zip(cuts, size)]
         layer = channels * itemsize * prod(before) * prod(other[-1] for other in cuts[d + 1 :])
-        size.append(_size_along(each, most, limit // 2 // layer))
-        if any(cut % size[-1] for cut in each[:-1]):
+        size.append(_size_along(along, most, limit // 2 // layer))
+        if any(cut % size[-1] for cut in along[:-1]):
             limit //= 2  # the other half is for the dimensions behind
         voxels = max(1, voxels // size[-1])
     return tuple(size)
@@ -152,9 +152,9 @@ class Collector:
 
     def written(self) -> list[Box]:
         """The chunks of which all is written, each of them once."""
-        done = [chunk.box for chunk in self._added if not chunk.held]
+        boxes = [chunk.box for chunk in self._added if not chunk.held]
         self._added = [chunk for chunk in self._added if chunk.held]
-        return done
+        return boxes
 
     def _whole(self, d: int, part: slice, touched: range) -> range:
         """Of the storage chunks that a chunk touches along one dimension, those that lie within it."""

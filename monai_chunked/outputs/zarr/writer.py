@@ -22,9 +22,9 @@ from monai_chunked.outputs.base import Metadata, Result, ResumableWriter
 from monai_chunked.outputs.files import numpy_dtype
 from monai_chunked.outputs.zarr import ngff
 from monai_chunked.outputs.zarr.images import ZarrImage, ZarrImages
-from monai_chunked.outputs.zarr.layout import Layout
 from monai_chunked.outputs.zarr.places import LocalPlace, Place
 from monai_chunked.outputs.zarr.storage_chunks import Collector
+from monai_chunked.outputs.zarr.store_layout import StoreLayout
 from monai_chunked.plan.boxes import Box, Region
 
 __all__ = ["ZarrWriter"]
@@ -42,14 +42,14 @@ class ZarrWriter(ResumableWriter):
         images: what is written to them; none if all of them are complete.
     """
 
-    def __init__(self, result: Result, places: Sequence[Place], images: Sequence[_Image]) -> None:
+    def __init__(self, result: Result, places: Sequence[Place], images: Sequence[_StoredImage]) -> None:
         self.result = result
         self.places = places
         self.images = images
         self.complete = not images
 
     @classmethod
-    def create(cls, result: Result, places: Sequence[Place], layout: Layout) -> ZarrWriter:
+    def create(cls, result: Result, places: Sequence[Place], layout: StoreLayout) -> ZarrWriter:
         """Begin stores afresh."""
         images = []
         try:
@@ -57,9 +57,15 @@ class ZarrWriter(ResumableWriter):
                 logger.info("writing %s", place.name)
                 group = zarr.create_group(place.create(), zarr_format=3)
                 placing = ngff.placing(metadata, len(result.cuts))
-                shape = [result.shape[1:][d] for d in placing.order]
-                _create_level(group, 0, shape, numpy_dtype(result.dtype), layout.along(placing.order), placing.axes)
-                images.append(_Image(group, place, metadata, layout))
+                _create_level(
+                    group,
+                    0,
+                    shape=[result.shape[1:][d] for d in placing.order],
+                    dtype=numpy_dtype(result.dtype),
+                    layout=layout.along(placing.order),
+                    names=placing.axes,
+                )
+                images.append(_StoredImage(group, place, metadata, layout))
                 place.flush()
         except BaseException:
             for place in places:
@@ -68,13 +74,16 @@ class ZarrWriter(ResumableWriter):
         return cls(result, places, images)
 
     @classmethod
-    def resume(cls, result: Result, places: Sequence[LocalPlace], layout: Layout) -> ZarrWriter:
+    def resume(cls, result: Result, places: Sequence[LocalPlace], layout: StoreLayout) -> ZarrWriter:
         """Go on with stores that an earlier run left."""
         stores = [place.begun() if place.is_begun else place.published() for place in places]
         groups = _open_all(stores, places, result)
         if all(place.is_begun for place in places):
-            parts = zip(groups, places, result.metadata)
-            return cls(result, places, [_Image(group, place, each, layout, True) for group, place, each in parts])
+            images = [
+                _StoredImage(group, place, metadata, layout, resumed=True)
+                for group, place, metadata in zip(groups, places, result.metadata)
+            ]
+            return cls(result, places, images)
         for group, place in zip(groups, places):  # they are published when all of them are complete
             if "ome" not in group.attrs:
                 raise OSError(f"{place.name} is not complete, though other images of its batch are")
@@ -124,7 +133,7 @@ class ZarrWriter(ResumableWriter):
             place.abandon(self.result.resumable)
 
 
-class _Image:
+class _StoredImage:
     """Writes the store of one image.
 
     Args:
@@ -136,7 +145,7 @@ class _Image:
     """
 
     def __init__(
-        self, group: zarr.Group, place: Place, metadata: Metadata, layout: Layout, resumed: bool = False
+        self, group: zarr.Group, place: Place, metadata: Metadata, layout: StoreLayout, *, resumed: bool = False
     ) -> None:
         self.group = group
         self.place = place
@@ -180,8 +189,9 @@ class _Image:
         self.write_rest()
         shapes = ngff.level_shapes(self.array.shape, self.layout.levels)
         nearest = self.array.dtype.kind != "f"
+        stored: dict[str, Any] = {"dtype": self.array.dtype, "layout": self.layout, "names": self.placing.axes}
         for level in range(1, len(shapes)):
-            array = _create_level(self.group, level, shapes[level], self.array.dtype, self.layout, self.placing.axes)
+            array = _create_level(self.group, level, shape=shapes[level], **stored)
             _fill_level(_level(self.group, level - 1), array, nearest)
         name = PurePosixPath(self.place.name).name.removesuffix(".ome.zarr")
         label = None
@@ -189,7 +199,7 @@ class _Image:
             if self.greatest is None:
                 self.greatest = max(int(np.max(self.array[region])) for region in _regions(self.array))
             label = ngff.image_label(self.greatest, self.layout.label_names, self.place.path_to(self._input()))
-        self.group.update_attributes(ngff.attributes(self.metadata, name, shapes, nearest, label))
+        self.group.update_attributes(ngff.attributes(self.metadata, name, shapes, nearest=nearest, label=label))
 
     def _input(self) -> str | None:
         """The OME-Zarr image that the result lies over."""
@@ -197,7 +207,7 @@ class _Image:
 
 
 def _create_level(
-    group: zarr.Group, level: int, shape: Sequence[int], dtype: np.dtype, layout: Layout, names: Sequence[str]
+    group: zarr.Group, level: int, *, shape: Sequence[int], dtype: np.dtype, layout: StoreLayout, names: Sequence[str]
 ) -> zarr.Array:
     chunk = layout.chunk if layout.shard else tuple(map(min, layout.chunk, shape))
     compression = layout.compression_level
@@ -230,8 +240,8 @@ def _regions(array: zarr.Array) -> Iterator[Region]:
 
 def _open_all(stores: Sequence[Store], places: Sequence[Place], result: Result) -> list[zarr.Group]:
     """The groups of stores that hold the images of a result."""
-    each = zip(stores, places, range(len(places)))
-    return [_open(store, place, result, image) for store, place, image in each]
+    numbered = zip(stores, places, range(len(places)))
+    return [_open(store, place, result, image) for store, place, image in numbered]
 
 
 def _open(store: Store, place: Place, result: Result, image: int) -> zarr.Group:

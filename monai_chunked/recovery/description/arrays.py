@@ -156,9 +156,9 @@ def _of_files(paths: list[Path], describer: Describes, value: Any, root: Path | 
     if not paths or not all(path.is_file() for path in paths):
         return describer.cannot(value, f"of which {paths[0] if paths else root} is no file")
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    found = [path.stat() for path in paths]
-    small = sum(status.st_size for status in found) <= SMALL
-    for path, status in zip(paths, found):
+    statuses = [path.stat() for path in paths]
+    small = sum(status.st_size for status in statuses) <= SMALL
+    for path, status in zip(paths, statuses):
         if small:
             name = path.relative_to(root) if root else ""
             digest.update(f"{name} {status.st_size} ".encode() + path.read_bytes())
@@ -190,9 +190,9 @@ def _of_zarr(array: Any, describer: Describes) -> str:
     while hasattr(store, "_store") and not hasattr(store, "root"):
         store = store._store  # that another one wraps
     kind = type(store).__mro__
-    if any(each.__name__ == "MemoryStore" for each in kind):
+    if any(cls.__name__ == "MemoryStore" for cls in kind):
         return _of_voxels(array)
-    if any(each.__name__ == "ZipStore" for each in kind):
+    if any(cls.__name__ == "ZipStore" for cls in kind):
         return f"zarr({_of_files([Path(store.path)], describer, array)}, {array.path})"
     root = getattr(store, "root", None)
     if not isinstance(root, Path):

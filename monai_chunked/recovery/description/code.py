@@ -50,9 +50,9 @@ def code_text(code: CodeType, describer: Describes) -> str:
 
 
 def function_text(function: FunctionType, describer: Describes) -> str:
-    known = by_name(function, function.__globals__.get("__name__"))
-    if known is not None:
-        return known
+    named = by_name(function, function.__globals__.get("__name__"))
+    if named is not None:
+        return named
     if hasattr(function, "_torchdynamo_orig_callable"):
         return f"compiled({describer.describe(function._torchdynamo_orig_callable)})"
     held = {
@@ -85,9 +85,9 @@ def class_text(cls: type, describer: Describes, made: bool = False) -> str:
         describer: describes that.
         made: it is asked for as the class of an object that is there.
     """
-    known = by_name(cls, cls.__module__)
-    if known is not None:
-        return known
+    named = by_name(cls, cls.__module__)
+    if named is not None:
+        return named
     held = [
         f"{k}: {describer.describe(v, f'.{k}')}"
         for k, v in sorted(vars(cls).items())
@@ -115,9 +115,9 @@ def _makes_more(cls: type) -> bool:
     """Whether a method of a class may make other objects of it."""
     methods = [
         getattr(value, "__func__", value)
-        for each in cls.__mro__
-        if installed_version(each.__module__) is None
-        for name, value in vars(each).items()
+        for base in cls.__mro__
+        if installed_version(base.__module__) is None
+        for name, value in vars(base).items()
         if not name.startswith("__") or name == "__call__"  # others ask for names, and compare
     ]
     return any(
@@ -160,7 +160,8 @@ def _globals(function: FunctionType, describer: Describes) -> Iterator[str]:
         for k, instruction in enumerate(instructions):
             if instruction.opname == "IMPORT_NAME":
                 package = function.__globals__.get("__package__")
-                yield _imported(instruction.argval, instructions[k - 2].argval, package, names, describer)
+                module = "." * instructions[k - 2].argval + instruction.argval
+                yield _imported(module, package, names, describer)
 
 
 def _global(value: Any, name: str, names: frozenset[str], describer: Describes) -> str:
@@ -169,14 +170,13 @@ def _global(value: Any, name: str, names: frozenset[str], describer: Describes) 
     return describer.once(value, (id(value), names), partial(module_text, value, describer, names), f".{name}")
 
 
-def _imported(name: str, level: int, package: str | None, names: frozenset[str], describer: Describes) -> str:
-    absolute = "." * level + name
-    if (version := installed_version(name)) and not level:
+def _imported(name: str, package: str | None, names: frozenset[str], describer: Describes) -> str:
+    if not name.startswith(".") and (version := installed_version(name)):
         return f"{name}: module {name} {version}"
     try:
-        return f"{absolute}: {_global(importlib.import_module(absolute, package), name, names, describer)}"
+        return f"{name}: {_global(importlib.import_module(name, package), name.lstrip('.'), names, describer)}"
     except ImportError:
-        return f"{absolute}: nothing"
+        return f"{name}: nothing"
 
 
 def _content(cell: Any) -> Any:

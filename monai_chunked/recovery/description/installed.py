@@ -25,10 +25,10 @@ def by_name(value: Any, module: str | None) -> str | None:
     version = installed_version(module)
     if version is None or installed_version(value.__module__) is None:
         return None  # as what a decorator of a package makes of a function of the user
-    found: Any = sys.modules.get(value.__module__)
+    named: Any = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return f"{value.__module__}.{value.__qualname__} {version}" if found is value else None
+        named = getattr(named, part, None)
+    return f"{value.__module__}.{value.__qualname__} {version}" if named is value else None
 
 
 def full_name(value: Any) -> str:

@@ -52,7 +52,7 @@ def _without_ids_of_hooks(state: Mapping[str, Any]) -> dict[str, Any]:
     hooks = {k for k in state if "_hooks" in k and isinstance(state[k], dict)}
     ids = sorted({number for k in hooks for number in state[k]})
     renamed = {number: position for position, number in enumerate(ids)}
-    return {k: {renamed[n]: v for n, v in each.items()} if k in hooks else each for k, each in state.items()}
+    return {k: {renamed[n]: v for n, v in held.items()} if k in hooks else held for k, held in state.items()}
 
 
 def _scripted(module: torch.jit.ScriptModule) -> str:

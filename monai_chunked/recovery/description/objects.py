@@ -16,7 +16,7 @@ __all__ = ["object_text"]
 def object_text(value: Any, describer: Describes) -> str:
     kind = type(value)
     try:
-        reduced: Any = copyreg.dispatch_table.get(kind, lambda each: each.__reduce_ex__(4))(value)
+        reduced: Any = copyreg.dispatch_table.get(kind, lambda value: value.__reduce_ex__(4))(value)
     except Exception:  # any type may raise anything here
         return describer.cannot(value)
     if isinstance(reduced, str):
@@ -28,7 +28,7 @@ def object_text(value: Any, describer: Describes) -> str:
         state = {key: held for key, held in state.items() if key != "R"}
     # it is there already, so that how objects of its class are made does not count
     made_by = "itself" if function is kind else describer.describe(function)
-    parts = [describer.kind(kind), made_by, describer.each(each for each in arguments if each is not kind)]
+    parts = [describer.kind(kind), made_by, describer.each(part for part in arguments if part is not kind)]
     parts.append(describer.state(state))
     if in_list is not None:
         parts.append(f"[{describer.each(in_list)}]")
