@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.data.folder_layout import FolderLayout
 
-from monai_chunked.machine.files import LONGEST_NAME, beside, check_folder, make_folder
+from monai_chunked.machine.files import LONGEST_NAME, beside, check_folder
 from monai_chunked.machine.store_names import without_store_endings
 from monai_chunked.outputs.apart import check_apart
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableOutput
@@ -89,12 +89,10 @@ class FileOutput(ResumableOutput):
             taken = [each for name in expected.names for each in self.taken(expected.metadata, name)]
             check_apart(taken, expected.used, self.meant_for_results(expected.metadata))
 
-    def begin(self, result: Result, paths: Sequence[Path]) -> None:
-        """Check what is known of a result before its first chunk, and make the folders of its files."""
+    def check_result(self, result: Result) -> None:
+        """As :py:meth:`check`, by what is known of a result before its first chunk."""
         size = prod(result.shape) * result.dtype.itemsize
         self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
-        for path in paths:
-            make_folder(path.parent)
 
     def exists(self, path: Path) -> bool:
         """Whether an earlier result has this name."""

@@ -100,13 +100,13 @@ class NumpyOutput(FileOutput):
 
     def create(self, result: Result) -> ResumableWriter:
         path = self._only(result) if not self.temporary and _is_named(result.metadata[0]) else None
-        self.begin(result, [] if path is None else [path])
+        self.check_result(result)
         if self.temporary:
             return _NumpyWriter.create(None, tempfile.TemporaryFile(buffering=0), result)
+        folder = Path(self.output_dir) if path is None else path.parent
+        make_folder(folder)
         if path is not None:
             return _NumpyWriter.create(path, new_file(partial_path(path)), result)
-        folder = Path(self.output_dir)
-        make_folder(folder)
         return _NumpyWriter.create(*_reserve(folder, result.name), result)
 
     def resume(self, result: Result) -> ResumableWriter:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_chunked.machine.files import beside
+from monai_chunked.machine.files import beside, make_folder
 from monai_chunked.outputs.base import Expected, Result, ResumableWriter
 from monai_chunked.outputs.files import FileOutput
 from monai_chunked.outputs.images import Images
@@ -87,7 +87,9 @@ class NiftiOutput(FileOutput):
 
     def create(self, result: Result) -> ResumableWriter:
         volumes = self._volumes(result)
-        self.begin(result, [volume.path for volume in volumes])
+        self.check_result(result)
+        for volume in volumes:
+            make_folder(volume.path.parent)
         try:
             for volume in volumes:
                 volume.create()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from monai_chunked.machine.files import beside, check_folder
+from monai_chunked.machine.files import beside, check_folder, make_folder
 from monai_chunked.machine.store_names import is_url
 from monai_chunked.outputs.apart import check_apart
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
@@ -194,9 +194,11 @@ class ZarrOutput(FileOutput):
         return [] if self.place is None else [self._image(image) / "labels" for image in metadata]
 
     def create(self, result: Result) -> ResumableWriter:
-        in_folder = not self.is_remote and self.place is None
-        self.begin(result, self.paths(result.metadata, result.name) if in_folder else [])
-        return _zarr_writer().create(result, self._places(result.metadata, result.name), self._layout(result))
+        self.check_result(result)
+        layout = self._layout(result)
+        for path in () if self.is_remote or self.place else self.paths(result.metadata, result.name):
+            make_folder(path.parent)
+        return _zarr_writer().create(result, self._places(result.metadata, result.name), layout)
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
         """As for other files; ``None`` for a URL, where a run cannot be resumed."""
