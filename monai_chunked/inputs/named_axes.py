@@ -15,7 +15,7 @@ from monai_chunked.inputs.lazy.lazy_array import storage_chunks
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.plan.units import MILLIMETERS, length_unit
 
-__all__ = ["Axis", "arrange"]
+__all__ = ["NamedAxis", "arrange"]
 
 
 LETTERS = "tcxyz"
@@ -26,7 +26,7 @@ MILLIMETER_CODE = 2
 
 
 @dataclass(frozen=True)
-class Axis:
+class NamedAxis:
     """What a file says of a dimension of its array.
 
     Attributes:
@@ -46,7 +46,7 @@ class Axis:
     @property
     def letter(self) -> str | None:
         """
-        >>> Axis("Z").letter, Axis("channels", "channel").letter, Axis("depth", "space").letter
+        >>> NamedAxis("Z").letter, NamedAxis("channels", "channel").letter, NamedAxis("depth", "space").letter
         ('z', 'c', None)
         """
         name = self.name.lower()
@@ -58,7 +58,7 @@ def arrange(
     path: str,
     *,
     axes: str | None,
-    described: Sequence[Axis],
+    described: Sequence[NamedAxis],
     time: int | None,
     known: Mapping[str, Any] | None = None,
 ) -> ImageArray:
@@ -97,7 +97,7 @@ def arrange(
     return ImageArray(array, (None, *order[1:]), [{**meta, **names[time]}], chunks, time=(axes.index("t"), time))
 
 
-def _placed(axes: str, path: str, described: Sequence[Axis]) -> dict[str, Any]:
+def _placed(axes: str, path: str, described: Sequence[NamedAxis]) -> dict[str, Any]:
     """Metadata of where voxels lie, in millimeters, and for outputs that write axes in the order of the input."""
     along = {letter: described[k] for k, letter in enumerate(axes) if letter in "xyz"}
     units = {letter: _known_unit(axis, letter, path) for letter, axis in along.items()}
@@ -117,7 +117,7 @@ def _placed(axes: str, path: str, described: Sequence[Axis]) -> dict[str, Any]:
     return {**placed, "xyzt_units": MILLIMETER_CODE if all(units.values()) else 0}
 
 
-def _known_unit(axis: Axis, letter: str, path: str) -> str:
+def _known_unit(axis: NamedAxis, letter: str, path: str) -> str:
     """As the specification calls it; empty if there is none."""
     unit = length_unit(axis.unit) if axis.unit else ""
     if unit is None:
@@ -129,7 +129,7 @@ def _known_unit(axis: Axis, letter: str, path: str) -> str:
     return unit or ""
 
 
-def _checked(axes: str | None, shape: tuple[int, ...], path: str, described: Sequence[Axis]) -> str:
+def _checked(axes: str | None, shape: tuple[int, ...], path: str, described: Sequence[NamedAxis]) -> str:
     letters = [axis.letter for axis in described]
     if axes is None and all(letters):
         axes = "".join(map(str, letters))

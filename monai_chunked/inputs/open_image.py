@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_chunked.inputs.lazy.image_array import ImageArray
-from monai_chunked.inputs.named_axes import Axis, arrange
+from monai_chunked.inputs.named_axes import NamedAxis, arrange
 from monai_chunked.inputs.nifti_file import open_nifti
 from monai_chunked.inputs.ome_zarr.stores import archive_of
 from monai_chunked.inputs.ome_zarr.zarr_file import open_zarr
@@ -81,7 +81,7 @@ def open_image(
     if name.endswith(".npy"):
         array = _mapped(text)
         default = "xyz"[: array.ndim] if array.ndim <= 3 else None
-        return arrange(array, text, axes=axes or default, described=[Axis()] * array.ndim, time=time)
+        return arrange(array, text, axes=axes or default, described=[NamedAxis()] * array.ndim, time=time)
     return open_zarr(text, axes, level, time)
 
 

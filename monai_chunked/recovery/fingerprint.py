@@ -30,9 +30,10 @@ def fingerprint_of(
     source: Voxels,
     condition: Voxels | None,
     network: Any,
+    settings: Mapping[str, Any],
+    *,
     network_id: str | None,
     run_id: str | None,
-    settings: Mapping[str, Any],
 ) -> tuple[dict[str, str], list[str]]:
     """Of one call.
 
@@ -40,9 +41,9 @@ def fingerprint_of(
         source: where windows are read from.
         condition: where those of the condition are.
         network: what is called with windows.
+        settings: all else that the result depends on.
         network_id: by which the user vouches for all of the network but its weights.
         run_id: by which the user vouches for all that cannot be described.
-        settings: all else that the result depends on.
 
     Returns:
         A text for each part, their details to tell differences by, and what of them cannot be described.

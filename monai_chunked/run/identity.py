@@ -26,8 +26,8 @@ def fingerprint_of_call(call: Call, output: tuple[Any, Any] | None = None) -> Fi
     output = output or described_output(call.output)
     if output is not None:
         described["output"] = output
-    ids = (call.settings.network_id, call.settings.run_id)
-    return fingerprint_of(call.source, call.condition, call.network.network, *ids, described)
+    ids = {"network_id": call.settings.network_id, "run_id": call.settings.run_id}
+    return fingerprint_of(call.source, call.condition, call.network.network, described, **ids)
 
 
 def described_output(output: Output) -> tuple[Any, Any] | None:

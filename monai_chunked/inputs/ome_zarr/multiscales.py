@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monai_chunked.inputs.named_axes import Axis
+from monai_chunked.inputs.named_axes import NamedAxis
 
 __all__ = ["Level", "as_stated", "level_of", "level_with"]
 
@@ -41,7 +41,7 @@ class Level:
     steps: Sequence[Any]
     path: str
 
-    def described(self, shape: Sequence[int]) -> list[Axis]:
+    def described(self, shape: Sequence[int]) -> list[NamedAxis]:
         """What is said of each dimension of an array of this shape.
 
         Raises:
@@ -59,7 +59,7 @@ class Level:
                 translation = [a + b for a, b in zip(translation, values)]
         objects = (axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes)
         return [
-            Axis(str(axis.get("name") or ""), axis.get("type"), axis.get("unit"), *placed)
+            NamedAxis(str(axis.get("name") or ""), axis.get("type"), axis.get("unit"), *placed)
             for axis, placed in zip(objects, zip(scale, translation))
         ]
 

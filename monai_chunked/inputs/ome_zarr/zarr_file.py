@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from monai_chunked.inputs.lazy.image_array import ImageArray
-from monai_chunked.inputs.named_axes import Axis, arrange
+from monai_chunked.inputs.named_axes import NamedAxis, arrange
 from monai_chunked.inputs.ome_zarr.image_groups import what_it_holds
 from monai_chunked.inputs.ome_zarr.multiscales import level_of, level_with
 from monai_chunked.inputs.ome_zarr.stores import may_be_in_store, member, name_in_store, open_node
@@ -26,7 +26,7 @@ def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> Imag
             if level != 0:
                 raise ValueError(f"level={level} is for OME-Zarr images; {path} is an array, which has one level, 0")
             names = getattr(node.metadata, "dimension_names", None) or [None] * len(node.shape)
-            described = [Axis(str(name or "")) for name in names]
+            described = [NamedAxis(str(name or "")) for name in names]
             return arrange(node, path, axes=axes, described=described, time=time, known=known)
         image, node, level = around
     stated = level_of(dict(node.attrs), level, image)

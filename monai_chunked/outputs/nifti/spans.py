@@ -17,7 +17,7 @@ from math import prod
 
 from monai_chunked.plan.boxes import Box, intervals, sizes
 
-__all__ = ["Piece", "Span", "SpanLayout"]
+__all__ = ["Span", "SpanLayout", "SpanPiece"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SpanPiece:
     """What a chunk and a span have in common, kept contiguously with its first axis the fastest.
 
     Attributes:
@@ -94,7 +94,7 @@ class SpanLayout:
         """Of all chunks."""
         return list(itertools.product(*(intervals(cuts) for cuts in self.cuts)))
 
-    def of_chunk(self, box: Box) -> Iterator[Piece]:
+    def of_chunk(self, box: Box) -> Iterator[SpanPiece]:
         """All pieces of a chunk."""
         along = box[self.axis]
         outer = [range(self.channels), *(range(side.start, side.stop) for side in reversed(box[self.axis + 1 :]))]
@@ -102,13 +102,13 @@ class SpanLayout:
             for start in range(along.start // self.step * self.step, along.stop, self.step):
                 yield self._piece(self._span(position, start), box)
 
-    def of_span(self, span: Span) -> Iterator[Piece]:
+    def of_span(self, span: Span) -> Iterator[SpanPiece]:
         """All pieces of a span."""
         along = [s for s in intervals(self.cuts[self.axis]) if s.start < span.stop and s.stop > span.start]
         for box in itertools.product(*map(intervals, self.cuts[: self.axis]), along):
             yield self._piece(span, box)
 
-    def in_chunk(self, piece: Piece, box: Box) -> tuple[int | slice, ...]:
+    def in_chunk(self, piece: SpanPiece, box: Box) -> tuple[int | slice, ...]:
         """The index of a piece of a chunk in ``(C, *chunk)``."""
         near = [slice(p.start - b.start, p.stop - b.start) for p, b in zip(piece.box, box)]
         far = [index - b.start for index, b in zip(reversed(piece.span.position[1:]), box[self.axis + 1 :])]
@@ -122,7 +122,7 @@ class SpanLayout:
             number = number * size + index
         return Span(position, start, stop, (number * length + start) * self.row, (stop - start) * self.row)
 
-    def _piece(self, span: Span, box: Box) -> Piece:
+    def _piece(self, span: Span, box: Box) -> SpanPiece:
         *before, along = box[: self.axis + 1]
         along = slice(max(along.start, span.start), min(along.stop, span.stop))
         # behind all that begin before it along the first axis, then those beside it that do along the second, ...
@@ -130,4 +130,4 @@ class SpanLayout:
         for axis, side in enumerate(before):
             offset += width * side.start * prod(self.size[axis + 1 : self.axis]) * (span.stop - span.start)
             width *= side.stop - side.start
-        return Piece(span, (*before, along), offset + width * (along.start - span.start))
+        return SpanPiece(span, (*before, along), offset + width * (along.start - span.start))

@@ -92,7 +92,7 @@ class _Chunk:
 
 
 @dataclass
-class _Held:
+class _HeldChunk:
     """A storage chunk that is not whole: its values for all channels, and what is known of them."""
 
     values: np.ndarray
@@ -116,7 +116,7 @@ class Collector:
         self.unit = tuple(map(min, unit, self.size))
         self.limit = HELD_BYTES if limit is None else limit
         self.held_bytes = 0
-        self._held: dict[tuple[int, ...], _Held] = {}
+        self._held: dict[tuple[int, ...], _HeldChunk] = {}
         self._missing: dict[tuple[int, ...], int] = {}  # voxels; also of storage chunks that were written in parts
         self._added: list[_Chunk] = []
         self._memory: list[np.ndarray] = []  # to use again: touching new memory takes longer than copying
@@ -169,7 +169,7 @@ class Collector:
         common = intersection(target, chunk.box)
         if position not in self._held:
             memory = self._memory.pop() if self._memory else np.empty((self.channels, *self.unit), values.dtype)
-            self._held[position] = _Held(memory)
+            self._held[position] = _HeldChunk(memory)
             self.held_bytes += memory.nbytes
         held = self._held[position]
         held.values[within(common, target)] = values[within(common, chunk.box)]
