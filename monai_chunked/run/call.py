@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from monai.transforms import Invertd
 
 from monai_chunked.chunks.ending import Ending, ending_of
 from monai_chunked.inputs.source import Source
@@ -18,15 +19,16 @@ from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Layout, Volume, lay_out
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Cuts
-from monai_chunked.run.inverting import inversion_of, why_whole
 from monai_chunked.run.results import result_dtype_of
 from monai_chunked.run.settings import Settings
 from monai_chunked.run.used_files import used_files
-from monai_chunked.transforms.inversion import Inversion
+from monai_chunked.transforms.chain import inside
+from monai_chunked.transforms.inversion import Images, Inversion, Undo, by_invertd
+from monai_chunked.transforms.reasons import stays_in_memory
 from monai_chunked.windows.importance import Importance
 from monai_chunked.windows.predictor import BoundNetwork
 
-__all__ = ["Call", "Fingerprint", "sum_dtype_of"]
+__all__ = ["Call", "Fingerprint", "inversion_of", "sum_dtype_of"]
 
 
 Fingerprint = tuple[Mapping[str, str], Sequence[str]]
@@ -40,6 +42,35 @@ def sum_dtype_of(source: Source, settings: Settings) -> torch.dtype:
     """Of weights, and of what predictions are added up in."""
     as_input = source.dtype.is_floating_point and settings.rounding is not None
     return source.dtype if as_input or source.dtype == torch.float64 else torch.float32
+
+
+def inversion_of(settings: Settings, source: Source) -> Inversion | None:
+    """What ``inverse`` or an ``Invertd`` in ``postprocessing`` asks for; ``None`` if there is neither.
+
+    Raises:
+        ValueError: when the input does not say what was done to it.
+    """
+    undo: Undo | Invertd | None = settings.inverse
+    template = source.template
+    images = Images(source.templates, template is not None and template.is_batch)
+    for chain in settings.chains:
+        if chain.invert is None:
+            continue
+        undo, images = by_invertd(chain.invert, chain.key), chain.images or images
+        if len(images.templates) not in (0, source.shape[0]):
+            raise ValueError(
+                f"postprocessing has an Invertd that was split for a batch of {len(images.templates)} image(s), but "
+                f"the input has {source.shape[0]}; call split_postprocessing(..., batch=) for each batch"
+            )
+    if undo is None:
+        return None
+    if isinstance(undo, Invertd):
+        undo = by_invertd(undo, undo.keys[0])
+    size = padded = settings.image_size
+    before = (inside(function) for chain in settings.chains for function in chain.before)
+    if all(map(stays_in_memory, before)):  # a prediction that was cut from a larger one lies with gaps in between
+        padded = tuple(map(max, size, settings.roi_size))
+    return Inversion(images, undo, (size, padded))
 
 
 @dataclass(frozen=True)
@@ -107,7 +138,7 @@ class Call:
 
     def why_whole(self) -> str | None:
         """Why predictions cannot be brought to the patients' grids a chunk at a time; ``None`` if they can."""
-        return None if self.inversion is None else why_whole(self.inversion, self.settings, self.sum_dtype)
+        return None if self.inversion is None else self.inversion.why_whole(self.settings.image_size, self.sum_dtype)
 
     @property
     def images(self) -> int:

@@ -29,8 +29,7 @@ from monai_chunked.plan.parts.work import cut, work_of
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import check_positive, format_bytes
 from monai_chunked.plan.window_grid import batches_without
-from monai_chunked.run.call import sum_dtype_of
-from monai_chunked.run.inverting import inversion_of, why_whole
+from monai_chunked.run.call import inversion_of, sum_dtype_of
 from monai_chunked.run.settings import Settings
 from monai_chunked.transforms.argmax import label_dtype
 from monai_chunked.transforms.chain import Chain
@@ -107,7 +106,7 @@ class _Planned:
             labels_on_cpu=settings.labels_on_cpu(self.device),
         )
         inversion = inversion_of(settings, source) if source else None
-        if inversion is not None and why_whole(inversion, settings, self.sum_dtype):
+        if inversion is not None and inversion.why_whole(settings.image_size, self.sum_dtype):
             inversion = None  # it is done behind the run
         self.endings = [ending_of(grid, inversion) for grid in self.layout.grids]
 

@@ -2,8 +2,7 @@
 A postprocessing as a chain of what each chunk goes through: before the inverse, the inverse, and after it.
 
 ``"argmax"``, a callable, or the end of a bundle, dictionary transforms of the prediction: what the user gives becomes a
-chain once, when it is checked. What is around ``Invertd`` treats each voxel by itself; ``Invertd`` in between brings it
-to the patient's grid.
+chain once, when it is checked.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class Chain:
     @property
     def is_argmax(self) -> bool:
         """Whether it is ``"argmax"``."""
-        return self.functions == (argmax,)
+        return any(function is argmax for function in self.functions)
 
     @property
     def of_dictionaries(self) -> bool:
@@ -163,8 +162,7 @@ class Chain:
         """
         voxel = torch.zeros(head.channels, 1, 1, 1)
         for function in _flat(self.functions):
-            transform = inside(function)
-            if not is_known(transform):
+            if not is_known(transform := inside(function)):
                 return
             if len(voxel) == 1 and (chosen := needs_classes(transform)) is not None:
                 name, value = chosen
@@ -196,8 +194,6 @@ def chains_of(postprocessing: Any) -> Chains:
     >>> chain = chains_of(Compose([Activationsd("pred", softmax=True), AsDiscreted("pred", argmax=True)]))
     >>> chain.key, len(chain.before), chain.invert, chain.after
     ('pred', 2, None, ())
-    >>> [chain.reduces for chain in chains_of(["argmax", None])]
-    [True, False]
     """
     transforms = list(_flat(postprocessing))
     if not transforms or not all(isinstance(each, MapTransform) for each in transforms):
@@ -219,9 +215,9 @@ def of_each(function: Callable[[Any], Any], given: Any) -> Any:
 
 def all_of(chains: Chains) -> list[Chain]:
     """Every chain, or the one that is for all heads."""
-    if isinstance(chains, Mapping):
-        return list(chains.values())
-    return [chains] if isinstance(chains, Chain) else list(chains)
+    every: list[Chain] = []
+    of_each(every.append, chains)
+    return every
 
 
 def inside(function: Function) -> Any:
@@ -251,12 +247,12 @@ def _of_dictionaries(transforms: Sequence[MapTransform]) -> Chain:
             f"grid once; leave the second one to the result, behind the inferer"
         )
     steps: list[tuple[Step, ...]] = [()]
-    for each in transforms:
-        if isinstance(each, Invertd):
+    for transform in transforms:
+        if isinstance(transform, Invertd):
             steps.append(())
         else:
-            check_dictionary("postprocessing", each, key)
-            steps[-1] += (Step(each, key),)
+            check_dictionary("postprocessing", transform, key)
+            steps[-1] += (Step(transform, key),)
     if not inverts:
         return Chain(key, steps[0])
     check_invert("postprocessing", inverts[0])
@@ -264,31 +260,30 @@ def _of_dictionaries(transforms: Sequence[MapTransform]) -> Chain:
 
 
 def _key(transforms: Sequence[MapTransform]) -> Hashable:
-    for each in transforms:
-        if len(each.keys) != 1:
+    for transform in transforms:
+        if len(transform.keys) != 1:
+            name, keys = type(transform).__name__, list(transform.keys)
             raise ValueError(
-                f"postprocessing contains {type(each).__name__} with keys={list(each.keys)}, but the inferer has one "
-                f"prediction; give its key alone, and the other keys to a transform behind the inferer "
-                f"(split_postprocessing does so)"
+                f"postprocessing contains {name} with keys={keys}, but the inferer has one prediction; give its key "
+                f"alone, and the other keys to a transform behind the inferer (split_postprocessing does so)"
             )
-    keys = list(dict.fromkeys(each.keys[0] for each in transforms))
-    if len(keys) > 1:
+    key, *others = dict.fromkeys(transform.keys[0] for transform in transforms)
+    if others:
         raise ValueError(
-            f"postprocessing contains transforms of the keys {', '.join(map(repr, keys))}, but the inferer has one "
-            f"prediction; leave those of the other keys to the result, behind the inferer (split_postprocessing "
-            f"does so)"
+            f"postprocessing contains transforms of the keys {', '.join(map(repr, (key, *others)))}, but the inferer "
+            f"has one prediction; leave those of the other keys to the result, behind the inferer "
+            f"(split_postprocessing does so)"
         )
-    return keys[0]
+    return key
 
 
 def _flat(transforms: Any) -> Iterator[Any]:
-    if type(transforms) in (Compose, Streamed):
-        transforms = list(transforms.transforms)
-    if isinstance(transforms, (list, tuple)):
-        for each in transforms:
-            yield from _flat(each)
-    else:
-        yield transforms
+    held = transforms.transforms if type(transforms) in (Compose, Streamed) else transforms
+    if not isinstance(held, (list, tuple)):
+        yield held
+        return
+    for each in held:
+        yield from _flat(each)
 
 
 def _through(functions: Sequence[Function], voxel: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from monai.transforms.utils import convert_applied_interp_mode
 from monai.utils import TraceKeys
 
 from monai_chunked.transforms.operations import resamplings
-from monai_chunked.transforms.resampling.axes import ChunkResampling, Resampling
+from monai_chunked.transforms.resampling.axes import ChunkResampling, Resampling, Unstreamable
 from monai_chunked.transforms.tracing import trace
 
 __all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "by_invertd"]
@@ -89,8 +89,7 @@ class Images:
         Args:
             batch: ``(B, C, *spatial)``.
         """
-        each = decollate_batch(batch)
-        return cls(tuple(MetaTensor([]).copy_meta_from(one, copy_attr=False) for one in each), batch.is_batch)
+        return cls(tuple(map(_without_voxels, decollate_batch(batch))), batch.is_batch)
 
 
 @dataclass(frozen=True)
@@ -118,14 +117,14 @@ class Undone:
         Args:
             cuts: for each dimension of the network's grid, where chunks begin, and the size.
         """
-        found = []
-        for each in self.resamplings:
-            made, now = [], [tuple(each) for each in cuts]
-            for resampling in each:
-                made.append(resampling.over(now))
-                now = list(made[-1].cuts)
-            found.append(tuple(made))
-        return tuple(found)
+        images = []
+        for of_image in self.resamplings:
+            chunks, now = [], [tuple(along) for along in cuts]
+            for resampling in of_image:
+                chunks.append(resampling.over(now))
+                now = list(chunks[-1].cuts)
+            images.append(tuple(chunks))
+        return tuple(images)
 
 
 class Inversion:
@@ -179,16 +178,29 @@ class Inversion:
         whole = torch.empty((CHANNELS, *(padded if size == image_size else size)), device="meta")
         prediction = whole[(slice(None), *map(slice, size))]
         traces = [trace(prediction, partial(self.undo, template)) for template in self.images.templates]
-        sizes = {tuple(each.result.shape[1:]) for each in traces}
+        sizes = {tuple(of_image.result.shape[1:]) for of_image in traces}
         if len(sizes) > 1:
             raise DifferentGrids(
                 f"the images of a batch must end on grids of one size, but they have {', '.join(map(str, sizes))} "
                 f"voxels; set batch_size: 1 in the data loader"
             )
-        each = tuple(resamplings(one) for one in traces)
-        templates = tuple(MetaTensor(torch.zeros(0)).copy_meta_from(one.result, copy_attr=False) for one in traces)
-        casts = any(step.name == "_to_copy" for one in traces for step in one.steps)
-        return Undone(each, templates, sizes.pop(), casts, tuple(one.strides for one in traces))
+        return Undone(
+            resamplings=tuple(map(resamplings, traces)),
+            templates=tuple(_without_voxels(of_image.result) for of_image in traces),
+            size=sizes.pop(),
+            casts=any(operation.name == "_to_copy" for of_image in traces for operation in of_image.operations),
+            strides=tuple(of_image.strides for of_image in traces),
+        )
+
+    def why_whole(self, size: tuple[int, ...], dtype: torch.dtype) -> str | None:
+        """Why predictions of this size and dtype cannot be inverted a chunk at a time; ``None`` if they can."""
+        if dtype != torch.float32:
+            return f"scores are {dtype}"
+        try:
+            self.over(size)
+        except Unstreamable as error:
+            return str(error)
+        return None
 
     def batch(self, templates: Sequence[MetaTensor]) -> MetaTensor:
         """A tensor without voxels, with the metadata of the batch, of those that have that of each image."""
@@ -206,6 +218,12 @@ def by_invertd(invert: Invertd, key: Hashable) -> Undo:
         return invert({key: prediction, image_key: image})[key]
 
     return undo
+
+
+def _without_voxels(image: MetaTensor) -> MetaTensor:
+    """A tensor that has the metadata alone."""
+    template: MetaTensor = MetaTensor(torch.zeros(0)).copy_meta_from(image, copy_attr=False)
+    return template
 
 
 def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:

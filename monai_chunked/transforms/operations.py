@@ -11,7 +11,7 @@ import torch
 from monai_chunked.transforms.coordinates import grid_sample_axes, interpolate_axes
 from monai_chunked.transforms.resampling.axes import Axis, Kind, Resampling, Unstreamable
 from monai_chunked.transforms.resampling.oblique import Oblique
-from monai_chunked.transforms.tracing import Step, Trace
+from monai_chunked.transforms.tracing import Operation, Trace
 from monai_chunked.transforms.trial import check_kind
 
 __all__ = ["resamplings"]
@@ -27,11 +27,11 @@ def resamplings(trace: Trace) -> tuple[Resampling, ...]:
         Unstreamable: when an operation is not known, or needs more than what is near a voxel.
     """
     grid = _Grid(trace.shape[1:])
-    for step in trace.steps:
+    for operation in trace.operations:
         try:
-            OPERATIONS.get(step.name, _unknown)(grid, step)
+            OPERATIONS.get(operation.name, _unknown)(grid, operation)
         except Unstreamable as error:
-            raise Unstreamable(f"{step.by}: {error}") from None
+            raise Unstreamable(f"{operation.by}: {error}") from None
     return grid.finish()
 
 
@@ -46,7 +46,7 @@ class _Grid:
         index: for each dimension of the volume, and place along it, the place in the grid; -1: a zero.
         lead: number of dimensions in front of the spatial ones.
         wide: whether voxels are of a wider dtype than they will be, because they were made in it.
-        done: the resamplings so far.
+        resamplings: the resamplings so far.
     """
 
     def __init__(self, size: Sequence[int]) -> None:
@@ -55,18 +55,18 @@ class _Grid:
         self.sizes = list(size)
         self.lead = 1
         self.wide = False
-        self.done: list[Resampling] = []
+        self.resamplings: list[Resampling] = []
 
     @property
     def size(self) -> tuple[int, ...]:
         return tuple(map(len, self.index))
 
-    def spatial(self, dim: int, step: Step) -> int:
+    def spatial(self, dim: int, operation: Operation) -> int:
         """A dimension counted from the first spatial one."""
-        found = dim % (self.lead + len(self.dims)) - self.lead
-        if found < 0:
-            raise Unstreamable(f"channels are changed by {step.name}")
-        return found
+        spatial = dim % (self.lead + len(self.dims)) - self.lead
+        if spatial < 0:
+            raise Unstreamable(f"channels are changed by {operation.name}")
+        return spatial
 
     def swap(self, one: int, other: int) -> None:
         """Two dimensions change places."""
@@ -91,7 +91,7 @@ class _Grid:
         if oblique is not None:
             oblique = self._placed(oblique, turned)
         order = tuple(range(len(axes)))
-        self.done.append(Resampling(tuple(placed[d] for d in order), order, tuple(self.dims), kind, oblique))
+        self.resamplings.append(Resampling(tuple(placed[d] for d in order), order, tuple(self.dims), kind, oblique))
         self.sizes = [len(placed[d]) for d in order]
         self.index = [np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)]
 
@@ -109,12 +109,12 @@ class _Grid:
             raise Unstreamable("its result is not rounded to float32")
         order = tuple(self.dims)
         same = all(np.array_equal(index, np.arange(self.sizes[d])) for d, index in zip(self.dims, self.index))
-        if not self.done:
+        if not self.resamplings:
             if same and order == tuple(range(len(order))):
                 return ()
             copied = {d: Axis.copy(index, self.sizes[d]) for d, index in zip(self.dims, self.index)}
             return (Resampling(tuple(copied[d] for d in sorted(copied)), order, order, "copy"),)
-        last = self.done[-1]
+        last = self.resamplings[-1]
         axes = list(last.axes)
         oblique = last.oblique
         for d, index in zip(self.dims, self.index):
@@ -122,7 +122,7 @@ class _Grid:
             if oblique is not None:
                 base = np.where(index < 0, np.nan, oblique.base[d][np.maximum(index, 0)])
                 oblique = replace(oblique, base=(*oblique.base[:d], base, *oblique.base[d + 1 :]))
-        return (*self.done[:-1], replace(last, axes=tuple(axes), order=order, oblique=oblique))
+        return (*self.resamplings[:-1], replace(last, axes=tuple(axes), order=order, oblique=oblique))
 
 
 def _falls(index: np.ndarray) -> bool:
@@ -134,8 +134,8 @@ def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
     """An axis made of places, as one made of the voxels that are there."""
 
     def voxels(places: np.ndarray) -> np.ndarray:
-        found: np.ndarray = np.where(places < 0, -1, index[np.maximum(places, 0)])
-        return found
+        there: np.ndarray = np.where(places < 0, -1, index[np.maximum(places, 0)])
+        return there
 
     low, high = voxels(axis.low), voxels(axis.high)
     low_weight = np.where(low < 0, 0, axis.low_weight).astype(axis.low_weight.dtype)
@@ -143,112 +143,112 @@ def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
     # some of the places that may be needed are in what was added at the border, where there is no voxel
     first, last = np.full_like(axis.first, size), np.full_like(axis.last, -1)
     for step in range(int((axis.last - axis.first).max(initial=0)) + 1):
-        found = voxels(np.where(axis.first < 0, -1, np.minimum(axis.first + step, axis.last)))
-        first, last = np.where(found < 0, first, np.minimum(first, found)), np.maximum(last, found)
+        voxel = voxels(np.where(axis.first < 0, -1, np.minimum(axis.first + step, axis.last)))
+        first, last = np.where(voxel < 0, first, np.minimum(first, voxel)), np.maximum(last, voxel)
     return Axis(low, high, low_weight, high_weight, np.where(last < 0, -1, first), last, size)
 
 
-def _unknown(grid: _Grid, step: Step) -> None:
-    raise Unstreamable(f"the operation {step.name} is not one that can be done chunk by chunk")
+def _unknown(grid: _Grid, operation: Operation) -> None:
+    raise Unstreamable(f"the operation {operation.name} is not one that can be done chunk by chunk")
 
 
-def _nothing(grid: _Grid, step: Step) -> None:
-    if step.shape[grid.lead :] != grid.size:
-        _unknown(grid, step)
+def _nothing(grid: _Grid, operation: Operation) -> None:
+    if operation.shape[grid.lead :] != grid.size:
+        _unknown(grid, operation)
 
 
-def _cast(grid: _Grid, step: Step) -> None:
-    if not step.dtype.is_floating_point or step.dtype.itemsize < 4:
-        raise Unstreamable(f"voxels become {step.dtype}")
-    if step.dtype == torch.float32:
+def _cast(grid: _Grid, operation: Operation) -> None:
+    if not operation.dtype.is_floating_point or operation.dtype.itemsize < 4:
+        raise Unstreamable(f"voxels become {operation.dtype}")
+    if operation.dtype == torch.float32:
         grid.wide = False
 
 
-def _unsqueeze(grid: _Grid, step: Step) -> None:
-    if step.args[0] != 0:
-        _unknown(grid, step)
+def _unsqueeze(grid: _Grid, operation: Operation) -> None:
+    if operation.args[0] != 0:
+        _unknown(grid, operation)
     grid.lead += 1
 
 
-def _squeeze(grid: _Grid, step: Step) -> None:
-    if step.args[0] not in (0, [0]) or grid.lead < 2:
-        _unknown(grid, step)
+def _squeeze(grid: _Grid, operation: Operation) -> None:
+    if operation.args[0] not in (0, [0]) or grid.lead < 2:
+        _unknown(grid, operation)
     grid.lead -= 1
 
 
-def _flip(grid: _Grid, step: Step) -> None:
-    for dim in step.args[0]:
-        d = grid.spatial(dim, step)
+def _flip(grid: _Grid, operation: Operation) -> None:
+    for dim in operation.args[0]:
+        d = grid.spatial(dim, operation)
         grid.index[d] = grid.index[d][::-1]
 
 
-def _permute(grid: _Grid, step: Step) -> None:
-    dims = step.args[0]
+def _permute(grid: _Grid, operation: Operation) -> None:
+    dims = operation.args[0]
     if list(dims[: grid.lead]) != list(range(grid.lead)):
-        raise Unstreamable(f"channels are moved by {step.name}")
-    moved = [grid.spatial(dim, step) for dim in dims[grid.lead :]]
+        raise Unstreamable(f"channels are moved by {operation.name}")
+    moved = [grid.spatial(dim, operation) for dim in dims[grid.lead :]]
     grid.dims, grid.index = [grid.dims[d] for d in moved], [grid.index[d] for d in moved]
 
 
-def _transpose(grid: _Grid, step: Step) -> None:
-    one, other = (grid.spatial(dim, step) for dim in step.args)
+def _transpose(grid: _Grid, operation: Operation) -> None:
+    one, other = (grid.spatial(dim, operation) for dim in operation.args)
     grid.swap(one, other)
 
 
-def _rot90(grid: _Grid, step: Step) -> None:
-    times, dims = step.args
-    one, other = (grid.spatial(dim, step) for dim in dims)
+def _rot90(grid: _Grid, operation: Operation) -> None:
+    times, dims = operation.args
+    one, other = (grid.spatial(dim, operation) for dim in dims)
     for _ in range(times % 4):
         grid.index[other] = grid.index[other][::-1]
         grid.swap(one, other)
 
 
-def _slice(grid: _Grid, step: Step) -> None:
-    dim, start, stop, by = list(step.args) + [0, None, None, 1][len(step.args) :]
+def _slice(grid: _Grid, operation: Operation) -> None:
+    dim, start, stop, by = list(operation.args) + [0, None, None, 1][len(operation.args) :]
     if dim % (grid.lead + len(grid.dims)) < grid.lead:
-        _nothing(grid, step)
+        _nothing(grid, operation)
         return
-    d = grid.spatial(dim, step)
+    d = grid.spatial(dim, operation)
     grid.index[d] = grid.index[d][slice(start, stop, by)]
 
 
-def _pad(grid: _Grid, step: Step) -> None:
-    amounts, value = step.args[0], step.args[1] if len(step.args) > 1 else 0
+def _pad(grid: _Grid, operation: Operation) -> None:
+    amounts, value = operation.args[0], operation.args[1] if len(operation.args) > 1 else 0
     if value != 0:
         raise Unstreamable(f"voxels of value {value} are added at the border")
     pairs = [(amounts[k], amounts[k + 1]) for k in range(0, len(amounts), 2)]
     for dim, (before, after) in zip(range(-1, -len(pairs) - 1, -1), pairs):
         if (before, after) == (0, 0):
             continue
-        d = grid.spatial(dim, step)
+        d = grid.spatial(dim, operation)
         inside = grid.index[d][max(-before, 0) : len(grid.index[d]) - max(-after, 0)]
         grid.index[d] = np.concatenate([np.full(max(before, 0), -1), inside, np.full(max(after, 0), -1)])
 
 
-def _grid_sample(grid: _Grid, step: Step) -> None:
-    coordinates, mode, padding_mode, align_corners = step.args
+def _grid_sample(grid: _Grid, operation: Operation) -> None:
+    coordinates, mode, padding_mode, align_corners = operation.args
     if len(grid.dims) != 3:
         raise Unstreamable("it interpolates in two dimensions, which PyTorch rounds in another way")
     if mode == 2 or not isinstance(coordinates, tuple):
-        _unknown(grid, step)
+        _unknown(grid, operation)
     _, theta, size, same = coordinates
     if same != align_corners:
-        _unknown(grid, step)
+        _unknown(grid, operation)
     axes, kind, oblique = grid_sample_axes(theta[0], grid.size, size, mode, padding_mode, align_corners)
     grid.resample(axes, kind, oblique)
-    grid.wide = step.dtype != torch.float32 and kind != "copy"
+    grid.wide = operation.dtype != torch.float32 and kind != "copy"
 
 
-def _interpolate(mode: str) -> Callable[[_Grid, Step], None]:
-    def resample(grid: _Grid, step: Step) -> None:
-        align_corners = len(step.args) > 1 and step.args[1] is True
-        axes, kind = interpolate_axes(grid.size, step.shape[grid.lead :], mode, align_corners, step.dtype)
+def _interpolate(mode: str) -> Callable[[_Grid, Operation], None]:
+    def resample(grid: _Grid, operation: Operation) -> None:
+        align_corners = len(operation.args) > 1 and operation.args[1] is True
+        axes, kind = interpolate_axes(grid.size, operation.shape[grid.lead :], mode, align_corners, operation.dtype)
         grid.resample(axes, kind)
 
     return resample
 
 
-OPERATIONS: dict[str, Callable[[_Grid, Step], None]] = {
+OPERATIONS: dict[str, Callable[[_Grid, Operation], None]] = {
     **dict.fromkeys(
         ("detach", "alias", "clone", "contiguous", "lift_fresh", "expand", "view", "_unsafe_view"), _nothing
     ),

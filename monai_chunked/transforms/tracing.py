@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from monai_chunked.transforms.resampling.axes import Unstreamable
 
-__all__ = ["Step", "Trace", "trace"]
+__all__ = ["Operation", "Trace", "trace"]
 
 
 MUCH = 2**16
@@ -32,8 +32,8 @@ AFFINE_GRID = "affine_grid_generator"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation on the volume.
+class Operation:
+    """What is done once to the volume.
 
     Attributes:
         name: of the operator, without its namespace.
@@ -56,13 +56,13 @@ class Trace:
 
     Attributes:
         shape: of the volume before, ``(C, *spatial)``.
-        steps: the operations, first to last.
+        operations: first to last.
         result: a tensor without memory, ``(C, *spatial)``, with the metadata that is left.
         strides: that the result has in the next transform, where the volume has memory; in voxels.
     """
 
     shape: tuple[int, ...]
-    steps: tuple[Step, ...]
+    operations: tuple[Operation, ...]
     result: MetaTensor
     strides: tuple[int, ...]
 
@@ -89,7 +89,7 @@ def trace(volume: torch.Tensor, function: Callable[[MetaTensor], Any]) -> Trace:
     if not isinstance(result, MetaTensor) or not recorder.knows(result):
         raise Unstreamable("its result does not come from the prediction by operations of PyTorch")
     left = recorder.like(result).to(memory_format=torch.contiguous_format)  # as the next transform asks for it
-    return Trace(tuple(volume.shape), tuple(recorder.steps), result, left.stride())
+    return Trace(tuple(volume.shape), tuple(recorder.operations), result, left.stride())
 
 
 class _Recorder(TorchDispatchMode):
@@ -101,7 +101,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[Step] = []
+        self.operations: list[Operation] = []
         self._volumes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._grids: dict[int, tuple[Any, ...]] = {}
 
@@ -148,7 +148,7 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(like, torch.Tensor) or name.endswith("_"):
             raise Unstreamable(f"{_transform()} uses an operation that cannot be followed ({name})")
         others = tuple(self._argument(each) for each in args if not self._is_volume(each))
-        self.steps.append(Step(name, others, tuple(like.shape), like.dtype, _transform()))
+        self.operations.append(Operation(name, others, tuple(like.shape), like.dtype, _transform()))
         return self.volume(like)
 
     def _on_meta(self, value: Any) -> Any:
@@ -176,7 +176,7 @@ def _place(tensor: torch.Tensor) -> int:
 def _transform() -> str:
     """The transform of MONAI that is at work."""
     frame: Any = sys._getframe()
-    found = "it"  # post_func of Invertd, or what else is called behind the transforms
+    name = "it"  # post_func of Invertd, or what else is called behind the transforms
     while frame is not None:
         owner = frame.f_locals.get("self")
         if (
@@ -184,6 +184,6 @@ def _transform() -> str:
             and isinstance(owner, InvertibleTransform)
             and not isinstance(owner, Compose)
         ):
-            found = f"the inverse of {type(owner).__name__}"
+            name = f"the inverse of {type(owner).__name__}"
         frame = frame.f_back
-    return found
+    return name
