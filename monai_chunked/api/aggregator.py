@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from monai_chunked.api.sampler import OPTIONS, WindowSampler, tensor_of
+from monai_chunked.outputs.base import Output
 from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
@@ -18,7 +19,7 @@ from monai_chunked.run.assembly import Assembly, Part, assemble
 from monai_chunked.run.begun import begun
 from monai_chunked.run.call import Call
 from monai_chunked.run.run import hand_out, watched
-from monai_chunked.run.settings import Settings
+from monai_chunked.run.settings import Settings, Sizes
 from monai_chunked.windows.errors import windows_text
 from monai_chunked.windows.predictor import BoundNetwork, Predictor
 
@@ -63,12 +64,12 @@ class ChunkAggregator:
         sampler: WindowSampler,
         mode: str = "constant",
         postprocessing: Any = None,
-        output: Any = "auto",
-        chunk_size: Any = None,
+        output: str | Output = "auto",
+        chunk_size: Sizes | None = None,
         **parameters: Any,
     ) -> None:
         of_windows = {*sampler.parameters, *OPTIONS} - {"scratch_dir"}
-        accepted = {each.name for each in fields(Settings)} - {*NOT_TAKEN, *of_windows}
+        accepted = {setting.name for setting in fields(Settings)} - {*NOT_TAKEN, *of_windows}
         unknown = [name for name in parameters if name not in accepted]
         if unknown:
             of_sampler = "; it is a parameter of the WindowSampler" if unknown[0] in of_windows else ""
@@ -146,7 +147,7 @@ class ChunkAggregator:
     def __enter__(self) -> ChunkAggregator:
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if not self._over:
             self._abandon(error or RuntimeError(), "because its block was left before finish()")
 
@@ -180,28 +181,26 @@ class ChunkAggregator:
             ValueError: when they are not; TypeError: when they are no windows.
         """
         dims = len(self._call.settings.image_size)
-        each = torch.as_tensor(np.asarray(windows) if not isinstance(windows, torch.Tensor) else windows)
-        each = each[None] if each.dim() == 1 else each
-        if each.dim() != 2 or each.shape[1] != 1 + 2 * dims or each.dtype.is_floating_point or not len(each):
+        rows = torch.as_tensor(np.asarray(windows) if not isinstance(windows, torch.Tensor) else windows)
+        rows = rows[None] if rows.dim() == 1 else rows
+        if rows.dim() != 2 or rows.shape[1] != 1 + 2 * dims or rows.dtype.is_floating_point or not len(rows):
             raise ValueError(
                 f"windows must be integers of shape (windows, {1 + 2 * dims}), as the sampler gives them, got "
-                f"{each.dtype} of shape {tuple(each.shape)}"
+                f"{rows.dtype} of shape {tuple(rows.shape)}"
             )
         batch = []
-        for number, one in enumerate(map(tuple, each.tolist()), start=self._taken):
-            found = self._order.get(one)
-            if found != number:
-                what = f"image {one[0]} [{', '.join(f'{a}:{b}' for a, b in zip(one[1:], one[1 + dims :]))}]"
-                if found is None:
-                    said = f"window {what} is none of the sampler's"
-                elif found < number:
-                    said = f"window {what} came already"
+        for number, row in enumerate(map(tuple, rows.tolist()), start=self._taken):
+            own = self._order.get(row)
+            if own != number:
+                box = ", ".join(f"{start}:{stop}" for start, stop in zip(row[1:], row[1 + dims :]))
+                if own is None:
+                    reason = "is none of the sampler's"
                 else:
-                    said = f"window {what} came too early"
+                    reason = "came already" if own < number else "came too early"
                 following = windows_text([self._expected[number]]) if number < len(self._expected) else "none"
                 raise ValueError(
-                    f"{said}; windows must come in scan order, each of them once (no shuffle), and the next one is "
-                    f"{following}"
+                    f"window image {row[0]} [{box}] {reason}; windows must come in scan order, each of them once (no "
+                    f"shuffle), and the next one is {following}"
                 )
             batch.append(self._expected[number])
         return batch
@@ -218,7 +217,7 @@ class ChunkAggregator:
         self._stack.__exit__(type(error), error, error.__traceback__)
 
 
-def _no_network(*args: Any) -> Any:
+def _no_network(*args: object) -> NoReturn:
     raise AssertionError("predictions come from outside")
 
 
@@ -229,7 +228,7 @@ def _as_tensors(predictions: Any) -> Any:
     if isinstance(predictions, torch.Tensor):
         return predictions.detach()
     if isinstance(predictions, Mapping):
-        return {key: _as_tensors(each) for key, each in predictions.items()}
+        return {key: _as_tensors(head) for key, head in predictions.items()}
     if isinstance(predictions, (tuple, list)):
-        return [_as_tensors(each) for each in predictions]
+        return [_as_tensors(head) for head in predictions]
     return predictions

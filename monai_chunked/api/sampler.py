@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.settings import Settings
+from monai_chunked.run.settings import PerDimension, Settings, Sizes
 from monai_chunked.windows.errors import name_windows
 from monai_chunked.windows.reader import Image, Reading, image_of
 
@@ -63,11 +64,11 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __init__(
         self,
-        inputs: Any,
-        roi_size: Sequence[int] | int,
-        overlap: Sequence[float] | float = 0.25,
+        inputs: Array,
+        roi_size: Sizes,
+        overlap: PerDimension = 0.25,
         border: Sequence[str] | str = "edge",
-        mask: Any = None,
+        mask: Array | None = None,
         preprocessing: Callable[..., Any] | None = None,
         **options: Any,
     ) -> None:
@@ -127,12 +128,12 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Args:
             batch_size: how many windows are in one, at most.
         """
-        first, found = 0, []
+        first, batches = 0, []
         for run in self._runs:
             numbers = list(range(first, first + len(run)))
-            found += [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
+            batches += [numbers[k : k + batch_size] for k in range(0, len(numbers), batch_size)]
             first += len(run)
-        return found
+        return batches
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process reads for itself."""
@@ -150,8 +151,8 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         process, image = getattr(self._reader, "image", (None, None))
         if image is None or process != os.getpid():
             settings = self.settings
-            how = Reading(settings.padding_mode, settings.cval, self.source.device, True, settings.preprocessing)
-            image = image_of(self.source, settings.windows, how, settings.scratch_dir)
+            reading = Reading(settings.padding_mode, settings.cval, self.source.device, True, settings.preprocessing)
+            image = image_of(self.source, settings.windows, reading, settings.scratch_dir)
             self._reader.image = os.getpid(), image
         return image
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -35,7 +35,7 @@ def free_memory(device: torch.device) -> int | None:
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
-def on_stream_of(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+def on_stream_of(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """A context in which another thread works on the stream that this one has now."""
     if device.type != "cuda":
         return nullcontext
@@ -88,11 +88,11 @@ class Downloads:
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
 
-    def ready(self, tensor: torch.Tensor) -> Any:
+    def ready(self, tensor: torch.Tensor) -> torch.cuda.Event | None:
         """From when on a tensor holds what this thread has asked for."""
         return torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
 
-    def get(self, tensor: torch.Tensor, ready: Any) -> torch.Tensor:
+    def get(self, tensor: torch.Tensor, ready: torch.cuda.Event | None) -> torch.Tensor:
         """The tensor in CPU memory, or as it is where it need not be copied asynchronously. In any thread."""
         if ready is None:
             return tensor

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from io import FileIO
+from io import FileIO, RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
@@ -56,7 +56,7 @@ SYNCING_THREADS = 8
 """Files whose bytes are brought to disk at the same time, which is faster than one after the other."""
 
 
-def check_folder(name: str, path: Any, needed: int) -> None:
+def check_folder(name: str, path: str | os.PathLike[str] | None, needed: int) -> None:
     """It can be written to, and its disk has room; ``None`` is the folder for temporary files.
 
     A folder for scratch must exist. One for results need not: it is created when something is written to it, so what
@@ -72,7 +72,7 @@ def check_folder(name: str, path: Any, needed: int) -> None:
     except TypeError:
         raise TypeError(f"{name}={path!r} must be a path") from None
     if name == "output_dir":
-        folder = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        folder = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not folder.exists():
         raise FileNotFoundError(errno.ENOENT, f"{name} does not exist; create it first", str(folder))
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def check_folder(name: str, path: Any, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{what} needs {needed:,} bytes but {name} has {free:,} free", str(folder))
 
 
-def sync(file: Any) -> None:
+def sync(file: Path | IO[bytes]) -> None:
     """Return when the bytes of a file are on disk; that of a path, or one that is open."""
     if isinstance(file, Path):
         _sync(file, os.O_RDWR)
@@ -122,7 +122,7 @@ def rename_all(root: Path, names: Mapping[Path, Path]) -> None:
 
     Args:
         root: the folder; its own name is safe already.
-        names: for each file that of it from now on, in the same folder.
+        names: of each file the one that it has from now on, in the same folder.
     """
     with ThreadPoolExecutor(SYNCING_THREADS) as threads:
         list(threads.map(sync, names))
@@ -197,22 +197,22 @@ def beside(path: Path, ending: str) -> Path:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are missing, so that their names are safe."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        sync_folder(each.parent)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 @contextmanager
 def leaving_no_empty_folder(folders: Iterable[Path]) -> Iterator[None]:
     """When the block fails, remove those of the folders, and of those above them, that it made and left empty."""
-    missing = {each for folder in folders for each in (folder, *folder.parents) if not each.exists()}
+    missing = {parent for folder in folders for parent in (folder, *folder.parents) if not parent.exists()}
     try:
         yield
     except BaseException:
-        for each in sorted(missing, key=lambda path: len(path.parts), reverse=True):
+        for folder in sorted(missing, key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):  # it is not empty, or was not made
-                each.rmdir()
+                folder.rmdir()
         raise
 
 
@@ -224,7 +224,7 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def allocate(file: Any, size: int) -> None:
+def allocate(file: IO[bytes], size: int) -> None:
     """Give a file its size in bytes, and the space for it where the system can tell at once that there is none."""
     file.truncate(size)
     if ALLOCATES:
@@ -235,13 +235,13 @@ def allocate(file: Any, size: int) -> None:
                 raise
 
 
-def write_all(file: Any, data: memoryview) -> None:
+def write_all(file: RawIOBase, data: memoryview) -> None:
     """Write all bytes at the place where an unbuffered file is, which may take several writes."""
     while data:
         data = data[file.write(data) :]
 
 
-def read_all(file: Any, data: memoryview, path: Path) -> None:
+def read_all(file: RawIOBase, data: memoryview, path: Path) -> None:
     """Fill memory from the place where an unbuffered file is.
 
     Raises:

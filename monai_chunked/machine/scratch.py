@@ -6,7 +6,6 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,7 +36,7 @@ class ScratchFile:
     def __init__(self, size: int, folder: str | os.PathLike[str] | None = None) -> None:
         check_folder("scratch_dir", folder, size)
         self.folder = Path(tempfile.gettempdir() if folder is None else folder)
-        self._file: Any = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115  open until close()
+        self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115  open until close()
         allocate(self._file, size)
 
     def write(self, slot: int, chunk: torch.Tensor) -> None:

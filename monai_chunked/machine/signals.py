@@ -11,10 +11,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import NoReturn
 
 __all__ = ["interruptible"]
 
@@ -48,7 +49,7 @@ def interruptible(journal: Path | None) -> Iterator[None]:
         error.args = (*error.args, *_goes_on(journal))  # the last line of what is printed
         raise
     except _Terminated:
-        logger.warning("ended by SIGTERM%s", "".join(f"; {each}" for each in _goes_on(journal)))
+        logger.warning("ended by SIGTERM%s", "".join(f"; {sentence}" for sentence in _goes_on(journal)))
         raise
     finally:
         if catches:
@@ -61,8 +62,8 @@ def _goes_on(journal: Path | None) -> list[str]:
     return [f"the same call goes on where this one stopped ({journal})"]
 
 
-def _terminator(owner: int) -> Any:
-    def terminate(number: int, frame: Any) -> None:
+def _terminator(owner: int) -> Callable[[int, FrameType | None], NoReturn]:
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)  # who asks again does not want to wait
         if os.getpid() != owner:  # a forked child has nothing to clean up
             os.kill(os.getpid(), number)

@@ -19,9 +19,9 @@ def without_store_endings(name: str) -> str:
     ('embryo', 'scan.v1', 'scan.nii.gz')
     """
     bare = name
-    for each in STORE_ENDINGS:
-        if each != ".ome" or bare != name:
-            bare = bare[: -len(each)] if bare.lower().endswith(each) else bare
+    for ending in STORE_ENDINGS:
+        if ending != ".ome" or bare != name:
+            bare = bare[: -len(ending)] if bare.lower().endswith(ending) else bare
     return bare or name
 
 

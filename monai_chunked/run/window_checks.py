@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.utils import convert_data_type, ensure_tuple, ensure_tuple_rep
 
 from monai_chunked.inputs.lazy.image_array import ImageArray
-from monai_chunked.inputs.lazy.lazy_array import storage_chunks
+from monai_chunked.inputs.lazy.lazy_array import Array, storage_chunks
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.plan.borders import BORDERS
 from monai_chunked.plan.sizes import check_positive, per_dimension
@@ -35,7 +35,7 @@ __all__ = [
 def check_border(border: Any, dims: int) -> tuple[str, ...]:
     if not isinstance(border, str) and len(ensure_tuple(border)) != dims:
         raise ValueError(f"border={border!r} must be one value, or one for each of {dims} spatial dimensions")
-    return tuple(check_choice("border", each, list(BORDERS)) for each in ensure_tuple_rep(border, dims))
+    return tuple(check_choice("border", value, list(BORDERS)) for value in ensure_tuple_rep(border, dims))
 
 
 def check_min_size(min_size: Any, border: Sequence[str], roi_size: Sequence[int]) -> tuple[int, ...] | None:
@@ -102,7 +102,7 @@ def check_skip(skip: Any) -> Skip | None:
     return skip
 
 
-def check_mask(mask: Any, shape: Sequence[int]) -> Any:
+def check_mask(mask: Any, shape: Sequence[int]) -> Array | None:
     """Of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
     if mask is None:
         return None
@@ -138,9 +138,9 @@ def check_background(background: Any) -> Any:
     else:
         parts = list(background) if isinstance(background, (tuple, list)) else [background]
     for part in parts or [()]:
-        each = list(part) if isinstance(part, (tuple, list)) else [part]
+        channels = list(part) if isinstance(part, (tuple, list)) else [part]
         array = isinstance(part, (torch.Tensor, np.ndarray)) and part.ndim < 2 and 0 not in part.shape
-        if not each or not (array or all(isinstance(n, numbers.Real) for n in each)):
+        if not channels or not (array or all(isinstance(n, numbers.Real) for n in channels)):
             raise TypeError(
                 f"background={background!r} must be a number, or one for each channel; for several heads a tuple or "
                 f"dict of these"
@@ -148,7 +148,7 @@ def check_background(background: Any) -> Any:
     return background
 
 
-def check_rounding(rounding: Any, buffer_steps: int | None, background: Any, skips: bool) -> Any:
+def check_rounding(rounding: object, buffer_steps: int | None, background: Any, skips: bool) -> Literal["monai"] | None:
     """``None``, or ``"monai"`` where there is something that MONAI rounds."""
     if rounding is None:
         return None
@@ -168,4 +168,4 @@ def check_rounding(rounding: Any, buffer_steps: int | None, background: Any, ski
             f"rounding='monai' is for what a network returns, but background={background!r} stands for it in windows "
             f"that are skipped, and has no precision to round to; set background=0, or leave out rounding"
         )
-    return rounding
+    return "monai"
