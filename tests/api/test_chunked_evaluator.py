@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +40,6 @@ from monai_chunked import (
     each_voxel,
 )
 from monai_chunked.api.evaluator.replacing import chunked_inferer
-from tests import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -393,15 +390,14 @@ def test_wrong_arguments_are_monais_errors() -> None:
         evaluator(ChunkedEvaluator, None, postprocesing=None)
 
 
-def test_without_ignite_it_says_what_to_install() -> None:
+def test_without_ignite_it_says_what_to_install(python: Callable[..., Any]) -> None:
     program = (
         "import sys; sys.modules['ignite'] = None\n"
         "import monai_chunked\n"
         "try:\n    monai_chunked.ChunkedEvaluator('cpu', [], None)\n"
         "except ImportError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "ChunkedEvaluator needs PyTorch Ignite: pip install pytorch-ignite\n"
+    assert python(program).stdout == "ChunkedEvaluator needs PyTorch Ignite: pip install pytorch-ignite\n"
 
 
 def test_array_transforms_are_no_postprocessing_of_dictionaries() -> None:

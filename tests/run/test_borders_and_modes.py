@@ -135,7 +135,7 @@ def test_constant_weights_over_patchlys_windows_give_patchlys_answer(case: dict[
 
 @pytest.mark.parametrize("border", sorted(BORDERS))
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("postprocessing", [None, "argmax"])
+@pytest.mark.parametrize("postprocessing", [None, pytest.param("argmax", marks=pytest.mark.long)])
 def test_a_run_that_stopped_goes_on_with_these_windows(
     border: str, mode: str, postprocessing: Any, tmp_path: Path
 ) -> None:
