@@ -49,8 +49,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
     ``process_group``, a limit of memory or a result on disk.
 
     Args:
-        roi_size: spatial size of a window in voxels; where it is 0, negative or ``None``, the size of the image.
-            Smaller images are padded.
+        roi_size: spatial size of a window in voxels; where it is 0, negative or ``None``, that of the image.
         sw_batch_size: how many windows the network gets at a time.
         overlap: of neighbouring windows, as a part of ``roi_size``, at least 0 and less than 1.
         mode: weights for blending windows: ``"constant"``, or less towards their borders: ``"gaussian"``, ``"hann"``
@@ -245,7 +244,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             ``zarr.Array`` and for several images a list with one for each. Type checkers are told of tensors, as they
             do not see the output; ``typing.cast`` tells them of anything else.
         """
-        return self._infer(inputs, network, self.roi_size, self.roi_weight_map, args, kwargs)
+        return self._infer(inputs, network, args, kwargs)
 
     def plan(
         self,
@@ -275,19 +274,20 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         self,
         inputs: Array,
         network: Callable[..., Any],
-        roi_size: Sizes,
-        roi_weight_map: torch.Tensor | None,
         args: Sequence[Any],
         kwargs: dict[str, Any],
+        *,
         call: Callable[..., Any] | None = None,
+        **own: Any,
     ) -> Any:
+        """A call of what calls the network, with settings of its own in place of the inferer's."""
         condition = kwargs.pop("condition", None)
         check_inputs(inputs)
         if condition is not None:
             check_same_shape(condition, inputs)
         if self.roi_weight_map is self._cached and self.mode not in list(BlendMode):  # set later; MONAI has no such
-            roi_weight_map = None
-        given = Settings.given(self) | {"roi_size": roi_size, "roi_weight_map": roi_weight_map}
+            own["roi_weight_map"] = None
+        given = Settings.given(self) | own
         given |= {name: kwargs.pop(name) for name in ("device", "buffer_steps", "buffer_dim") if name in kwargs}
         if given["device"] is None and self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh:
             given["device"] = "cpu"

@@ -70,7 +70,7 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
             positional: Any = (condition, *args) if takes_condition else args
             return self.network_wrapper(network, windows, *positional, **kwargs)
 
-        return self._infer(inputs, network, roi_size, weights, args, kwargs, slices)
+        return self._infer(inputs, network, args, kwargs, call=slices, roi_size=roi_size, roi_weight_map=weights)
 
     def _wrapper(self) -> Any:
         return type(self).network_wrapper, self.spatial_dim
