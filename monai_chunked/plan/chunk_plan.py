@@ -5,17 +5,38 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from monai_chunked.plan.parts.forecast import PartForecast, PartsForecast
+from monai_chunked.plan.parts.forecast import PartsForecast
 from monai_chunked.plan.schedule import CPU, DEVICE, SCRATCH
 from monai_chunked.plan.sizes import format_bytes
 
-__all__ = ["ChunkPlan"]
+__all__ = ["BATCH", "FACES", "FINISHED", "OPEN", "OUTPUT", "ROWS", "ChunkPlan", "Item"]
 
 
-@dataclass(frozen=True)
+OPEN, FINISHED, FACES, BATCH = "open chunks", "finished chunks", "to patient's grid", "one batch"
+
+
+OUTPUT, ROWS = "output", "input rows kept"
+
+
+class Item(NamedTuple):
+    """What a run has at a time, beside the input and what the network itself needs.
+
+    Attributes:
+        name: of what it is.
+        level: where it is: the device, CPU memory or scratch; ``None``: a file of the result.
+        bytes: the most that it takes.
+    """
+
+    name: str
+    level: int | None
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChunkPlan:
     """What a run will take. Sizes are in voxels and bytes; levels are the device, CPU memory and scratch.
 
@@ -23,106 +44,140 @@ class ChunkPlan:
         image_size: spatial size of an image.
         roi_size: spatial size of a window.
         windows: number of windows in all.
+        skipped: how many of the windows have no voxel of the mask. What a ``skip`` will say is not known: all sizes are
+            those of a run in which it skips none, which takes more.
         batches: number of batches.
+        passes: how often the network sees each window, more than once if it is mirrored.
         chunks: number of chunks in all.
         chunk_size: spatial size of the largest chunk; those that the plan cuts by itself are of several sizes.
         scan_order: the dimensions, from the one along which windows advance last to the one along which they do first.
-        device_peak, cpu_peak, scratch_peak: the most that open chunks take on each level under the limits. Scores that
-            stay in memory, with no postprocessing and nothing that moves, have their open chunks in the output.
-        device_limit, cpu_limit: the limits; ``None``: none was set.
-        scratch_written, scratch_read: bytes to and from scratch.
-        output_bytes: of the finished output; ``None`` if that depends on what the postprocessing returns.
-        monai_bytes: of the scores and the count map of MONAI's ``SlidingWindowInferer``.
-        advice: what another scan order would save, if that is a lot.
-        curve: bytes on each level while each window is added to each output, for one image: ``(steps, 3)``.
-        input_bytes: of the rows of the input that are kept, so that each voxel is read once; 0 if it is in memory or
-            only its shape is known.
-        input_in_memory: whether they are kept in memory, or else in a file in ``scratch_dir``.
-        inverse_bytes: of the faces of finished chunks that are kept for those behind them, and of the largest box that
-            is made of one on the patient's grid; 0 if nothing is brought there.
         result_size: spatial size of the result in voxels.
+        items: the bill, from which all sums follow. Scores that stay in memory, with no postprocessing and nothing that
+            moves, have their open chunks in the output, so that there is no item for these.
+        device_limit, cpu_limit: the limits of open chunks; ``None``: none was set.
+        curve: bytes of open chunks on each level while each window is added to each output, for one image:
+            ``(steps, 3)``.
+        scratch_written, scratch_read: bytes to and from scratch.
+        monai_bytes: of the scores and the count map of MONAI's ``SlidingWindowInferer``.
         monai_inverse_bytes: of MONAI's ``Invertd`` where it interpolates, about.
-        finished_bytes: of a chunk that is finished (its weights, its result) and of those that wait to be written.
-        batch_bytes: of a batch of predictions, taken to be of the dtype of the sums, of the windows for it, and for the
-            next one too where they are read ahead, and of the importance map.
-        device_bytes, cpu_bytes: the most that a run takes there in all, but for the input and what the network itself
-            needs: open chunks, the output if it is there, finished chunks, one batch, and rows of the input.
-        skipped: how many of the windows have no voxel of the mask. What a ``skip`` will say is not known: all sizes are
-            those of a run in which it skips none, which takes more.
-        passes: how often the network sees each window, more than once if it is mirrored.
+        advice: what another scan order would save, if that is a lot.
         parts: what each part takes, if several workers share the volume; ``None``: one process does it.
     """
 
     image_size: tuple[int, ...]
     roi_size: tuple[int, ...]
     windows: int
+    skipped: int = 0
     batches: int
+    passes: int = 1
     chunks: int
     chunk_size: tuple[int, ...]
     scan_order: tuple[int, ...]
-    device_peak: int
-    cpu_peak: int
-    scratch_peak: int
+    result_size: tuple[int, ...]
+    items: tuple[Item, ...]
     device_limit: int | None
     cpu_limit: int | None
+    curve: np.ndarray = field(repr=False, compare=False)
     scratch_written: int
     scratch_read: int
-    output_bytes: int | None
     monai_bytes: int
-    advice: str | None
-    curve: np.ndarray = field(repr=False, compare=False)
-    input_bytes: int = 0
-    input_in_memory: bool = True
-    finished_bytes: int = 0
-    inverse_bytes: int = 0
-    result_size: tuple[int, ...] = ()
     monai_inverse_bytes: int = 0
-    batch_bytes: int = 0
-    device_bytes: int = 0
-    cpu_bytes: int = 0
-    skipped: int = 0
-    passes: int = 1
+    advice: str | None
     parts: PartsForecast | None = None
 
+    @property
+    def device_peak(self) -> int:
+        """The most that open chunks take on the device under the limits."""
+        return int(self.curve[:, DEVICE].max())
+
+    @property
+    def cpu_peak(self) -> int:
+        """The most that open chunks take in CPU memory under the limits."""
+        return int(self.curve[:, CPU].max())
+
+    @property
+    def scratch_peak(self) -> int:
+        """The most that open chunks take in scratch under the limits."""
+        return int(self.curve[:, SCRATCH].max())
+
+    @property
+    def device_bytes(self) -> int:
+        """The most that a run takes on the device in all, but for the input and what the network itself needs."""
+        return sum(item.bytes for item in self.items if item.level == DEVICE)
+
+    @property
+    def cpu_bytes(self) -> int:
+        """The most that a run takes in CPU memory in all, but for the input and what the network itself needs."""
+        return sum(item.bytes for item in self.items if item.level == CPU)
+
+    @property
+    def output_bytes(self) -> int | None:
+        """Of the finished output; ``None`` if that depends on what the postprocessing returns."""
+        return self._bytes_of(OUTPUT) or None
+
+    @property
+    def finished_bytes(self) -> int:
+        """Of a chunk that is finished (its weights, its result) and of those that wait to be written."""
+        return self._bytes_of(FINISHED)
+
+    @property
+    def inverse_bytes(self) -> int:
+        """Of what brings finished chunks to the patient's grid; 0 if nothing does.
+
+        These are the faces that are kept for the chunks behind them, and the largest box that is made of one.
+        """
+        return self._bytes_of(FACES)
+
+    @property
+    def batch_bytes(self) -> int:
+        """Of a batch: predictions of the dtype of the sums, windows (also those read ahead), the importance map."""
+        return self._bytes_of(BATCH)
+
+    @property
+    def input_bytes(self) -> int:
+        """Of the rows of the input that are kept, so that each voxel is read once.
+
+        0 if the input is in memory, or only its shape is known.
+        """
+        return self._bytes_of(ROWS)
+
+    @property
+    def input_in_memory(self) -> bool:
+        """Whether these rows are kept in memory, or else in a file in ``scratch_dir``."""
+        return all(item.level != SCRATCH for item in self.items if item.name == ROWS)
+
+    def _bytes_of(self, name: str) -> int:
+        return sum(item.bytes for item in self.items if item.name == name)
+
     def __str__(self) -> str:
-        def size(voxels: Sequence[int]) -> str:
-            return " x ".join(map(str, voxels))
-
-        def held(device: int, cpu: int, scratch: int = 0) -> str:
-            levels = {"the device": device, "CPU": cpu, "scratch": scratch}
-            return ", ".join(f"{format_bytes(peak)} on {level}" for level, peak in levels.items() if peak) or "nothing"
-
-        output = "depends on postprocessing" if self.output_bytes is None else format_bytes(self.output_bytes)
         mirrored = f", mirrored in {self.passes} ways" if self.passes > 1 else ""
-        limits = [("device_memory", self.device_limit), ("cpu_memory", self.cpu_limit)]
-        rows = [
-            ("image", f"{size(self.image_size)} voxels"),
-            ("windows", f"{self.windows:,} of {size(self.roi_size)} voxels in {self.batches:,} batches{mirrored}"),
-            ("scan order", f"dimensions {', '.join(map(str, self.scan_order))}, the last one first"),
-            ("chunks", f"{self.chunks:,} of at most {size(self.chunk_size)} voxels"),
-            ("limits", ", ".join(f"{n}={format_bytes(v)}" for n, v in limits if v is not None) or "none"),
-            ("open chunks at most", held(self.device_peak, self.cpu_peak, self.scratch_peak)),
-            ("to scratch and back", f"{format_bytes(self.scratch_written)}, {format_bytes(self.scratch_read)}"),
-            ("output", output),
-            ("finished chunks", f"{format_bytes(self.finished_bytes)} until they are written"),
-            ("one batch", f"{format_bytes(self.batch_bytes)} of windows, predictions and weights"),
-            ("memory in all", f"{held(self.device_bytes, self.cpu_bytes)}, beside what the network itself needs"),
-            ("MONAI's scores", format_bytes(self.monai_bytes)),
-        ]
-        if self.skipped:
-            rows.insert(2, ("skipped", f"{self.skipped:,} of the windows, which have no voxel of the mask"))
-        if self.inverse_bytes:
-            held_back = f"{format_bytes(self.inverse_bytes)} of faces between chunks and a box at hand"
-            rows.insert(-2, ("to patient's grid", f"{size(self.result_size)} voxels; {held_back}"))
-            rows.append(("MONAI's inverse", f"about {format_bytes(self.monai_inverse_bytes)}"))
-        if self.input_bytes:
-            place = "in memory" if self.input_in_memory else "on scratch"
-            rows.append(("input rows kept", f"{format_bytes(self.input_bytes)} {place}, each voxel read once"))
-        if self.advice:
-            rows.append(("to save memory", self.advice))
-        if self.parts is not None:
-            rows += _rows(self.parts)
-        return "\n".join(f"{name:<20} {value}" for name, value in rows)
+        limits = {"device_memory": self.device_limit, "cpu_memory": self.cpu_limit}
+        size, place = format_bytes, "in memory" if self.input_in_memory else "on scratch"
+        rows = {
+            "image": f"{_voxels(self.image_size)} voxels",
+            "windows": f"{self.windows:,} of {_voxels(self.roi_size)} voxels in {self.batches:,} batches{mirrored}",
+            "skipped": self.skipped and f"{self.skipped:,} of the windows, which have no voxel of the mask",
+            "scan order": f"dimensions {', '.join(map(str, self.scan_order))}, the last one first",
+            "chunks": f"{self.chunks:,} of at most {_voxels(self.chunk_size)} voxels",
+            "limits": ", ".join(f"{name}={size(limit)}" for name, limit in limits.items() if limit is not None)
+            or "none",
+            "open chunks at most": _by_level(self.device_peak, self.cpu_peak, self.scratch_peak),
+            "to scratch and back": f"{size(self.scratch_written)}, {size(self.scratch_read)}",
+            OUTPUT: "depends on postprocessing" if self.output_bytes is None else size(self.output_bytes),
+            FINISHED: f"{size(self.finished_bytes)} until they are written",
+            BATCH: f"{size(self.batch_bytes)} of windows, predictions and weights",
+            FACES: self.inverse_bytes
+            and f"{_voxels(self.result_size)} voxels; {size(self.inverse_bytes)} of faces between chunks and a box at "
+            f"hand",
+            "memory in all": f"{_by_level(self.device_bytes, self.cpu_bytes)}, beside what the network itself needs",
+            "MONAI's scores": size(self.monai_bytes),
+            "MONAI's inverse": self.inverse_bytes and f"about {size(self.monai_inverse_bytes)}",
+            ROWS: self.input_bytes and f"{size(self.input_bytes)} {place}, each voxel read once",
+            "to save memory": self.advice,
+        }
+        lines = [(name, text) for name, text in rows.items() if text]
+        lines += [] if self.parts is None else _lines(self.parts)
+        return "\n".join(f"{name:<20} {text}" for name, text in lines)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw open chunks over the run, each level a colour and each limit a line, into a file such as ``plan.png``.
@@ -155,42 +210,55 @@ class ChunkPlan:
                 axes.axhline(stacked / unit, color=color, linestyle="--", linewidth=2, label=label)
         axes.set_xlabel("windows")
         axes.set_ylabel(f"open chunks in {unit_name}")
-        axes.set_title(
-            f"{' x '.join(map(str, self.image_size))} voxels; MONAI's scores take {format_bytes(self.monai_bytes)}"
-        )
+        axes.set_title(f"{_voxels(self.image_size)} voxels; MONAI's scores take {format_bytes(self.monai_bytes)}")
         axes.set_xlim(0, self.windows)
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
         figure.savefig(path, dpi=120)
 
 
+def _voxels(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _by_level(device: int, cpu: int, scratch: int = 0) -> str:
+    levels = {"the device": device, "CPU": cpu, "scratch": scratch}
+    return ", ".join(f"{format_bytes(size)} on {level}" for level, size in levels.items() if size) or "nothing"
+
+
 SHOWN = 8
 """Parts that are shown; of more of them only the first and the last few are, and what any of them takes at most."""
+
 
 COLUMNS = "{:>10} {:>10} {:>10} {:>10} {:>10} | {:>10} {:>10} {:>10}"
 
 
-def _rows(parts: PartsForecast) -> list[tuple[str, str]]:
+TITLES = ("windows", "batches", "open", "kept", "sent", "windows", "twice", "open")
+
+
+def _lines(parts: PartsForecast) -> list[tuple[str, str]]:
     """What is said of parts: how well workers are used, and a line for each part."""
-    ways = [("handed on", parts.handing_on), ("independent", parts.independent)]
-    used = ", ".join(f"{parts.efficiency(each):.2f} {name}" for name, each in ways)
-    summary = (f"{parts.workers} workers", f"{len(parts.handing_on)} parts; efficiency {used}")
-    handed = ("windows", "batches", "open", "kept", "sent")
-    header = ("  handed on | alone", COLUMNS.format(*handed, "windows", "twice", "open"))
-    each = [(_numbers(one), _numbers(alone)) for one, alone in zip(parts.handing_on, parts.independent)]
-    lines = [(f"  part {k}", _part(*both)) for k, both in enumerate(each)]
-    if len(lines) > SHOWN:
-        most = [tuple(map(max, zip(*(numbers[way] for numbers in each)))) for way in range(2)]
-        lines = [*lines[: SHOWN // 2], ("  ...", ""), *lines[-2:], ("  any, at most", _part(*most))]
-    return [summary, header, *lines]
+    ways = {"handed on": parts.handing_on, "independent": parts.independent}
+    used = ", ".join(f"{parts.efficiency(way):.2f} {name}" for name, way in ways.items())
+    lines = [
+        (f"{parts.workers} workers", f"{len(parts.handing_on)} parts; efficiency {used}"),
+        ("  handed on | alone", COLUMNS.format(*TITLES)),
+    ]
+    numbers = [
+        (part.windows, part.batches, part.open_bytes, part.kept_bytes, part.sent_bytes)
+        + (alone.windows, alone.twice, alone.open_bytes)
+        for part, alone in zip(parts.handing_on, parts.independent)
+    ]
+    shown = [(f"  part {number}", _columns(row)) for number, row in enumerate(numbers)]
+    if len(shown) > SHOWN:
+        most = list(map(max, zip(*numbers)))
+        shown = [*shown[: SHOWN // 2], ("  ...", ""), *shown[-2:], ("  any, at most", _columns(most))]
+    return lines + shown
 
 
-def _numbers(part: PartForecast) -> tuple[int, ...]:
-    return part.windows, part.batches, part.open_bytes, part.kept_bytes, part.sent_bytes, part.twice
-
-
-def _part(one: tuple[int, ...], alone: tuple[int, ...]) -> str:
-    """A part where chunks are handed on, and the same part where it is independent."""
-    windows, batches, *sizes, _ = one
-    handed = [f"{windows:,}", f"{batches:,}", *map(format_bytes, sizes)]
-    return COLUMNS.format(*handed, f"{alone[0]:,}", f"{alone[5]:,}", format_bytes(alone[2]))
+def _columns(numbers: Sequence[int]) -> str:
+    """A line of the table: sizes are in bytes, all else is counted."""
+    sizes = ("open", "kept", "sent")
+    return COLUMNS.format(
+        *(format_bytes(number) if title in sizes else f"{number:,}" for title, number in zip(TITLES, numbers))
+    )

@@ -109,10 +109,6 @@ class WindowGrid:
             first = image * len(self)
             yield image, range(max(numbers.start - first, 0), min(numbers.stop - first, len(self)))
 
-    def batch_count(self, images: int, sw_batch_size: int) -> int:
-        """Number of batches."""
-        return int(np.ceil(self.run_lengths(images) / sw_batch_size).sum())
-
     def batches(self, images: int, sw_batch_size: int) -> Iterator[list[Window]]:
         """Windows as the network gets them, if none is skipped.
 

@@ -20,6 +20,7 @@ from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.layout import Volume, lay_out
+from monai_chunked.plan.parts.work import work_of
 from monai_chunked.plan.window_grid import WindowGrid, window_grid
 
 CASES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -89,7 +90,7 @@ def test_batches_are_full_but_for_the_last_of_a_run(geometry: dict[str, Any], im
     batches = list(windows.batches(images, sw_batch_size))
     every = [w for batch in batches for w in batch]
     assert len(every) == len({(w.image, w.position) for w in every}) == images * len(windows)
-    assert len(batches) == windows.batch_count(images, sw_batch_size)
+    assert len(batches) == len(work_of(windows, images, sw_batch_size).ends)
     for batch in batches:
         assert len({sizes(window.box) for window in batch}) == 1
     if not windows.steps_per_buffer and all(len(set(lengths)) == 1 for lengths in windows.lengths):

@@ -8,25 +8,30 @@ from math import prod
 from monai_chunked.plan.chunk_grid import ChunkGrid
 from monai_chunked.transforms.resampling.axes import ChunkResampling
 
-__all__ = ["finishing_order", "largest_box", "most_kept"]
+__all__ = ["largest_box", "most_kept"]
 
 
-def finishing_order(grid: ChunkGrid) -> Iterable[tuple[int, ...]]:
-    """Positions of the chunks of an image, in the order in which they are finished."""
-    for window in grid.windows.positions():
-        yield from grid.finished_by(window)
-
-
-def most_kept(
-    resampled: ChunkResampling, cuts: Sequence[Sequence[int]], order: Iterable[tuple[int, ...]]
-) -> tuple[int, list[tuple[int, ...]]]:
-    """The most voxels of faces that are kept at a time, and in which order boxes are made.
+def most_kept(grid: ChunkGrid, inverse: Sequence[ChunkResampling]) -> int:
+    """The most voxels of faces that are kept at a time, in an image.
 
     Args:
-        resampled: how chunks make a grid.
-        cuts: of the chunks, for each dimension.
-        order: in which chunks are finished.
+        grid: of the chunks.
+        inverse: how they make the grids on the way, one after the other.
     """
+    order: Iterable[tuple[int, ...]] = (
+        position for window in grid.windows.positions() for position in grid.finished_by(window)
+    )
+    kept, cuts = 0, grid.cuts
+    for resampled in inverse:
+        most, order = _most_kept(resampled, cuts, order)
+        kept, cuts = kept + most, resampled.cuts
+    return kept
+
+
+def _most_kept(
+    resampled: ChunkResampling, cuts: Sequence[Sequence[int]], order: Iterable[tuple[int, ...]]
+) -> tuple[int, list[tuple[int, ...]]]:
+    """The most voxels of faces that are kept at a time on the way to one grid, and in which order boxes are made."""
     held = most = 0
     users: dict[tuple[tuple[int, ...], int], int] = {}
     made = []
