@@ -12,26 +12,13 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import replace
-from types import FunctionType, NoneType, TracebackType
+from types import FunctionType, TracebackType
 from typing import Any
 
-import torch
-from monai.data.meta_tensor import MetaTensor
 from monai.inferers.utils import sliding_window_inference as monais
-from monai.utils import BlendMode
 
+from monai_chunked.api.as_monai import POSTPROCESSING, CallAsMonai
 from monai_chunked.api.tally import Chunked, Tally
-from monai_chunked.inputs.source import check_inputs, source_of
-from monai_chunked.outputs.base import OutputWriter, Result
-from monai_chunked.outputs.memory import MemoryOutput
-from monai_chunked.plan.window_grid import padding
-from monai_chunked.run.call import Call
-from monai_chunked.run.checks import check_condition
-from monai_chunked.run.run import Here, infer
-from monai_chunked.run.settings import Settings
-from monai_chunked.windows.predictor import BoundNetwork
 
 __all__ = ["Patch", "infer_as_monai", "patch"]
 
@@ -47,18 +34,10 @@ unpatched.__kwdefaults__, unpatched.__annotations__ = monais.__kwdefaults__, mon
 SIGNATURE = inspect.signature(unpatched)
 
 
-POSTPROCESSING = "postprocessing"
-"""The one parameter of ours that programs may forward."""
-
-
 *_monais, _kwargs = SIGNATURE.parameters.values()
 _ours = inspect.Parameter(POSTPROCESSING, inspect.Parameter.KEYWORD_ONLY, default=None)
 PATCHED_SIGNATURE = SIGNATURE.replace(parameters=[*_monais, _ours, _kwargs])
 """What programs see that ask which keywords they may forward."""
-
-
-TENSORS = (torch.Tensor, torch.nn.Parameter, MetaTensor)
-"""What MONAI's function is made for; of other kinds of tensors nothing is known."""
 
 
 class Patch:
@@ -117,6 +96,7 @@ def patch() -> Patch:
         with monai_chunked.patch():    # in here
             program.main()
 
+    >>> import torch
     >>> from monai.inferers import SlidingWindowInferer
     >>> with patch() as patched:
     ...     scores = SlidingWindowInferer(4)(torch.zeros(1, 1, 8, 8), torch.nn.Conv2d(1, 3, 1).requires_grad_(False))
@@ -139,19 +119,19 @@ def sliding_window_inference(*args: Any, **kwargs: Any) -> Any:
     return infer_as_monai(*args, **kwargs)
 
 
-def _begin(one: Patch) -> None:
+def _begin(patch: Patch) -> None:
     with _lock:
-        _patches.append(one)
+        _patches.append(patch)
         monais.__code__ = sliding_window_inference.__code__
         monais.__signature__ = PATCHED_SIGNATURE  # type: ignore[attr-defined]
 
 
-def _end(one: Patch) -> bool:
-    """Whether it was still there."""
+def _end(patch: Patch) -> bool:
+    """Whether the patch was still there."""
     with _lock:
-        if one not in _patches:
+        if patch not in _patches:
             return False
-        _patches.remove(one)
+        _patches.remove(patch)
         if not _patches:
             monais.__code__ = unpatched.__code__
             del monais.__signature__  # type: ignore[attr-defined]
@@ -162,8 +142,8 @@ def _in_a_forked_process() -> None:
     """It counts its own calls, and waits for no thread that it does not have."""
     global _lock
     _lock = threading.Lock()
-    for each in _patches:
-        each.tally = Tally()
+    for patch in _patches:
+        patch.tally = Tally()
 
 
 if hasattr(os, "register_at_fork"):
@@ -186,7 +166,7 @@ def infer_as_monai(*args: Any, **kwargs: Any) -> Any:
         given = SIGNATURE.bind(*args, **kwargs)
     except TypeError:
         return unpatched(*args, **kwargs)  # which says what is wrong with them
-    call = _Call(given)
+    call = CallAsMonai(given)
     reason = call.why_not()
     if reason is None:
         try:
@@ -206,105 +186,5 @@ def infer_as_monai(*args: Any, **kwargs: Any) -> Any:
 
 def _count(call: Chunked | str) -> None:
     with _lock:
-        for each in _patches:
-            each.tally.add(call)
-
-
-class _Call:
-    """One call of MONAI's function.
-
-    Args:
-        given: its arguments.
-
-    Attributes:
-        inputs: the image.
-        parameters: MONAI's, by name.
-        postprocessing: ours; ``None``: there is none, or it is the network's.
-        started: whether the network was called.
-    """
-
-    def __init__(self, given: inspect.BoundArguments) -> None:
-        given.apply_defaults()
-        self.parameters = dict(given.arguments)
-        self._args, self._kwargs = self.parameters.pop("args"), self.parameters.pop("kwargs")
-        self.inputs, self._predictor = self.parameters.pop("inputs"), self.parameters.pop("predictor")
-        self._condition = self._kwargs.pop("condition", None)
-        self.parameters["progress"] = bool(self.parameters["progress"])
-        own = POSTPROCESSING in self._kwargs and not _takes(self._predictor, POSTPROCESSING)
-        self.postprocessing = self._kwargs.pop(POSTPROCESSING) if own else None
-        self.started = False
-
-    def why_not(self) -> str | None:
-        """Why it is left to MONAI's code, as the answer might be another one; ``None``: it is not."""
-        inputs, parameters = self.inputs, self.parameters
-        if type(inputs) not in TENSORS or inputs.device.type == "meta":
-            return f"inputs are {type(inputs).__name__}"
-        if not inputs.is_floating_point():
-            return f"inputs are {inputs.dtype}"
-        if parameters["buffer_steps"] is not None and parameters["buffer_steps"] > 0:
-            return "with buffer_steps it adds up in another order"
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return "it is traced"
-        if parameters["mode"] not in [each.value for each in BlendMode]:
-            return f"mode is {parameters['mode']}"
-        if not isinstance(self._condition, (torch.Tensor, NoneType)):
-            return f"condition is {type(self._condition).__name__}"
-        return None
-
-    def run(self) -> Any:
-        """What it returns, from chunks.
-
-        Raises:
-            ValueError, TypeError: when a parameter does not fit, or a prediction.
-        """
-        check_inputs(self.inputs)
-        check_condition(self._condition, self.inputs)
-        own = {POSTPROCESSING: self.postprocessing}
-        settings = Settings.check(self.inputs.shape, **self.parameters, **own, rounding="monai")
-        settings = replace(settings, output=_AsMonai(self.inputs, settings))
-        bound = BoundNetwork(self._predictor, self._args, self._kwargs, self._predict)
-        condition = None if self._condition is None else source_of(self._condition)
-        return infer(Call.of(source_of(self.inputs), bound, settings, condition), Here())
-
-    def _predict(self, *windows: Any, **named: Any) -> Any:
-        self.started = True
-        return self._predictor(*windows, **named)
-
-
-def _takes(predictor: Callable[..., Any], name: str) -> bool:
-    """Whether a network has a parameter of this name, or of any. If not, MONAI's own code could not but raise."""
-    call: Any = predictor.forward if isinstance(predictor, torch.nn.Module) else predictor
-    if hasattr(call, "schema"):  # of TorchScript
-        return any(argument.name == name for argument in call.schema.arguments)
-    try:
-        parameters = inspect.signature(call).parameters
-    except (TypeError, ValueError):
-        return True
-    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-
-
-class _AsMonai(MemoryOutput):
-    """A result that lies in memory as MONAI's: what was padded is cut off, and its memory stays between the rows.
-
-    So what the program does with it, such as a sigmoid, has the same last bits.
-
-    Args:
-        inputs: the image.
-        settings: of the call.
-    """
-
-    def __init__(self, inputs: torch.Tensor, settings: Settings) -> None:
-        super().__init__(settings.device or inputs.device)
-        self._unpadded = (settings.image_size, inputs.dtype)
-        self._pads = padding(settings.image_size, settings.roi_size)
-
-    def create(self, result: Result) -> OutputWriter:
-        size = result.shape[2:]
-        if (size, result.dtype) != self._unpadded:  # MONAI copies scores of another dtype at the end
-            return super().create(result)
-        padded = [before + n + behind for n, (before, behind) in zip(size, self._pads)]
-        writer = super().create(replace(result, shape=(*result.shape[:2], *padded)))
-        assert writer.memory is not None
-        inner = [slice(before, before + n) for n, (before, _) in zip(size, self._pads)]
-        writer.memory = writer.memory[(slice(None), slice(None), *inner)]
-        return writer
+        for patch in _patches:
+            patch.tally.add(call)

@@ -12,6 +12,7 @@ import torch
 from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.plan.sizes import format_bytes
 from monai_chunked.run.plan import plan_inferer
+from monai_chunked.windows.predictor import flatten
 
 __all__ = ["Chunked", "Tally"]
 
@@ -35,8 +36,7 @@ class Chunked:
     """
 
     def __init__(self, inputs: torch.Tensor, parameters: Mapping[str, Any], result: Any, is_scores: bool) -> None:
-        heads = list(result.values()) if isinstance(result, Mapping) else result
-        heads = [heads] if isinstance(heads, torch.Tensor) else list(heads)
+        _, heads = flatten(result)
         self.is_scores = is_scores
         self.nbytes = sum(head.numel() * head.element_size() for head in heads)
         self.heads = [tuple(head.shape) for head in heads]

@@ -16,7 +16,7 @@ from monai_chunked.windows.batches import Batch
 from monai_chunked.windows.errors import name_windows, windows_text
 from monai_chunked.windows.importance import Importance, at_sizes
 
-__all__ = ["BoundNetwork", "FullBatches", "Prediction", "Predictor"]
+__all__ = ["BoundNetwork", "FullBatches", "Prediction", "Predictor", "flatten"]
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Predictor:
         Raises:
             ValueError: when it does not fit the windows or what was returned before.
         """
-        keys, tensors = _flatten(returned)
+        keys, tensors = flatten(returned)
         size = sizes(batch[0].box)
         weights = self.importance(size)
         if self.process_fn is not None:
@@ -229,7 +229,7 @@ class Predictor:
         return heads
 
 
-def _flatten(prediction: Any) -> tuple[tuple[Hashable, ...] | None, list[torch.Tensor]]:
+def flatten(prediction: Any) -> tuple[tuple[Hashable, ...] | None, list[torch.Tensor]]:
     """Keys, sorted as MONAI sorts them, where the network returns a dict, and tensors."""
     if isinstance(prediction, torch.Tensor):
         return None, [prediction]

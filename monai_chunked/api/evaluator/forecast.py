@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from monai_chunked.api.adapt_inferer import ChunkedSlidingWindowInfererAdapt
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.outputs.base import ResumableOutput
 from monai_chunked.run.settings import Settings
+from monai_chunked.windows.predictor import flatten
 
 __all__ = ["plan_logged", "what_plans"]
 
@@ -36,10 +37,8 @@ def plan_logged(network: Any, inferer: Any, image: Any, which: str) -> Iterator[
 
     def say(module: Any, inputs: Any, outputs: Any) -> None:
         handle.remove()
-        heads = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
-        heads = [heads] if isinstance(heads, torch.Tensor) else heads
-        tensors = heads if isinstance(heads, (list, tuple)) else [None]
-        if all(isinstance(head, torch.Tensor) and head.dim() > 2 for head in tensors):
+        _, heads = flatten(outputs)
+        if all(isinstance(head, torch.Tensor) and head.dim() > 2 for head in heads):
             classes = [head.shape[1] for head in heads]
             logger.info("%s:\n%s", which, inferer.plan(image, classes, heads[0].shape[2:]))
 

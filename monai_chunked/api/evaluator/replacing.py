@@ -10,6 +10,7 @@ from monai.inferers import SliceInferer, SlidingWindowInferer, SlidingWindowInfe
 from monai.transforms.utils import fall_back_tuple
 
 from monai_chunked.api.adapt_inferer import ChunkedSlidingWindowInfererAdapt
+from monai_chunked.api.as_monai import why_not_alike
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.api.slice_inferer import ChunkedSliceInferer
 
@@ -74,22 +75,15 @@ def blends_alike(inferer: Any, inputs: Any) -> bool:
         inferer: MONAI's.
         inputs: ``(B, C, *spatial)``.
     """
-    if isinstance(inferer, ChunkedSlidingWindowInferer) or not isinstance(inputs, torch.Tensor):
+    if isinstance(inferer, ChunkedSlidingWindowInferer):
         return False
     buffer_steps, roi_size = inferer.buffer_steps, inferer.roi_size
     if isinstance(inferer, SlidingWindowInfererAdapt) and inferer.device is None:
-        buffer_steps = 1 if inputs.is_cuda and inferer.cpu_thresh is not None else None
+        buffer_steps = 1 if inferer.cpu_thresh is not None and getattr(inputs, "is_cuda", False) else None
     if isinstance(inferer, SliceInferer):
         roi_size = list(inferer.orig_roi_size)
         roi_size.insert(inferer.spatial_dim, 1)
-    return _has_same_bits(inputs, roi_size, buffer_steps)
-
-
-def _has_same_bits(inputs: torch.Tensor, roi_size: Any, buffer_steps: int | None) -> bool:
-    """Whether MONAI neither adds up in another order, nor leaves gaps between the scores in memory."""
-    if not inputs.is_floating_point():
+    if torch.is_grad_enabled() or why_not_alike(inputs, buffer_steps) is not None:
         return False
-    if torch.is_grad_enabled() or (buffer_steps is not None and buffer_steps > 0):
-        return False
-    size = tuple(inputs.shape[2:])
+    size = tuple(inputs.shape[2:])  # what is padded leaves gaps between the scores in memory
     return all(n >= roi for n, roi in zip(size, fall_back_tuple(roi_size, size)))
