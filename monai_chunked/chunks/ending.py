@@ -70,14 +70,14 @@ class Ending:
         form = chain.form(head.channels, dtype, self.inverted)
         return None if form is None else Form(*form)
 
-    def metadata(self, each: Sequence[Metadata], image_size: tuple[int, ...]) -> tuple[Metadata, ...]:
+    def metadata(self, images: Sequence[Metadata], image_size: tuple[int, ...]) -> tuple[Metadata, ...]:
         """Of the result, from that of the images."""
         if self.undone is None:
-            return tuple(_at_resolution(one, image_size, self.grid.size) for one in each)
+            return tuple(_at_resolution(image, image_size, self.grid.size) for image in images)
         named = ("filename_or_obj", "patch_index")
         return tuple(
-            {**template.meta, **{name: one[name] for name in named if name in one}}
-            for template, one in zip(self.undone.templates, each)
+            {**template.meta, **{name: image[name] for name in named if name in image}}
+            for template, image in zip(self.undone.templates, images)
         )
 
     def finished(self, written: Mapping[ChunkId, int], images: int, head: int) -> Iterator[ChunkId]:
@@ -87,8 +87,8 @@ class Ending:
                 yield from (chunk for chunk in written if chunk[:2] == (image, head))
                 continue
             needed = _positions(self.cuts) - {chunk.position for chunk in written if chunk[:2] == (image, head)}
-            for each in reversed(self.chunks[image]):
-                needed = each.needed(needed)
+            for resampling in reversed(self.chunks[image]):
+                needed = resampling.needed(needed)
             yield from (ChunkId(image, head, position) for position in _positions(self.grid.cuts) - needed)
 
 
@@ -141,11 +141,12 @@ def stages_of(
         stages.append(Cast(ending.inverted))
     cuts: Sequence[Sequence[int]] = ending.grid.cuts
     for number in range(len(ending.chunks[0]) if ending.moves else 0):
-        each = [image[number] for image in ending.chunks]
-        last = number == len(ending.chunks[0]) - 1
-        made = (label or ending.inverted) if last else None
-        stages.append(Inverse(each, make if last else scores, cuts, made, written if last else ()))
-        cuts = each[0].cuts
+        resampled = [image[number] for image in ending.chunks]
+        if number == len(ending.chunks[0]) - 1:
+            stages.append(Inverse(resampled, make, cuts, label or ending.inverted, written))
+        else:
+            stages.append(Inverse(resampled, scores, cuts))
+        cuts = resampled[0].cuts
     return stages + _stages(after, head, ending.size, None if ending.undone is None else ending.undone.strides)
 
 
