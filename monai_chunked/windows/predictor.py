@@ -201,7 +201,7 @@ class Predictor:
         size: tuple[int, ...],
     ) -> Heads:
         shapes = [tensor.shape if isinstance(tensor, torch.Tensor) else None for tensor in tensors]
-        if self._before is not None and self._before[0] == (keys, shapes, size):
+        if self._before is not None and self._before[0] == (keys, shapes, size, len(batch)):
             return self._before[1]
         dims = len(size)
         for tensor in tensors:
@@ -225,7 +225,7 @@ class Predictor:
                 f"the network must return the same channels and sizes for every window: "
                 f"{_heads_text(expected)} before, {_heads_text(heads)} for {windows_text(batch)}"
             )
-        self._before = (keys, shapes, size), heads
+        self._before = (keys, shapes, size, len(batch)), heads
         return heads
 
 

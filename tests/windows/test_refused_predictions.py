@@ -50,6 +50,16 @@ def test_predictions_for_another_number_of_windows_are_refused_with_both_numbers
     assert f"image 0 [{position(WINDOWS[2 * (call - 1)])}]" in text
 
 
+def test_as_many_predictions_for_a_smaller_last_batch_as_for_those_before_are_refused() -> None:
+    size = next(size for size in range(2, len(WINDOWS)) if len(WINDOWS) % size)
+
+    def network(windows: torch.Tensor) -> torch.Tensor:
+        return windows[:1].expand(size, *windows.shape[1:])
+
+    with pytest.raises(ValueError, match=rf"must return shape \({len(WINDOWS) % size}, C, .*got \({size}, 1, "):
+        by_class(VOLUME, network, sw_batch_size=size)
+
+
 @pytest.mark.parametrize(
     ("prediction", "error", "words"),
     [
