@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive, per_dimension
-from monai_chunked.transforms.chain import Chains, all_of, chains_of
+from monai_chunked.transforms.chain import Chains, all_of, chains_of, of_each
 from monai_chunked.transforms.dictionary import check_invert
 from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.transforms.voxelwise import check_voxelwise
@@ -176,7 +177,10 @@ def check_postprocessing(postprocessing: Any, inverse: Any) -> Chains:
         raise ValueError(
             "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
         )
-    return chains
+    # all of a postprocessing comes behind an inverse= that is given beside it
+    return (
+        chains if inverse is None else of_each(lambda chain: replace(chain, before=(), after=chain.functions), chains)
+    )
 
 
 def check_inverse(inverse: Any) -> ImageInverse | Invertd | None:

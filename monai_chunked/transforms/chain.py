@@ -101,12 +101,12 @@ class Chain:
     @property
     def is_argmax(self) -> bool:
         """Whether it is ``"argmax"``."""
-        return any(function is argmax for function in self.functions)
+        return argmax in self.functions
 
     @property
     def of_dictionaries(self) -> bool:
         """Whether it consists of dictionary transforms, which get what the inferer returns without them."""
-        return bool(self.before or self.invert)
+        return self.key is not None
 
     @property
     def given(self) -> Any:

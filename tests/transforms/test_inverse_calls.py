@@ -91,6 +91,13 @@ def test_the_operations_of_an_image_are_undone_as_by_its_transforms(name: str, n
     assert_same_images(ours(case, inverse=case.invert), reference)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_dictionary_transforms_come_behind_the_inverse_that_is_given_beside_them(dtype: torch.dtype) -> None:
+    ends = [Activationsd("pred", softmax=True), AsDiscreted("pred", argmax=True, dtype=dtype)]
+    case = case_of(after=ends)
+    assert_same_images(ours(case, inverse="image", postprocessing=ends), case.monai())
+
+
 def test_the_image_stays_what_it_is() -> None:
     case = case_of()
     before = deepcopy(case.batch[KEY].applied_operations)
