@@ -19,6 +19,7 @@ from monai.inferers.utils import sliding_window_inference as monais
 
 from monai_chunked.api.as_monai import POSTPROCESSING, CallAsMonai
 from monai_chunked.api.tally import Chunked, Tally
+from monai_chunked.plan.layout import NothingLeft
 
 __all__ = ["Patch", "infer_as_monai", "patch"]
 
@@ -172,7 +173,7 @@ def infer_as_monai(*args: Any, **kwargs: Any) -> Any:
         try:
             result = call.run()
         except (ValueError, TypeError) as error:
-            if call.started or call.postprocessing is not None:
+            if (call.started and not isinstance(error, NothingLeft)) or call.postprocessing is not None:
                 raise
             reason = str(error)  # MONAI's code may do it, or says in its own words what is wrong
         else:

@@ -97,18 +97,11 @@ def ending_of(grid: ChunkGrid, inversion: Inversion | None) -> Ending:
 
     Raises:
         Unstreamable: when they cannot get there a chunk at a time.
-        ValueError: when the images of a batch end on different grids.
     """
     if inversion is None:
         return Ending(grid)
     undone = inversion.over(grid.size)
-    chunks = undone.chunks(grid.cuts)
-    if len({tuple(each.cuts for each in image) for image in chunks}) > 1:
-        raise ValueError(
-            "the images of a batch must have one spacing and orientation, so that they are brought to their own grids "
-            "alike; set batch_size: 1 in the data loader"
-        )
-    return Ending(grid, undone, chunks)
+    return Ending(grid, undone, undone.chunks(grid.cuts))
 
 
 def stages_of(
@@ -139,14 +132,12 @@ def stages_of(
     stages += _stages(chain.before, head, ending.grid.size, strides)
     if ending.inverted is not None and not ending.moves:
         stages.append(Cast(ending.inverted))
-    cuts: Sequence[Sequence[int]] = ending.grid.cuts
     for number in range(len(ending.chunks[0]) if ending.moves else 0):
         resampled = [image[number] for image in ending.chunks]
         if number == len(ending.chunks[0]) - 1:
-            stages.append(Inverse(resampled, make, cuts, label or ending.inverted, written))
+            stages.append(Inverse(resampled, make, label or ending.inverted, written))
         else:
-            stages.append(Inverse(resampled, scores, cuts))
-        cuts = resampled[0].cuts
+            stages.append(Inverse(resampled, scores))
     return stages + _stages(after, head, ending.size, None if ending.undone is None else ending.undone.strides)
 
 

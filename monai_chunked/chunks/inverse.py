@@ -38,7 +38,6 @@ class Inverse:
     Args:
         resampled: for each image of the batch, what its chunks make. Boxes are the same for all images.
         make: what is made of a piece: scores, or labels, which need not all scores.
-        cuts: of the chunks, for each dimension.
         dtype: of what is made; ``None``: as ``make`` gives it.
         written: the boxes that are there already; chunks that make them come for the sake of their faces alone.
 
@@ -51,13 +50,11 @@ class Inverse:
         self,
         resampled: Sequence[ChunkResampling],
         make: Make,
-        cuts: Sequence[Sequence[int]],
         dtype: torch.dtype | None = None,
         written: Container[ChunkId] = (),
     ) -> None:
         self.resampled = resampled
         self.make = make
-        self.cuts = cuts
         self.dtype = dtype
         self.written = written
         self.kept_bytes = self.most_kept_bytes = 0

@@ -16,11 +16,15 @@ from monai_chunked.plan.schedule import CPU, DEVICE, UNLIMITED, Forecast, LimitE
 from monai_chunked.plan.sizes import format_bytes
 from monai_chunked.plan.window_grid import Skipped, WindowGrid, padding
 
-__all__ = ["Layout", "Volume", "chunk_grids", "lay_out", "least_peak"]
+__all__ = ["Layout", "NothingLeft", "Volume", "chunk_grids", "lay_out", "least_peak"]
 
 
 MAX_CUTS_PER_WINDOW = 8
 """Upper limit of the automatic cuts that a window meets along one dimension."""
+
+
+class NothingLeft(ValueError):
+    """An output without voxels: rounding has left none of a small image."""
 
 
 def chunk_grids(
@@ -57,7 +61,9 @@ def chunk_grids(
             scale = full / roi
             crop, stop = round(missing * scale), min(round((missing + image) * scale), full)
         if stop <= crop:
-            raise ValueError(f"no output voxel is left of the {image} voxels of spatial dimension {d} at zoom {zoom:g}")
+            raise NothingLeft(
+                f"no output voxel is left of the {image} voxels of spatial dimension {d} at zoom {zoom:g}"
+            )
         for start, end in windows.spans[d]:
             if int(end * zoom) - int(start * zoom) != (end - start) * size / roi:
                 raise ValueError(

@@ -17,7 +17,7 @@ from monai.transforms.utils import convert_applied_interp_mode
 from monai.utils import TraceKeys
 
 from monai_chunked.transforms.operations import resamplings
-from monai_chunked.transforms.resampling.axes import ChunkResampling, Resampling, Unstreamable
+from monai_chunked.transforms.resampling.axes import ChunkResampling, Resampling, Unstreamable, in_one_order
 from monai_chunked.transforms.tracing import trace
 
 __all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "by_invertd"]
@@ -166,7 +166,7 @@ class Inversion:
 
         Raises:
             Unstreamable: when it cannot be done a chunk at a time.
-            DifferentGrids: when the images of a batch end on different ones.
+            DifferentGrids: when the images of a batch end on grids of different sizes.
         """
         if size not in self._known:
             self._known[size] = self._over(size)
@@ -185,7 +185,7 @@ class Inversion:
                 f"voxels; set batch_size: 1 in the data loader"
             )
         return Undone(
-            resamplings=tuple(map(resamplings, traces)),
+            resamplings=in_one_order([resamplings(of_image) for of_image in traces]),
             templates=tuple(_without_voxels(of_image.result) for of_image in traces),
             size=sizes.pop(),
             casts=any(operation.name == "_to_copy" for of_image in traces for operation in of_image.operations),

@@ -256,7 +256,8 @@ def cases(draw: st.DrawFn) -> Case:
     discretes = [] if discrete is None else [AsDiscreted("pred", **discrete)]
     # some means are of many voxels; and a grid whose dimensions are in another order now is turned against the image's
     resampled, turned = {"affine", "match"} & set(kinds), {"orientation", "rotate90"} & set(kinds)
-    may_be_whole = "resized" in kinds or bool(resampled and turned)
+    images = draw(st.sampled_from([1, 1, 2]))  # each is cropped to another place
+    may_be_whole = "resized" in kinds or bool(resampled and turned) or ("foreground" in kinds and images > 1)
     try:
         case = Case(
             [MAKERS[kind](draw) for kind in kinds],
@@ -267,7 +268,7 @@ def cases(draw: st.DrawFn) -> Case:
             before=activations,
             after=discretes,
             nearest=draw(st.integers(0, 3)) == 0,
-            images=draw(st.sampled_from([1, 1, 2])),
+            images=images,
             roi_size=_sizes(draw, 5, 14),
             may_be_whole=may_be_whole,
             parameters={

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor, list_data_collate
+from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import (
     Activationsd,
@@ -26,12 +28,14 @@ from monai.transforms import (
     Rotate90d,
     Rotated,
     Spacingd,
+    SpatialCropd,
     SpatialPadd,
     Zoomd,
 )
 
 from monai_chunked import ChunkedSlidingWindowInferer, ImageInverse
 from monai_chunked.transforms.inversion import MAKE
+from tests.side_by_side import random
 from tests.transforms.inverted import KEY, MAKERS, Case, affine_of, assert_same_images, assert_same_voxels, oriented
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,14 +155,46 @@ def test_images_of_other_sizes_are_for_batches_of_one() -> None:
         ours(case, list_data_collate(items)[KEY], inverse="image")
 
 
-def test_images_that_lie_elsewhere_in_their_grids_are_for_batches_of_one() -> None:
-    items = []
-    for shift in (0, 3):
-        image = MetaTensor(torch.rand(1, 24, 20, 20), affine=affine_of("plain", (1.0, 1.0, 1.0)))
-        items.append(BorderPadd(KEY, (shift, 3 - shift, 0, 0, 0, 0))({KEY: image}))
+def first_ones(image: MetaTensor, number: int) -> MetaTensor:
+    """Of the same voxels, in a file whose affine has other last bits."""
+    noise = 1 + number * 1e-14 * random(4, 4, seed=number).double()
+    return MetaTensor(image, affine=image.affine * noise)
+
+
+EACH: dict[str, Callable[[MetaTensor, int], Any]] = {
+    "padded": lambda image, number: BorderPadd(KEY, (3 * number, 3 - 3 * number, 0, 0, 0, 0))({KEY: image}),
+    "flipped": lambda image, number: Compose([Flipd(KEY, number), Resized(KEY, [16] * 3, mode="trilinear")])(
+        {KEY: image}
+    ),
+    "cropped": lambda image, number: Compose(
+        [
+            Spacingd(KEY, pixdim=(1.3, 1.5, 1.1)),
+            SpatialCropd(KEY, roi_start=(2 * number, 0, 1), roi_end=(14, 12, 16)),
+            Resized(KEY, [16] * 3, mode="trilinear"),
+        ]
+    )({KEY: image}),
+    "turned": lambda image, number: Rotate90d(KEY, k=1 + 2 * number)({KEY: image}),
+    "other last bits": lambda image, number: Spacingd(KEY, pixdim=(2, 1, 1.5))({KEY: first_ones(image, number)}),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("chunk_size", [None, 5])
+@pytest.mark.parametrize("output", ["auto", "disk"])
+def test_each_image_of_a_batch_may_lie_elsewhere_in_its_grid(
+    name: str, chunk_size: int | None, output: str, tmp_path: Path
+) -> None:
+    images = [MetaTensor(random(1, 20, 20, 20, seed=seed), affine=affine_of("plain", (1.0,) * 3)) for seed in (0, 1)]
+    batch = list_data_collate([EACH[name](image, number) for number, image in enumerate(images)])[KEY]
     case = case_of()
-    with pytest.raises(ValueError, match="batch_size: 1"):
-        ours(case, list_data_collate(items)[KEY], inverse="image")
+    how: dict[str, Any] = {} if output == "auto" else {"output": output, "output_dir": tmp_path}
+    with warnings.catch_warnings(record=True) as caught:
+        results = ours(case, batch, inverse="image", chunk_size=chunk_size, **how)
+    assert any("with batch_size: 1" in str(each.message) for each in caught) == (name == "cropped")
+    with torch.no_grad():
+        scores = SlidingWindowInferer(**case.sliding)(batch, case.network)
+    reference = [ImageInverse()(*pair) for pair in zip(decollate_batch(batch), decollate_batch(scores))]
+    assert_same_images(results, reference)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def by_chunks(
     resampling: Resampling, volume: torch.Tensor, cuts: Sequence[Sequence[int]], make: Make = scores
 ) -> tuple[torch.Tensor, Inverse]:
     """The grid that chunks make in scan order, whose memory is used again at once."""
-    inverse = Inverse([resampling.over(cuts)], make, cuts)
+    inverse = Inverse([resampling.over(cuts)], make)
     result: Any = None
     for position in itertools.product(*[range(len(each) - 1) for each in cuts]):
         box = tuple(slice(each[k], each[k + 1]) for each, k in zip(cuts, position))

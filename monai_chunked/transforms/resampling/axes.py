@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
@@ -29,7 +29,7 @@ import numpy as np
 from monai_chunked.plan.boxes import Box
 from monai_chunked.transforms.resampling.oblique import Oblique
 
-__all__ = ["Axis", "ChunkResampling", "Face", "Kind", "Part", "Resampling", "Unstreamable"]
+__all__ = ["Axis", "ChunkResampling", "Face", "Kind", "Part", "Resampling", "Unstreamable", "in_one_order"]
 
 
 Kind = Literal["copy", "product", "nested", "mean"]
@@ -224,6 +224,36 @@ class ChunkResampling:
         """How many chunks will ask for a face of a chunk."""
         users = [faces[k].users for faces, k in zip(self.faces, position)]
         return users[dim] * prod(1 + more for more in users[dim + 1 :])
+
+
+def in_one_order(images: Sequence[Sequence[Resampling]]) -> tuple[tuple[Resampling, ...], ...]:
+    """The same grids, of which chunks make the same boxes for all images of a batch.
+
+    A voxel is made with the last chunk that it needs in any of the images.
+
+    Args:
+        images: for each image, the resamplings that it goes through.
+
+    Raises:
+        Unstreamable: when images come to their grids over grids of other sizes.
+    """
+    sizes = [[(each.size, each.order, [axis.size for axis in each.axes]) for each in image] for image in images]
+    if any(each != sizes[0] for each in sizes):
+        raise Unstreamable(
+            "the images of the batch were cropped, padded or resampled each in another way; with batch_size: 1 in the "
+            "data loader it is done a chunk at a time"
+        )
+    last = [
+        [np.maximum.reduce([each.axes[d].last for each in stage]) for d in range(len(stage[0].axes))]
+        for stage in zip(*images)
+    ]
+    return tuple(
+        tuple(
+            replace(each, axes=tuple(replace(axis, last=here) for axis, here in zip(each.axes, of_stage)))
+            for each, of_stage in zip(image, last)
+        )
+        for image in images
+    )
 
 
 def _parts(axis: Axis, cuts: Sequence[int]) -> Iterator[Part]:
