@@ -9,15 +9,15 @@ from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.api.patching import patch
 from monai_chunked.api.sampler import WindowSampler
 from monai_chunked.api.slice_inferer import ChunkedSliceInferer
+from monai_chunked.call.observer import Observer
+from monai_chunked.formats.nifti.output import NiftiOutput
+from monai_chunked.formats.zarr.output import ZarrOutput
 from monai_chunked.inputs.lazy.image_array import ImageArray
 from monai_chunked.inputs.open_image import open_image
 from monai_chunked.outputs.base import Expected, Output, OutputWriter, Result, ResumableOutput, ResumableWriter
-from monai_chunked.outputs.memory import MemoryOutput
-from monai_chunked.outputs.nifti.output import NiftiOutput
+from monai_chunked.outputs.memory_output import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
-from monai_chunked.outputs.zarr.output import ZarrOutput
 from monai_chunked.plan.chunk_plan import ChunkPlan
-from monai_chunked.run.observer import Observer
 from monai_chunked.transforms.each_voxel import each_voxel
 from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.windows.mirrored import Mirrored

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from monai_chunked import __version__
-from monai_chunked.api.commands.bundle import add_bundle
-from monai_chunked.api.commands.exec import add_exec
-from monai_chunked.api.commands.plan import add_plan
+from monai_chunked.commands.bundle import add_bundle
+from monai_chunked.commands.exec import add_exec
+from monai_chunked.commands.plan import add_plan
 
 __all__ = ["main"]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from monai_chunked.api.inferer import ChunkedSlidingWindowInferer
 from monai_chunked.api.slice_inferer import ChunkedSliceInferer
+from monai_chunked.call.call import Call
+from monai_chunked.call.settings import Settings
 from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive
 from monai_chunked.run import run
-from monai_chunked.run.call import Call
-from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.dask.cluster import Cluster
-from monai_chunked.workers.dask.run import Elsewhere
+from monai_chunked.workers.dask.elsewhere import Elsewhere
 from monai_chunked.workers.worker import Worker
 
 __all__ = ["infer"]

@@ -21,7 +21,7 @@ from tests import ROOT
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-pytest.register_assert_rewrite("tests.side_by_side", "tests.outputs")
+pytest.register_assert_rewrite("tests.side_by_side", "tests.outputs", "tests.formats")
 
 
 def pytest_report_header() -> str:

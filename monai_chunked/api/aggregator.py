@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from monai_chunked.api.sampler import OPTIONS, WindowSampler, tensor_of
+from monai_chunked.call.call import Call
+from monai_chunked.call.settings import Settings, Sizes
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.boxes import sizes
 from monai_chunked.plan.heads import Heads
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.assembly import Assembly, Part, assemble
 from monai_chunked.run.begun import begun
-from monai_chunked.run.call import Call
 from monai_chunked.run.run import hand_out, watched
-from monai_chunked.run.settings import Settings, Sizes
 from monai_chunked.windows.errors import windows_text
 from monai_chunked.windows.predictor import BoundNetwork, Predictor
 

@@ -12,14 +12,14 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.utils import BlendMode
 
+from monai_chunked.call.call import Call
+from monai_chunked.call.checks import check_condition
+from monai_chunked.call.settings import Settings
 from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.outputs.base import OutputWriter, Result
-from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.outputs.memory_output import MemoryOutput
 from monai_chunked.plan.window_grid import padding
-from monai_chunked.run.call import Call
-from monai_chunked.run.checks import check_condition
 from monai_chunked.run.run import Here, infer
-from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
 
 __all__ = ["POSTPROCESSING", "CallAsMonai", "why_not_alike"]

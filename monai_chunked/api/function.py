@@ -10,18 +10,18 @@ import torch.distributed as dist
 from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode
 
+from monai_chunked.call.call import Call
+from monai_chunked.call.checks import check_condition, check_process_group
+from monai_chunked.call.observer import Observer
+from monai_chunked.call.settings import Background, Device, Folder, PerDimension, Settings, Sizes
 from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.outputs.base import Output
-from monai_chunked.run.call import Call
-from monai_chunked.run.checks import check_condition, check_process_group
-from monai_chunked.run.observer import Observer
 from monai_chunked.run.run import Here, infer
-from monai_chunked.run.settings import Background, Device, Folder, PerDimension, Settings, Sizes
 from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.torchrun.peers import together
-from monai_chunked.workers.torchrun.run import infer_together
+from monai_chunked.workers.torchrun.together import infer_together
 
 __all__ = ["chunked_sliding_window_inference"]
 

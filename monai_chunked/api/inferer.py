@@ -13,14 +13,14 @@ from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode
 
 from monai_chunked.api.function import chunked_sliding_window_inference
+from monai_chunked.call.bill import plan_inferer
+from monai_chunked.call.checks import check_mode, check_same_shape
+from monai_chunked.call.observer import Observer
+from monai_chunked.call.settings import Background, Device, Folder, PerDimension, Settings, Sizes
 from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.chunk_plan import ChunkPlan
-from monai_chunked.run.checks import check_mode, check_same_shape
-from monai_chunked.run.observer import Observer
-from monai_chunked.run.plan import plan_inferer
-from monai_chunked.run.settings import Background, Device, Folder, PerDimension, Settings, Sizes
 from monai_chunked.transforms.inversion import ImageInverse
 from monai_chunked.windows.predictor import BoundNetwork
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from monai_chunked.call.settings import PerDimension, Settings, Sizes
 from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.source import check_inputs, source_of
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.settings import PerDimension, Settings, Sizes
 from monai_chunked.windows.errors import name_windows
 from monai_chunked.windows.reader import Image, Reading, image_of
 

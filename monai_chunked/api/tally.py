@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from monai_chunked.call.bill import plan_inferer
 from monai_chunked.plan.chunk_plan import ChunkPlan
 from monai_chunked.plan.sizes import format_bytes
-from monai_chunked.run.plan import plan_inferer
 from monai_chunked.windows.predictor import flatten
 
 __all__ = ["Chunked", "Tally"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from monai_chunked.plan.chunk_grid import ChunkGrid, Piece
+from monai_chunked.plan.chunk_grid import ChunkGrid, Overlap
 from monai_chunked.plan.heads import Head, Heads
 
 __all__ = ["Background", "backgrounds_of"]
@@ -53,7 +53,7 @@ class Background:
         return self.values.expand(-1, *weights.shape[1:]), weights
 
     def sums(
-        self, chunk: tuple[int, ...], pieces: Iterable[tuple[Piece, tuple[int, ...]]] | None = None
+        self, chunk: tuple[int, ...], pieces: Iterable[tuple[Overlap, tuple[int, ...]]] | None = None
     ) -> torch.Tensor:
         """What skipped windows add up to in a chunk, ``(C, *chunk)``, in new memory that channels may share.
 

@@ -13,16 +13,15 @@ from monai.transforms.utils import scale_affine
 
 from monai_chunked.chunks.activations import Activation, Kind, undecided
 from monai_chunked.chunks.inverse import Inverse, Make, scores
-from monai_chunked.chunks.postprocessing import Argmax, Cast, Postprocess
-from monai_chunked.chunks.stages import Stage
+from monai_chunked.chunks.stages import Argmax, Cast, Postprocess, Stage
 from monai_chunked.outputs.base import Form, Metadata
 from monai_chunked.plan.chunk_grid import ChunkGrid, ChunkId
 from monai_chunked.plan.heads import Head
+from monai_chunked.resampling.axes import ChunkResampling
 from monai_chunked.transforms.argmax import argmax, label_dtype, option
 from monai_chunked.transforms.chain import Chain, Function, Step, inside
 from monai_chunked.transforms.inversion import Inversion, Undone
 from monai_chunked.transforms.reasons import stays_in_memory
-from monai_chunked.transforms.resampling.axes import ChunkResampling
 
 __all__ = ["Ending", "ending_of", "stages_of"]
 

@@ -17,8 +17,8 @@ from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import addresses_limited
 from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.chunk_grid import ChunkId
-from monai_chunked.transforms.resampling.axes import ChunkResampling
-from monai_chunked.transforms.resampling.pieces import Piece, pieces
+from monai_chunked.resampling.axes import ChunkResampling
+from monai_chunked.resampling.pieces import Piece, pieces
 
 __all__ = ["Inverse", "Make", "scores"]
 

@@ -13,8 +13,8 @@ import torch
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.machine.memory import available_memory, is_refusal
 from monai_chunked.outputs.base import Expected, Metadata, Output, OutputWriter, Result
-from monai_chunked.outputs.files import check_forgotten
-from monai_chunked.outputs.memory import MemoryOutput
+from monai_chunked.outputs.file_output import check_forgotten
+from monai_chunked.outputs.memory_output import MemoryOutput
 from monai_chunked.outputs.numpy import NumpyOutput
 from monai_chunked.plan.sizes import format_bytes
 

@@ -40,7 +40,7 @@ from monai_chunked.machine.files import (
     write_all,
 )
 from monai_chunked.outputs.base import Expected, Metadata, Result, ResumableWriter
-from monai_chunked.outputs.files import FileOutput, numpy_dtype, partial_path
+from monai_chunked.outputs.file_output import FileOutput, numpy_dtype, partial_path
 from monai_chunked.plan.boxes import Box, sizes
 
 __all__ = ["NumpyOutput"]

@@ -39,7 +39,7 @@ from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.touching import finished, opened, surroundings, touched, touching
 from monai_chunked.plan.window_grid import WindowGrid
 
-__all__ = ["ChunkGrid", "ChunkId", "Piece"]
+__all__ = ["ChunkGrid", "ChunkId", "Overlap"]
 
 
 class ChunkId(NamedTuple):
@@ -56,7 +56,7 @@ class ChunkId(NamedTuple):
     position: tuple[int, ...]
 
 
-class Piece(NamedTuple):
+class Overlap(NamedTuple):
     """What one window and one chunk have in common.
 
     Attributes:
@@ -140,7 +140,7 @@ class ChunkGrid:
 
     @cached_property
     def _shared(self) -> list[list[list[tuple[int, slice, slice]]]]:
-        """What :py:class:`Piece` says, for each dimension, window index and chunk that the window touches there."""
+        """What :py:class:`Overlap` says, for each dimension, window index and chunk that the window touches there."""
         return [
             [
                 [(c, *_common(span[0], each, (cuts[c], cuts[c + 1]))) for c in chunks]
@@ -166,20 +166,22 @@ class ChunkGrid:
         """Along one dimension, the indices of the chunks that a window of an index touches."""
         return self._touched[dim][window]
 
-    def pieces(self, window: tuple[int, ...]) -> Iterator[Piece]:
+    def pieces(self, window: tuple[int, ...]) -> Iterator[Overlap]:
         """What a window shares with each chunk that it touches."""
         for shared in itertools.product(*[s[w] for s, w in zip(self._shared, window)]):
-            yield Piece(*zip(*shared))
+            yield Overlap(*zip(*shared))
 
-    def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Piece]:
+    def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Overlap]:
         """What a chunk shares with each window that touches it, in scan order."""
         around = (
             [self._shared[d][w][c - self._touched[d][w][0]] for w in self._touching[d][c]] for d, c in enumerate(chunk)
         )
         for shared in self.windows.in_scan_order(list(around)):
-            yield Piece(*zip(*shared))
+            yield Overlap(*zip(*shared))
 
-    def pieces_before(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> Iterator[tuple[Piece, tuple[int, ...]]]:
+    def pieces_before(
+        self, chunk: tuple[int, ...], window: tuple[int, ...]
+    ) -> Iterator[tuple[Overlap, tuple[int, ...]]]:
         """What a chunk shares with each window that touches it earlier than another one does, and the window's size."""
         around = self.windows.in_scan_order([self._touching[d][c] for d, c in enumerate(chunk)])
         for position, piece, size in zip(around, self.windows_of(chunk), self.window_sizes_of(chunk)):

@@ -10,7 +10,7 @@ from pathlib import Path
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.machine.files import leaving_no_empty_folder
 from monai_chunked.outputs.base import Metadata, Output, ResumableOutput
-from monai_chunked.outputs.files import check_forgotten
+from monai_chunked.outputs.file_output import check_forgotten
 from monai_chunked.recovery.alone import Alone
 from monai_chunked.recovery.journal_record import JournalRecord
 from monai_chunked.recovery.record import NoRecord, Overwrite, Record

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from monai_chunked.call.observer import Observer
 from monai_chunked.chunks.background import Background, backgrounds_of
 from monai_chunked.chunks.ending import Ending, stages_of
 from monai_chunked.chunks.finisher import Division, Finisher, HeadFinisher, Uncovered
 from monai_chunked.chunks.handing_on import Exchange, HandingOn, Products
 from monai_chunked.chunks.levels import Levels
 from monai_chunked.chunks.open_chunks import OpenChunks
-from monai_chunked.chunks.postprocessing import Cast
-from monai_chunked.chunks.stages import Stage
+from monai_chunked.chunks.stages import Cast, Stage
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.machine.memory import FreedMemory
 from monai_chunked.outputs.base import OutputWriter
@@ -28,7 +28,6 @@ from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.recovery.left import Cuts
 from monai_chunked.run.begun import Run
-from monai_chunked.run.observer import Observer
 from monai_chunked.transforms.chain import Chain
 from monai_chunked.windows.predictions import OfWindow
 

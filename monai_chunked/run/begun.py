@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+from monai_chunked.call.call import Call, Fingerprint
 from monai_chunked.chunks.ending import Ending
 from monai_chunked.outputs.base import Expected, Form, Metadata, OutputWriter, Result, UsedFile
 from monai_chunked.plan.chunk_grid import ChunkId
@@ -18,7 +19,6 @@ from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import Left
 from monai_chunked.recovery.record import NoRecord, Record
 from monai_chunked.recovery.recovery import recovering
-from monai_chunked.run.call import Call, Fingerprint
 
 __all__ = ["Run", "begun"]
 

@@ -21,11 +21,13 @@ import torch
 import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import collate_meta_tensor_fn
+from monai.utils import convert_to_dst_type
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from monai_chunked.outputs.base import TakesMetadata
 from monai_chunked.transforms.chain import Chain
 
-__all__ = ["HOLDS_LABELS", "Labels", "MetaLabels", "mark_labels"]
+__all__ = ["HOLDS_LABELS", "Labels", "MetaLabels", "mark_labels", "with_metadata"]
 
 
 HOLDS_LABELS = "holds_labels"
@@ -241,3 +243,22 @@ def _check(func: Callable[..., Any], labels: Labels, args: Sequence[Any], kwargs
                 UserWarning,
                 stacklevel=5,
             )
+
+
+def with_metadata(results: Sequence[Any], templates: Sequence[MetaTensor], template: MetaTensor | None) -> list[Any]:
+    """MetaTensors where the input has metadata. As in MONAI only a single result takes it over.
+
+    Args:
+        results: of each head of the network.
+        templates: for each image a tensor without voxels that has the metadata; empty if there is none.
+        template: one that has the metadata of the batch.
+    """
+    if template is None:
+        return list(results)
+    if len(results) == 1 and isinstance(results[0], TakesMetadata):
+        return [results[0].with_metadata(templates)]
+    if not all(isinstance(result, torch.Tensor) for result in results):
+        return list(results)
+    if len(results) > 1:
+        return [MetaTensor(result) for result in results]
+    return [convert_to_dst_type(result, template, dtype=result.dtype, device=result.device)[0] for result in results]

@@ -11,6 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from monai_chunked.call.call import Call, Fingerprint
+from monai_chunked.call.identity import fingerprint_of_call
+from monai_chunked.call.observer import Observer, observer_of
+from monai_chunked.call.settings import Settings
 from monai_chunked.machine.signals import interruptible
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.plan.heads import Heads
@@ -18,12 +22,7 @@ from monai_chunked.plan.layout import Layout
 from monai_chunked.plan.window_grid import Window
 from monai_chunked.run.assembly import Assembly, Part, Results, assemble
 from monai_chunked.run.begun import Run, begun
-from monai_chunked.run.call import Call, Fingerprint
-from monai_chunked.run.identity import fingerprint_of_call
-from monai_chunked.run.labels import mark_labels
-from monai_chunked.run.observer import Observer, observer_of
-from monai_chunked.run.results import with_metadata
-from monai_chunked.run.settings import Settings
+from monai_chunked.run.labels import mark_labels, with_metadata
 from monai_chunked.run.whole import infer_whole
 from monai_chunked.windows.batches import Batch, Batches, ReadAhead, SkippingBatches
 from monai_chunked.windows.predictions import OfWindow, Predictions

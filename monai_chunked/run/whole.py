@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from monai_chunked.call.call import Call
+from monai_chunked.call.settings import Settings
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.outputs.base import Expected, Output, Result
 from monai_chunked.plan.heads import Heads
 from monai_chunked.run.begun import Run, begun
-from monai_chunked.run.call import Call
-from monai_chunked.run.labels import mark_labels
-from monai_chunked.run.results import with_metadata
-from monai_chunked.run.settings import Settings
+from monai_chunked.run.labels import mark_labels, with_metadata
 from monai_chunked.transforms.argmax import check_classes
 from monai_chunked.transforms.chain import Chain
 from monai_chunked.transforms.inversion import Inversion

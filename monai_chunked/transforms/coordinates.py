@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from monai_chunked.transforms.resampling.axes import Axis, Kind, Unstreamable
-from monai_chunked.transforms.resampling.oblique import Oblique, source_places
+from monai_chunked.resampling.axes import Axis, Kind, Unstreamable
+from monai_chunked.resampling.oblique import Oblique, source_places
 
 __all__ = ["grid_sample_axes", "interpolate_axes"]
 

@@ -16,8 +16,8 @@ from monai.transforms import Invertd, InvertibleTransform
 from monai.transforms.utils import convert_applied_interp_mode
 from monai.utils import TraceKeys
 
+from monai_chunked.resampling.axes import ChunkResampling, Resampling, Unstreamable, in_one_order
 from monai_chunked.transforms.operations import resamplings
-from monai_chunked.transforms.resampling.axes import ChunkResampling, Resampling, Unstreamable, in_one_order
 from monai_chunked.transforms.tracing import trace
 
 __all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "by_invertd"]

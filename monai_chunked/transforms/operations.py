@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from monai_chunked.resampling.axes import Axis, Kind, Resampling, Unstreamable
+from monai_chunked.resampling.oblique import Oblique
 from monai_chunked.transforms.coordinates import grid_sample_axes, interpolate_axes
-from monai_chunked.transforms.resampling.axes import Axis, Kind, Resampling, Unstreamable
-from monai_chunked.transforms.resampling.oblique import Oblique
 from monai_chunked.transforms.tracing import Operation, Trace
 from monai_chunked.transforms.trial import check_kind
 

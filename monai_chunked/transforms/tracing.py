@@ -19,7 +19,7 @@ from monai.transforms import Compose, InvertibleTransform
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from monai_chunked.transforms.resampling.axes import Unstreamable
+from monai_chunked.resampling.axes import Unstreamable
 
 __all__ = ["Operation", "Trace", "trace"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from monai_chunked.resampling.axes import Kind, Resampling, Unstreamable
+from monai_chunked.resampling.pieces import pieces
 from monai_chunked.transforms.coordinates import grid_sample_axes, interpolate_axes
-from monai_chunked.transforms.resampling.axes import Kind, Resampling, Unstreamable
-from monai_chunked.transforms.resampling.pieces import pieces
 
 __all__ = ["check_kind"]
 

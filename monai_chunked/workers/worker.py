@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from monai_chunked.call.call import Call, Fingerprint
+from monai_chunked.call.identity import fingerprint_of_call
+from monai_chunked.call.settings import Settings
 from monai_chunked.chunks.handing_on import Products
 from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.source import Source, source_of
@@ -17,13 +20,10 @@ from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.window_grid import Skipped
 from monai_chunked.recovery.left import NOTHING_LEFT, Left
 from monai_chunked.run.begun import Run
-from monai_chunked.run.call import Call, Fingerprint
-from monai_chunked.run.identity import fingerprint_of_call
-from monai_chunked.run.settings import Settings
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.halves import Sums, first_half, second_half
-from monai_chunked.workers.parts import HandedOver, SharedRun, first_heads, predict_part
+from monai_chunked.workers.part import HandedOver, SharedRun, first_heads, predict_part
 
 __all__ = ["FirstHalf", "PartBox", "SecondHalf", "Worker"]
 

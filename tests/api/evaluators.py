@@ -16,7 +16,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Activationsd, AsDiscreted, Compose, Flipd, Invertd, SaveImaged, Spacingd
 
 from monai_chunked import ChunkedEvaluator
-from tests.outputs.nifti_cases import files_in
+from tests.formats.nifti_cases import files_in
 
 WINDOWS: dict[str, Any] = {"roi_size": (6, 7, 6), "sw_batch_size": 2, "overlap": 0.25}
 PREPROCESSING = Compose([Flipd("image", 0), Spacingd("image", (1.9, 2.4, 2.6))])

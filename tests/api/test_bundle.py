@@ -33,7 +33,7 @@ from ome_zarr_models.v05 import ImageLabel
 
 from monai_chunked import ChunkedSlidingWindowInferer
 from tests import ROOT
-from tests.outputs.nifti_cases import files_in
+from tests.formats.nifti_cases import files_in
 from tutorials.template import write_template
 
 

@@ -28,7 +28,7 @@ from monai.transforms import (
 )
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
-from monai_chunked.outputs.images import StoredTensor
+from monai_chunked.outputs.stored_images import StoredTensor
 from tests.outputs.cases import SETTINGS, network
 
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -5], [0, 0, 3, 7], [0, 0, 0, 1.0]])

@@ -6,8 +6,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 
+from monai_chunked.resampling.pieces import Piece, pieces
 from monai_chunked.transforms.operations import resamplings
-from monai_chunked.transforms.resampling.pieces import Piece, pieces
 from monai_chunked.transforms.tracing import trace
 from tests import toy_accelerator as toy
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_chunked import NiftiOutput, open_image
+from tests.formats.ngff_cases import label
 from tests.inputs.ome_zarr_cases import SIZES, image, scaled, space, spacing, voxels, write_group
-from tests.outputs.ngff_cases import label
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from monai_chunked.outputs.nifti import output as nifti
-from monai_chunked.outputs.nifti import volume as nifti_volume
 from tests.outputs.disks import DISK_BYTES
 
 
@@ -20,13 +18,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
-
-
-@pytest.fixture
-def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a file has many of them."""
-    monkeypatch.setattr(nifti, "SPAN_BYTES", 500)
-    monkeypatch.setattr(nifti_volume, "MOVED_BYTES", 600)
 
 
 @pytest.fixture(scope="module")

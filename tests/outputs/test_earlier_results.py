@@ -19,10 +19,10 @@ import zarr
 from monai.data import MetaTensor
 
 from monai_chunked import ChunkedSlidingWindowInferer, Expected, NiftiOutput, NumpyOutput, ZarrOutput
-from monai_chunked.outputs.zarr import places
+from monai_chunked.formats.zarr import places
+from tests.formats.zarr_cases import boxes, random_values, result, write_all
 from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
 from tests.outputs.recorded import FORMATS, expected, voxels
-from tests.outputs.zarr_cases import boxes, random_values, result, write_all
 from tests.refusals import never
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from monai_chunked import NumpyOutput
-from monai_chunked.outputs.zarr.places import LocalPlace
-from monai_chunked.outputs.zarr.storage_chunks import Collector
+from monai_chunked.formats.zarr.places import LocalPlace
+from monai_chunked.formats.zarr.storage_chunks import Collector
 from monai_chunked.recovery.journal import Journal
 from tests.killed_run import OUTPUTS, Boom, Network, image, inferer
 from tests.outputs.cases import left_in

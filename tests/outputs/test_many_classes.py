@@ -17,8 +17,8 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Spacing
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
+from tests.formats.ngff_cases import write
 from tests.killed_run import Boom
-from tests.outputs.ngff_cases import write
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 

@@ -22,8 +22,8 @@ from monai.transforms import SaveImage, Spacing
 
 from monai_chunked import ChunkedSlidingWindowInferer, NiftiOutput, NumpyOutput, ZarrOutput, open_image
 from monai_chunked.machine.files import beside
+from tests.formats.ngff_cases import write
 from tests.inputs.ome_zarr_cases import write_plate
-from tests.outputs.ngff_cases import write
 from tests.refusals import never
 
 OUTPUTS: dict[str, Callable[..., Any]] = {"npy": NumpyOutput, "nii": NiftiOutput, "zarr": ZarrOutput}

@@ -28,7 +28,7 @@ from monai_chunked import (
 )
 from monai_chunked.inputs.lazy.files_under import files_under
 from monai_chunked.machine.mapped import MappedFiles
-from tests.outputs.ngff_cases import write
+from tests.formats.ngff_cases import write
 from tests.refusals import never
 
 SIZE = (8, 8, 8)

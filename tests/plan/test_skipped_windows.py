@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monai_chunked import ChunkedSlidingWindowInferer
+from monai_chunked.call.observer import ProgressBar
 from monai_chunked.chunks.stitcher import Stitcher
 from monai_chunked.plan.schedule import CPU
 from monai_chunked.plan.window_grid import Window
-from monai_chunked.run.observer import ProgressBar
 from tests.watching import Watching
 from tests.windows.skipping import Network
 

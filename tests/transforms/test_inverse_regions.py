@@ -20,7 +20,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 
-from monai_chunked.transforms.resampling.pieces import Piece
+from monai_chunked.resampling.pieces import Piece
 from tests.transforms.inverted import KEY, Case, affine_of, assert_same_images, assert_same_voxels, oriented
 
 pytestmark = pytest.mark.usefixtures("one_thread")

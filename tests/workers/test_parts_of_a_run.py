@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 from monai_chunked import Result, chunked_sliding_window_inference
+from monai_chunked.call.call import Call
+from monai_chunked.call.settings import Settings
 from monai_chunked.chunks.handing_on import HandingOn
 from monai_chunked.inputs.source import source_of
 from monai_chunked.plan.borders import BORDERS
@@ -27,12 +29,10 @@ from monai_chunked.plan.parts.work import cut, work_of
 from monai_chunked.recovery.left import Left
 from monai_chunked.run.assembly import Part
 from monai_chunked.run.begun import Run
-from monai_chunked.run.call import Call
 from monai_chunked.run.run import predict
-from monai_chunked.run.settings import Settings
 from monai_chunked.windows.predictor import BoundNetwork
 from monai_chunked.workers.halves import first_half, second_half
-from monai_chunked.workers.parts import HandedOver, SharedRun, first_heads, predict_part
+from monai_chunked.workers.part import HandedOver, SharedRun, first_heads, predict_part
 from tests.run.test_exactness import Network
 from tests.side_by_side import random
 

@@ -8,9 +8,9 @@ from typing import Any
 from monai.transforms import Activationsd, CastToTyped, Compose, EnsureTyped, Identityd, Invertd, ToDeviced
 from monai.utils import CommonKeys
 
+from monai_chunked.resampling.axes import Unstreamable
 from monai_chunked.transforms.each_voxel import EachVoxeld
 from monai_chunked.transforms.inversion import DifferentGrids, Images, Inversion, by_invertd
-from monai_chunked.transforms.resampling.axes import Unstreamable
 
 __all__ = ["Decision", "PredictionCall", "ends_in_scores", "text_of", "why_not_batched"]
 

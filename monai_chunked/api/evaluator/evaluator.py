@@ -15,6 +15,7 @@ from monai.inferers import SlidingWindowInfererAdapt
 from monai.transforms import Compose, Invertd
 from monai.utils import CommonKeys, optional_import
 
+from monai_chunked.api.evaluator.costs import plan_logged, what_plans
 from monai_chunked.api.evaluator.deciding import (
     Decision,
     PredictionCall,
@@ -22,7 +23,6 @@ from monai_chunked.api.evaluator.deciding import (
     text_of,
     why_not_batched,
 )
-from monai_chunked.api.evaluator.forecast import plan_logged, what_plans
 from monai_chunked.api.evaluator.replacing import blends_alike, chunked_inferer
 from monai_chunked.api.evaluator.split import images_of, split
 from monai_chunked.machine.caller import warn_caller

@@ -10,7 +10,7 @@ from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.errors import add_note
 from monai_chunked.workers.dask.cluster import RETRIES, Cluster
-from monai_chunked.workers.parts import SharedRun
+from monai_chunked.workers.part import SharedRun
 from monai_chunked.workers.worker import FirstHalf, PartBox, SecondHalf, Worker
 
 __all__ = ["IndependentParts", "LinkedParts"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from monai_chunked.call.settings import Settings
 from monai_chunked.inputs.source import Source
 from monai_chunked.outputs.auto import AutoOutput
 from monai_chunked.outputs.base import Result, ResumableOutput
@@ -15,7 +16,6 @@ from monai_chunked.plan.boxes import Box
 from monai_chunked.plan.heads import Heads
 from monai_chunked.run.assembly import Results
 from monai_chunked.run.begun import Run
-from monai_chunked.run.settings import Settings
 from monai_chunked.workers.torchrun.peers import Peers
 from monai_chunked.workers.torchrun.shares import SharedResults
 

@@ -1,0 +1,1 @@
+"""Formats of files and stores that results are written in."""
