@@ -157,4 +157,4 @@ def chunked_sliding_window_inference(
         source, condition = source_of(inputs), None if condition is None else source_of(condition)
         if peers is None:
             return infer(Call.of(source, bound, settings, condition), Here())
-        return infer_together(peers, source, bound, settings, condition)
+        return infer_together(peers, source, bound, settings, condition=condition)

@@ -268,7 +268,7 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
 
             print(inferer.plan((1, 1, 512, 512, 1000), out_channels=105))
         """
-        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size, workers)
+        return plan_inferer(self, inputs_or_shape, out_channels, prediction_size=prediction_size, workers=workers)
 
     def _infer(
         self,

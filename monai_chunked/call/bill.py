@@ -44,6 +44,7 @@ def plan_inferer(
     inferer: SlidingWindowInferer,
     inputs_or_shape: Any,
     out_channels: int | Sequence[int],
+    *,
     prediction_size: Sequence[int] | None = None,
     workers: int | None = None,
 ) -> ChunkPlan:
@@ -90,7 +91,7 @@ class _Bill:
         if not isinstance(settings.background, dict):  # the names of heads are not known here
             self.background_adds = [bool(values.any()) for values in backgrounds_of(heads, settings.background)]
         self.skipped = settings.skipped()
-        self.work = work_of(self.windows, self.images, settings.sw_batch_size, self.skipped)
+        self.work = work_of(self.windows, self.images, settings.sw_batch_size, skipped=self.skipped)
         self.layout = lay_out(
             Volume(self.windows, settings.image_size, heads, self.sum_dtype.itemsize, self.skipped),
             settings.limits(self.device),
@@ -191,7 +192,9 @@ class _Bill:
     def _parts(self, workers: int) -> PartsForecast:
         """What each part takes where so many workers share the volume."""
         parts = Parts(self.layout.grids, self.images, cut(self.work, workers), self.skipped)
-        return forecast_parts(parts, self.work, self.layout.voxel_bytes, workers, self.background_adds)
+        return forecast_parts(
+            parts, self.work, voxel_bytes=self.layout.voxel_bytes, workers=workers, background_adds=self.background_adds
+        )
 
 
 @dataclass(frozen=True)

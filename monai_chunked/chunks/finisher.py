@@ -144,6 +144,7 @@ class HeadFinisher:
         self,
         name: str,
         stages: Sequence[Stage],
+        *,
         create: Callable[[Form], OutputWriter],
         form: Form | None,
         threaded: Callable[[OutputWriter], bool],

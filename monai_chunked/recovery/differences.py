@@ -66,7 +66,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], old: str = "b
     for name in _differing(before, now):
         values = before.get(name, "nothing"), now.get(name, "nothing")
         details = list(_deepest(name, *(each.get(name, {}) for each in inside))) or [(name, *values)]
-        found += [_said(path, one, other, old, new) for path, one, other in details[:MOST]]
+        found += [_said(path, one, other, old=old, new=new) for path, one, other in details[:MOST]]
         if len(details) > MOST:
             found.append(f"{len(details) - MOST} more in {name}")
     return found
@@ -97,7 +97,7 @@ def _parts(kept: Any) -> tuple[str, Details]:
     return (kept, {}) if isinstance(kept, str) else (kept[0], kept[1])
 
 
-def _said(name: str, before: str, now: str, old: str, new: str) -> str:
+def _said(name: str, before: str, now: str, *, old: str, new: str) -> str:
     short = max(len(before), len(now)) < SHORT and LONG not in (before[:1], now[:1])
     return f"{name} ({before} {old}, {now} {new})" if short else name
 

@@ -22,6 +22,7 @@ __all__ = ["recovering"]
 def recovering(
     output: Output,
     metadata: tuple[Metadata, ...],
+    *,
     fingerprint: Callable[[], tuple[Mapping[str, str], Sequence[str]]] | None,
     overwrite: Overwrite,
     check: Callable[[tuple[Metadata, ...]], None],

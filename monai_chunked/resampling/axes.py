@@ -64,7 +64,9 @@ class Axis:
         return len(self.low)
 
     @classmethod
-    def of(cls, low: np.ndarray, high: np.ndarray, low_weight: np.ndarray, high_weight: np.ndarray, size: int) -> Axis:
+    def of(
+        cls, low: np.ndarray, high: np.ndarray, *, low_weight: np.ndarray, high_weight: np.ndarray, size: int
+    ) -> Axis:
         """An axis that needs both voxels, also one whose weight is 0: zero times what is not finite is not zero."""
         first = np.where(low < 0, high, np.where(high < 0, low, np.minimum(low, high)))
         return cls(low, high, low_weight, high_weight, first, np.maximum(low, high), size)
@@ -73,7 +75,7 @@ class Axis:
     def copy(cls, index: np.ndarray, size: int) -> Axis:
         """An axis whose voxels are those of another one, at these places (-1: zeros)."""
         weight = (index >= 0).astype(np.float64)
-        return cls.of(index, index, weight, np.zeros_like(weight), size)
+        return cls.of(index, index, low_weight=weight, high_weight=np.zeros_like(weight), size=size)
 
     def take(self, index: np.ndarray) -> Axis:
         """The voxels at these places, also in another order; -1: a voxel that is made of nothing."""

@@ -32,6 +32,7 @@ def at_corners(
     resampling: Resampling,
     made: Box,
     read: Box,
+    *,
     axes: Sequence[Axis],
     values: torch.Tensor,
     some: torch.Tensor,

@@ -261,7 +261,9 @@ class Piece:
             ``(voxels,)``, or ``(C, voxels)``.
         """
         where = slice(None) if channels is None else channels.to(values.device)
-        return at_corners(self.resampling, self.made, self.read, self._axes, values, some, where)
+        return at_corners(
+            self.resampling, self.made, self.read, axes=self._axes, values=values, some=some, channels=where
+        )
 
 
 def pieces(resampling: Resampling, parts: Sequence[AxisPart], starts: Sequence[int]) -> list[Piece]:

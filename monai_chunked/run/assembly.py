@@ -174,7 +174,7 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
         stitcher = Stitcher(
             layout=layout,
             images=call.images,
-            open_chunks=_open_chunks(run, layout, finisher, part, handing_on, observer),
+            open_chunks=_open_chunks(run, layout, finisher, part=part, handing_on=handing_on, observer=observer),
             handing_on=handing_on,
             backgrounds=[Background(*given) for given in zip(of_sums, layout.grids, of_heads)],
             freed=FreedMemory(int(GROWTH * held)),
@@ -217,7 +217,9 @@ def finisher_of(
         for number, (head, ending, chain) in enumerate(zip(heads.each, endings, chains)):
             create = partial(run.start_result, number, head, ending)
             form = run.left.results.get(number, forms[number])
-            finishers.append(HeadFinisher(head.name, stages(number, ending, chain), create, form, threaded))
+            finishers.append(
+                HeadFinisher(head.name, stages(number, ending, chain), create=create, form=form, threaded=threaded)
+            )
     except BaseException:
         Finisher(finishers).abandon()
         raise
@@ -236,7 +238,7 @@ def _stages(run: Run, ending: Ending, head: Head, chain: Chain) -> list[Stage]:
 
 
 def _open_chunks(
-    run: Run, layout: Layout, finisher: Finisher, part: Part, handing_on: HandingOn, observer: Observer
+    run: Run, layout: Layout, finisher: Finisher, *, part: Part, handing_on: HandingOn, observer: Observer
 ) -> OpenChunks:
     """Where predictions are added up: in results that are in memory as they are, else in chunks of their own."""
     call, differentiable = run.call, torch.is_grad_enabled()

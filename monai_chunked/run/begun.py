@@ -147,7 +147,9 @@ def begun(call: Call, fingerprint: Callable[[], Fingerprint] | None, skipped: Sk
     def check(metadata: tuple[Metadata, ...]) -> None:
         output.check(Expected(0, None, metadata, True, used))
 
-    with recovering(output, call.source.metadata, fingerprint, settings.overwrite, check) as (record, metadata):
+    with recovering(
+        output, call.source.metadata, fingerprint=fingerprint, overwrite=settings.overwrite, check=check
+    ) as (record, metadata):
         if record.left.heads is None:
             size = call.images * prod(settings.image_size) * (1 if known_dtype is None else known_dtype.itemsize)
             output.check(Expected(size, known_dtype, metadata, bool(settings.overwrite) or record.replaces))

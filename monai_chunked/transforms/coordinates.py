@@ -72,7 +72,7 @@ def grid_sample_axes(
 
 
 def interpolate_axes(
-    size: Sequence[int], made: Sequence[int], mode: str, align_corners: bool, dtype: torch.dtype
+    size: Sequence[int], made: Sequence[int], mode: str, *, align_corners: bool, dtype: torch.dtype
 ) -> tuple[list[Axis], Kind]:
     """What ``interpolate`` reads.
 
@@ -109,7 +109,7 @@ def _between(at: np.ndarray, size: int, slack: float) -> Axis:
     inside = [(each >= 0) & (each < size) for each in (low, high)]
     corners = [np.where(ok, each, -1).astype(np.int64) for ok, each in zip(inside, (low, high))]
     kept = [np.where(ok, each, 0).astype(at.dtype) for ok, each in zip(inside, weights)]
-    axis = Axis.of(corners[0], corners[1], kept[0], kept[1], size)
+    axis = Axis.of(corners[0], corners[1], low_weight=kept[0], high_weight=kept[1], size=size)
     return axis if not slack else _wider(axis, np.floor(at - slack), np.floor(at + slack) + 1, size)
 
 
@@ -145,7 +145,7 @@ def _linear(size: int, made: int, align_corners: bool) -> Axis:
     low = np.minimum(place.astype(np.int64), size - 1)
     high = np.minimum(low + 1, size - 1)
     high_weight = np.clip(place - low.astype(number), number(0), number(1))
-    return Axis.of(low, high, number(1) - high_weight, high_weight, size)
+    return Axis.of(low, high, low_weight=number(1) - high_weight, high_weight=high_weight, size=size)
 
 
 def _mean(size: int, made: int) -> Axis:
@@ -154,4 +154,5 @@ def _mean(size: int, made: int) -> Axis:
     if np.any(last - first > 1):
         raise Unstreamable("it takes the mean of more than two voxels in a dimension")
     single = first == last
-    return Axis.of(first, last, np.where(single, 1.0, 0.5), np.where(single, 0.0, 0.5), size)
+    low_weight, high_weight = np.where(single, 1.0, 0.5), np.where(single, 0.0, 0.5)
+    return Axis.of(first, last, low_weight=low_weight, high_weight=high_weight, size=size)

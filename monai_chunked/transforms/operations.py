@@ -242,7 +242,9 @@ def _grid_sample(grid: _Grid, operation: Operation) -> None:
 def _interpolate(mode: str) -> Callable[[_Grid, Operation], None]:
     def resample(grid: _Grid, operation: Operation) -> None:
         align_corners = len(operation.args) > 1 and operation.args[1] is True
-        axes, kind = interpolate_axes(grid.size, operation.shape[grid.lead :], mode, align_corners, operation.dtype)
+        axes, kind = interpolate_axes(
+            grid.size, operation.shape[grid.lead :], mode, align_corners=align_corners, dtype=operation.dtype
+        )
         grid.resample(axes, kind)
 
     return resample

@@ -40,7 +40,7 @@ def check_kind(kind: Kind, precision: torch.dtype) -> None:
     volume = torch.rand((1, 2, *SIZE), generator=torch.Generator().manual_seed(0))
     if kind != "product":
         mode = "area" if kind == "mean" else "trilinear"
-        axes, _ = interpolate_axes(SIZE, MADE, mode, False, torch.float32)
+        axes, _ = interpolate_axes(SIZE, MADE, mode, align_corners=False, dtype=torch.float32)
         _compare(Resampling(tuple(axes), ORDER, ORDER, kind), volume[0], F.interpolate(volume, MADE, mode=mode)[0])
         return
     theta = torch.tensor([[0.9, 0, 0, 0.1], [0, 0.7, 0, -0.2], [0, 0, 1.1, 0.05]], dtype=precision)

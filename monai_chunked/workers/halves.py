@@ -42,7 +42,7 @@ def first_half(run: Run, ranges: Sequence[range], part: int) -> tuple[Sums, Prod
     return mail.sent, half.products
 
 
-def second_half(run: Run, ranges: Sequence[range], part: int, products: Products, sums: Mapping[int, Any]) -> Sums:
+def second_half(run: Run, ranges: Sequence[range], part: int, *, products: Products, sums: Mapping[int, Any]) -> Sums:
     """Add what a part has kept. The output of the run takes the boxes that it finishes now.
 
     Args:

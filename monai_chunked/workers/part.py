@@ -131,7 +131,7 @@ def numbers_of(run: Run, numbers: range, first: int) -> range:
     """
     settings, images = run.call.settings, run.call.images
     if settings.skip is None:
-        ends = work_of(settings.windows, images, settings.sw_batch_size, run.skipped).ends
+        ends = work_of(settings.windows, images, settings.sw_batch_size, skipped=run.skipped).ends
         stop = int(ends[np.searchsorted(ends, numbers.stop)])
     else:  # nobody knows where batches end before the windows were looked at
         ends, stop = np.cumsum(settings.windows.run_lengths(images)), numbers.stop

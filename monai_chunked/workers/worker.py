@@ -171,7 +171,7 @@ class Worker:
         boxes = list(begun.boxes)
         run = shared.run_of(self._making(boxes, shared))
         with torch.no_grad():
-            return SecondHalf(boxes, second_half(run, shared.ranges, part, begun.products, sums))
+            return SecondHalf(boxes, second_half(run, shared.ranges, part, products=begun.products, sums=sums))
 
     def _making(self, boxes: list[PartBox], shared: SharedRun, inversion: Inversion | None = None) -> Call:
         """A call whose boxes are added to a list."""

@@ -142,10 +142,10 @@ class Counting:
 
 
 def forecast_of(case: Case, voxel_bytes: list[int]) -> tuple[Parts, PartsForecast]:
-    work = work_of(case.grids[0].windows, case.images, case.sw_batch_size, case.skipped)
+    work = work_of(case.grids[0].windows, case.images, case.sw_batch_size, skipped=case.skipped)
     parts = Parts(case.grids, case.images, cut(work, case.workers), case.skipped)
     adds = [case.background_adds] * len(case.grids)
-    return parts, forecast_parts(parts, work, voxel_bytes, case.workers, adds)
+    return parts, forecast_parts(parts, work, voxel_bytes=voxel_bytes, workers=case.workers, background_adds=adds)
 
 
 @CASES

@@ -58,7 +58,7 @@ def test_parts_have_the_batches_of_one_process_and_about_equal_work(case: Any) -
     windows = grids[0].windows
     each = batches(windows, images, size, skipped)
     ends = list(itertools.accumulate(passed for passed, _ in each))
-    work = work_of(windows, images, size, skipped)
+    work = work_of(windows, images, size, skipped=skipped)
     assert (work.ends.tolist(), work.predicted.tolist()) == (ends, [len(seen) for _, seen in each])
 
     ranges = cut(work, workers)
@@ -90,7 +90,7 @@ def test_batches_that_nobody_needs_are_no_work(case: Any, random: Any) -> None:
     numbers = {window[:2]: k for k, window in enumerate(w for run in windows.runs(images) for w in run)}
     each = batches(windows, images, size, skipped)
     wanted = [len(seen) if any(expected[numbers[w[:2]]] for w in seen) else 0 for _, seen in each]
-    assert work_of(windows, images, size, skipped, needed).predicted.tolist() == wanted
+    assert work_of(windows, images, size, skipped=skipped, needed=needed).predicted.tolist() == wanted
 
 
 def chunks(grids: list[ChunkGrid], images: int) -> list[ChunkId]:
@@ -107,7 +107,7 @@ def chunks(grids: list[ChunkGrid], images: int) -> list[ChunkId]:
 def test_who_adds_to_a_chunk_is_who_has_windows_that_touch_it(case: Any) -> None:
     grids, images, size, skipped, workers = case
     windows = grids[0].windows
-    parts = Parts(grids, images, cut(work_of(windows, images, size, skipped), workers), skipped)
+    parts = Parts(grids, images, cut(work_of(windows, images, size, skipped=skipped), workers), skipped)
     touching: dict[ChunkId, list[tuple[int, bool]]] = defaultdict(list)
     number = 0
     for image in range(images):

@@ -19,7 +19,7 @@ def linear(size: int, made: int) -> Axis:
     at = np.linspace(0, size - 1, made)
     low = np.floor(at).astype(np.int64)
     high = np.where(low + 1 < size, low + 1, -1)
-    return Axis.of(low, high, low + 1 - at, np.where(high < 0, 0.0, at - low), size)
+    return Axis.of(low, high, low_weight=low + 1 - at, high_weight=np.where(high < 0, 0.0, at - low), size=size)
 
 
 @st.composite

@@ -205,7 +205,7 @@ def check_interpolated(size: Any, made: Any, mode: str, align_corners: bool, kin
     volume = values_of(kind, 3, *size)
     align = align_corners if mode == "trilinear" else None
     whole = F.interpolate(volume[None], made, mode=mode, align_corners=align)[0]
-    axes, how = interpolate_axes(size, made, mode, bool(align), torch.float32)
+    axes, how = interpolate_axes(size, made, mode, align_corners=bool(align), dtype=torch.float32)
     assert_all_is_made(Resampling(tuple(axes), ORDER, ORDER, how), volume, cuts, whole)
 
 
@@ -215,7 +215,7 @@ def test_the_nearest_voxel_in_all_small_sizes(mode: str, dtype: torch.dtype) -> 
     """A voxel may lie in the middle of two, where the rounding of the scale decides."""
     for size, made in itertools.product(range(1, 60), range(1, 60)):
         whole = F.interpolate(torch.arange(size, dtype=dtype)[None, None], size=made, mode=mode)[0, 0]
-        (axis,), _ = interpolate_axes([size], [made], mode, False, dtype)
+        (axis,), _ = interpolate_axes([size], [made], mode, align_corners=False, dtype=dtype)
         assert axis.low.tolist() == whole.tolist(), (size, made)
 
 
@@ -231,7 +231,7 @@ def test_a_volume_so_long_that_it_is_made_in_pieces() -> None:
 
 def test_what_is_kept_is_faces() -> None:
     size, made, chunk, classes = (16, 12, 8), (20, 15, 10), 4, 2
-    axes, kind = interpolate_axes(size, made, "trilinear", False, torch.float32)
+    axes, kind = interpolate_axes(size, made, "trilinear", align_corners=False, dtype=torch.float32)
     cuts = [list(range(0, n + 1, chunk)) for n in size]
     volume = random(classes, *size)
     _, inverse = by_chunks(Resampling(tuple(axes), ORDER, ORDER, kind), volume, cuts)
@@ -246,7 +246,9 @@ def test_what_is_kept_is_faces() -> None:
 def test_what_is_kept_does_not_grow_with_the_length() -> None:
     most = []
     for length in (16, 64):
-        axes, kind = interpolate_axes((length, 8, 8), (length * 2, 10, 10), "trilinear", False, torch.float32)
+        axes, kind = interpolate_axes(
+            (length, 8, 8), (length * 2, 10, 10), "trilinear", align_corners=False, dtype=torch.float32
+        )
         cuts = [list(range(0, n + 1, 4)) for n in (length, 8, 8)]
         most.append(by_chunks(Resampling(tuple(axes), ORDER, ORDER, kind), random(2, length, 8, 8), cuts)[1])
     assert most[0].most_kept_bytes == most[1].most_kept_bytes

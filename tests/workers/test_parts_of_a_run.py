@@ -114,7 +114,7 @@ def shared_run(call: Call, workers: int) -> SharedRun:
     """What a run that is not shared finds out about heads and chunks."""
     settings, images, skipped = call.settings, call.images, call.settings.skipped()
     heads, layout = first_heads(Run.of_worker(call, Left(), skipped))
-    ranges = cut(work_of(settings.windows, images, settings.sw_batch_size, skipped), workers)
+    ranges = cut(work_of(settings.windows, images, settings.sw_batch_size, skipped=skipped), workers)
     return SharedRun(Left(heads, tuple(grid.cuts for grid in layout.grids)), ranges, skipped)
 
 
@@ -164,14 +164,16 @@ def check_handing_on(case: dict[str, Any]) -> None:
 
     call = call_of(image, BoundNetwork(counted, (), {}), case, results)
     settings, skipped, heads = call.settings, call.settings.skipped(), case["heads"]
-    work = work_of(settings.windows, call.images, settings.sw_batch_size, skipped)
+    work = work_of(settings.windows, call.images, settings.sw_batch_size, skipped=skipped)
     for number, numbers in enumerate(ranges):
         exchange.part = number
         part = Watched(numbers, ranges=ranges, number=number, exchange=exchange)
         predict(Run.of_worker(call, Left(), skipped), part)
         found, parts = part.found  # type: ignore[attr-defined]
         voxel_bytes, adding = [3 * case["dtype"].itemsize] * heads, [settings.background != 0] * heads
-        taken = forecast_parts(parts, work, voxel_bytes, len(ranges), adding).handing_on[number]
+        taken = forecast_parts(
+            parts, work, voxel_bytes=voxel_bytes, workers=len(ranges), background_adds=adding
+        ).handing_on[number]
         assert (found.sent_bytes, found.kept_bytes) == (taken.sent_bytes, taken.kept_bytes)
         assert not found.products
     results.check(expected)

@@ -69,7 +69,7 @@ class PartsForecast:
 
 
 def forecast_parts(
-    parts: Parts, work: Work, voxel_bytes: Sequence[int], workers: int, background_adds: Sequence[bool]
+    parts: Parts, work: Work, *, voxel_bytes: Sequence[int], workers: int, background_adds: Sequence[bool]
 ) -> PartsForecast:
     """What each part takes, in both ways.
 

@@ -31,6 +31,7 @@ def work_of(
     windows: WindowGrid,
     images: int,
     sw_batch_size: int,
+    *,
     skipped: Skipped | None = None,
     needed: np.ndarray | None = None,
 ) -> Work:

@@ -87,7 +87,7 @@ class Elsewhere:
         layout = lay_out(call.volume(left.heads), cuts=left.cuts)  # nothing is open here
         written = run.written(layout)
         needed = needed_windows(layout.grids, call.images, written) if written else None
-        parts = _cut(run, layout, needed, self.parts, self.cluster.threads())
+        parts = _cut(run, layout, needed, count=self.parts, threads=self.cluster.threads())
         with watched(run, call.windows) as observer:
             gathering = _Gathering(run, self.cluster, left, layout, parts, observer, needed)
             return Results(left.heads, gathering.results())
@@ -175,25 +175,29 @@ def _finished(box: PartBox) -> Finished:
     return Finished(at, box.box, box.values, Memory(box.values))
 
 
-def _cut(run: Run, layout: Layout, needed: np.ndarray | None, count: int | None, threads: int) -> Parts:
+def _cut(run: Run, layout: Layout, needed: np.ndarray | None, *, count: int | None, threads: int) -> Parts:
     """The parts: as many as are asked for, or as many as are worth while."""
     settings, images, hands_on = run.call.settings, run.call.images, run.call.parts_hand_on
-    work = work_of(settings.windows, images, settings.sw_batch_size, run.skipped, needed)
+    work = work_of(settings.windows, images, settings.sw_batch_size, skipped=run.skipped, needed=needed)
     if not work.predicted.any():  # all that is left is of skipped windows
         return Parts(layout.grids, images, [run.call.windows], run.skipped)
     counts = [count] if count is not None else [threads * times for times in range(1, MOST_PARTS + 1)]
     ways = [Parts(layout.grids, images, cut(work, each), run.skipped) for each in counts]
-    seconds = [_slowest(parts, hands_on, work, layout, threads) for parts in ways] if len(ways) > 1 else [0]
+    seconds = (
+        [_slowest(parts, work, layout, hands_on=hands_on, threads=threads) for parts in ways] if len(ways) > 1 else [0]
+    )
     fast = [parts for parts, time in zip(ways, seconds) if time <= NEARLY_AS_FAST * min(seconds)]
     # sums that go through a part have to wait for it, and those of the next part for them
     direct = [parts for parts in fast if not any(map(parts.passes_on, range(len(parts))))] if hands_on else []
     return (direct or fast)[-1]
 
 
-def _slowest(parts: Parts, hands_on: bool, work: Work, layout: Layout, threads: int) -> int:
+def _slowest(parts: Parts, work: Work, layout: Layout, *, hands_on: bool, threads: int) -> int:
     """How many windows the network of a worker gets, if each takes the next part as soon as it is ready."""
     no_background = [False] * len(parts.grids)
-    forecast = forecast_parts(parts, work, layout.voxel_bytes, threads, no_background)
+    forecast = forecast_parts(
+        parts, work, voxel_bytes=layout.voxel_bytes, workers=threads, background_adds=no_background
+    )
     busy = [0] * threads
     for part in forecast.handing_on if hands_on else forecast.independent:
         heapq.heappush(busy, heapq.heappop(busy) + part.windows)

@@ -49,7 +49,7 @@ class Start:
 
 
 def infer_together(
-    peers: Peers, source: Source, network: BoundNetwork, settings: Settings, condition: Source | None
+    peers: Peers, source: Source, network: BoundNetwork, settings: Settings, *, condition: Source | None
 ) -> Any:
     """What :py:func:`infer` does, by several processes.
 
@@ -126,7 +126,7 @@ class Leader(_Together):
         call, settings = run.call, run.call.settings
         layout = run.layout_left()
         needed = None if layout is None else needed_windows(layout.grids, call.images, run.written(layout))
-        work = work_of(settings.windows, call.images, settings.sw_batch_size, run.skipped, needed)
+        work = work_of(settings.windows, call.images, settings.sw_batch_size, skipped=run.skipped, needed=needed)
         ranges = cut(work, self.peers.size)
         if len(ranges) < self.peers.size:
             warn_caller(
