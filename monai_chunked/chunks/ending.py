@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,17 @@ class Ending:
     def finished(self, written: Mapping[ChunkId, int], images: int, head: int) -> Iterator[ChunkId]:
         """The chunks that need not come once more, where some boxes of the result are written already."""
         for image in range(images):
-            if not self.moves:
-                yield from (chunk for chunk in written if chunk[:2] == (image, head))
-                continue
-            needed = _positions(self.cuts) - {chunk.position for chunk in written if chunk[:2] == (image, head)}
-            for resampling in reversed(self.chunks[image]):
-                needed = resampling.needed(needed)
-            yield from (ChunkId(image, head, position) for position in _positions(self.grid.cuts) - needed)
+            yield from self.unneeded(written, image, head)[0]
+
+    def unneeded(self, written: Iterable[ChunkId], image: int, head: int) -> list[set[ChunkId]]:
+        """For each grid from the network's to the patient's, the boxes of which nothing is made that is not written."""
+        ways = self.chunks[image] if self.moves else ()
+        unneeded = [{chunk for chunk in written if chunk[:2] == (image, head)}]
+        needed = _positions(self.cuts) - {chunk.position for chunk in unneeded[0]}
+        for resampling, cuts in zip(reversed(ways), reversed([self.grid.cuts, *(way.cuts for way in ways[:-1])])):
+            needed = resampling.needed(needed)
+            unneeded.insert(0, {ChunkId(image, head, position) for position in _positions(cuts) - needed})
+        return unneeded
 
 
 def ending_of(grid: ChunkGrid, inversion: Inversion | None) -> Ending:
@@ -109,7 +113,8 @@ def stages_of(
     chain: Chain,
     dtype: torch.dtype,
     *,
-    written: Container[ChunkId],
+    number: int,
+    written: Collection[ChunkId],
     full: Sequence[tuple[int, ...]],
 ) -> list[Stage]:
     """What the chunks of a head go through behind the division by their weights.
@@ -119,7 +124,8 @@ def stages_of(
         head: of the network.
         chain: what is done to it.
         dtype: of scores.
-        written: the boxes that an earlier run has written.
+        number: of the head.
+        written: the boxes that an earlier run has written, or somebody else makes.
         full: for each image the spatial size of what MONAI cuts scores out of, if the image is smaller than a window;
             else that of the scores.
     """
@@ -131,12 +137,14 @@ def stages_of(
     stages += _stages(chain.before, head, ending.grid.size, strides)
     if ending.inverted is not None and not ending.moves:
         stages.append(Cast(ending.inverted))
-    for number in range(len(ending.chunks[0]) if ending.moves else 0):
-        resampled = [image[number] for image in ending.chunks]
-        if number == len(ending.chunks[0]) - 1:
-            stages.append(Inverse(resampled, make, label or ending.inverted, written))
+    images = range(len(ending.chunks) if ending.moves else 0)
+    unneeded = [ending.unneeded(written, image, number) for image in images] if written else []
+    for way, resampled in enumerate(zip(*ending.chunks)):
+        others = set().union(*(of_image[way + 1] for of_image in unneeded))
+        if way == len(ending.chunks[0]) - 1:
+            stages.append(Inverse(resampled, make, label or ending.inverted, others))
         else:
-            stages.append(Inverse(resampled, scores))
+            stages.append(Inverse(resampled, scores, unneeded=others))
     return stages + _stages(after, head, ending.size, None if ending.undone is None else ending.undone.strides)
 
 

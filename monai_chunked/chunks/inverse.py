@@ -39,7 +39,8 @@ class Inverse:
         resampled: for each image of the batch, what its chunks make. Boxes are the same for all images.
         make: what is made of a piece: scores, or labels, which need not all scores.
         dtype: of what is made; ``None``: as ``make`` gives it.
-        written: the boxes that are there already; chunks that make them come for the sake of their faces alone.
+        unneeded: the boxes of which nothing is made any more; chunks that make them come for the sake of their faces
+            alone, and faces that only they need may be missing.
 
     Attributes:
         kept_bytes: of the faces that are kept.
@@ -51,12 +52,12 @@ class Inverse:
         resampled: Sequence[ChunkResampling],
         make: Make,
         dtype: torch.dtype | None = None,
-        written: Container[ChunkId] = (),
+        unneeded: Container[ChunkId] = (),
     ) -> None:
         self.resampled = resampled
         self.make = make
         self.dtype = dtype
-        self.written = written
+        self.unneeded = unneeded
         self.kept_bytes = self.most_kept_bytes = 0
         self._faces: dict[tuple[int, tuple[int, ...], int], _Face] = {}
 
@@ -66,7 +67,7 @@ class Inverse:
         self._keep(finished, resampled)
         before = list(resampled.before(position))
         made = ChunkId(image, head, resampled.place(position)) if resampled.makes(position) else None
-        if made is not None and made not in self.written:
+        if made is not None and made not in self.unneeded:
             faces = [self._faces[image, other, dim] for dim, other in before]
             values = self._made(finished, resampled, faces)
             finished.memory.recycle()

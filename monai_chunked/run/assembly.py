@@ -159,7 +159,11 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
     def stages(number: int, ending: Ending, chain: Chain) -> list[Stage]:
         grid = layout.grids[number]
         division = Division(grid, of_heads[number], differentiable)
-        return [division, Uncovered(grid, scores[number]), *_stages(run, ending, heads.each[number], chain)]
+        return [
+            division,
+            Uncovered(grid, scores[number]),
+            *_stages(run, ending, chain, number=number, head=heads.each[number]),
+        ]
 
     def threaded(writer: OutputWriter) -> bool:
         return (call.device.type != "cpu" or not writer.in_memory) and not differentiable
@@ -226,7 +230,7 @@ def finisher_of(
     return Finisher(finishers, known_bytes)
 
 
-def _stages(run: Run, ending: Ending, head: Head, chain: Chain) -> list[Stage]:
+def _stages(run: Run, ending: Ending, chain: Chain, *, number: int, head: Head) -> list[Stage]:
     """What the chunks of a head go through when they are divided."""
     call = run.call
     windows = call.settings.windows
@@ -234,7 +238,10 @@ def _stages(run: Run, ending: Ending, head: Head, chain: Chain) -> list[Stage]:
     zooms = [size / float(roi) for size, roi in zip(head.size, windows.roi_size)]
     full = [tuple(int(n * zoom) for n, zoom in zip(windows.image_size, zooms))] * call.images
     cast = [Cast(call.result_dtype)] if call.settings.rounding is not None else []  # as behind MONAI's inferer
-    return [*cast, *stages_of(ending, head, chain, call.result_dtype, written=run.left.written, full=full)]
+    return [
+        *cast,
+        *stages_of(ending, head, chain, call.result_dtype, number=number, written=run.left.written, full=full),
+    ]
 
 
 def _open_chunks(

@@ -112,7 +112,7 @@ import warnings
 from pathlib import Path
 import torch
 from monai_chunked import ChunkedSlidingWindowInferer
-from monai_chunked.outputs import memory
+from monai_chunked.outputs import memory_output as memory
 
 torch.set_num_threads(1)
 x = torch.rand(1, 1, 64, 64, 64)

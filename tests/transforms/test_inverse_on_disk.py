@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
 from monai.transforms import Activationsd, AsDiscreted, Compose, CropForegroundd, Rotated, SaveImaged, Spacingd
 
 from monai_chunked import NiftiOutput, ZarrOutput
 from tests.outputs.recorded import voxels
-from tests.transforms.inverted import KEY, Case, affine_of, assert_same_voxels, oriented
+from tests.transforms.inverted import KEY, Case, affine_of, assert_same_voxels, cases, oriented
 
 pytestmark = [pytest.mark.usefixtures("one_thread")]
 
@@ -105,6 +109,38 @@ def test_an_interrupted_run_goes_on(output: str, part: float, argmax: bool, tmp_
     assert windows - int(part * windows) <= case.network.predicted
     if part > 0.6 and output != "zarr":  # a store writes chunks of its own, later
         assert case.network.predicted <= windows / 2  # the first image is not predicted again
+
+
+def check_goes_on(case: Case, part: float) -> None:
+    """An interrupted run of any inverse ends in MONAI's bits."""
+    note(f"{case.transforms}, {case.parameters}, {part}")
+    case.parameters["network_id"] = "conv"
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.filterwarnings("ignore")
+        reference, windows = case.monai(), all_windows(case)
+        stop_at(case, int(part * windows))
+        with suppress(Stopped):  # of few windows there may be one batch
+            case.ours(**OUTPUTS["disk"](Path(folder)))
+        case.handle.remove()  # type: ignore[attr-defined]
+        result = voxels(case.ours(**OUTPUTS["disk"](Path(folder))))
+        for one, other in zip(result, reference):
+            assert_same_voxels(one, other)
+
+
+CASES = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@settings(CASES, max_examples=25)
+@given(case=cases(), part=st.sampled_from([0.3, 0.5, 0.7, 0.9]))
+def test_any_inverse_goes_on(case: Case, part: float) -> None:
+    check_goes_on(case, part)
+
+
+@pytest.mark.long
+@settings(CASES, max_examples=150)
+@given(case=cases(), part=st.sampled_from([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]))
+def test_many_inverses_go_on(case: Case, part: float) -> None:
+    check_goes_on(case, part)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

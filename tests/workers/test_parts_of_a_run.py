@@ -7,6 +7,7 @@ import pickle
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -199,7 +200,7 @@ def check_halves(case: dict[str, Any]) -> None:
         before = copy.deepcopy(results)
         for _ in range(1 + (part == 1)):
             results = copy.deepcopy(before)
-            ended[part] = half(second_half, part, begun[part][1], sums)
+            ended[part] = half(partial(second_half, products=begun[part][1], sums=sums), part)
     results.check(expected)
 
 
