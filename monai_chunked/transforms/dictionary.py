@@ -22,6 +22,7 @@ __all__ = ["DICTIONARY", "check_dictionary", "check_invert", "odd_parameter", "r
 
 
 Odd = tuple[str, str]
+"""What a parameter is, and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Inside:
         odd: what a parameter is for the key of that number, and what it should be; ``None`` if all are fine.
     """
 
-    array: Callable[[Any, int], Any]
+    array: Callable[[Any, int], Callable[..., Any]]
     of_each_key: tuple[str, ...] = ()
     odd: Callable[[Any, int], Odd | None] = lambda transform, number: None
 
@@ -57,9 +58,9 @@ def check_dictionary(name: str, transform: MapTransform, key: Hashable) -> None:
         raise ValueError(refusal(name, type(transform).__name__, None))
     number = transform.keys.index(key)
     if (odd := odd_parameter(kind, transform, number)) is not None:
-        found, use = odd
+        given, use = odd
         raise ValueError(
-            f"{name} contains {type(transform).__name__} with {found}; use {use}, or apply it to the result, behind "
+            f"{name} contains {type(transform).__name__} with {given}; use {use}, or apply it to the result, behind "
             f"the inferer"
         )
     check_voxelwise(name, DICTIONARY[kind].array(transform, number))
@@ -96,8 +97,8 @@ def why_not_voxelwise(transform: MapTransform, key: Hashable) -> str | None:
     """
     number, kind = transform.keys.index(key), type(transform)
     if (odd := odd_parameter(kind, transform, number)) is not None:
-        found, use = odd
-        return f"has {found}; use {use}"
+        given, use = odd
+        return f"has {given}; use {use}"
     instead = instead_of(DICTIONARY[kind].array(transform, number))
     return None if instead is None else f"does not treat each voxel by itself: {instead}"
 
@@ -110,8 +111,8 @@ def odd_parameter(kind: type, transform: MapTransform, number: int) -> Odd | Non
 def restricted(transform: MapTransform, keys: Sequence[Hashable]) -> MapTransform:
     """The same transform of some of its keys alone.
 
-    >>> one = restricted(transforms.AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3), ["label"])
-    >>> one.keys, one.argmax, one.to_onehot
+    >>> label = restricted(transforms.AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3), ["label"])
+    >>> label.keys, label.argmax, label.to_onehot
     (('label',), (False,), (3,))
     """
     names = INVERTD if isinstance(transform, Invertd) else DICTIONARY[type(transform)].of_each_key
@@ -153,7 +154,7 @@ INVERTD = (
 """What ``Invertd`` has for each of its keys."""
 
 
-DICTIONARY: dict[Any, Inside] = {
+DICTIONARY: dict[type, Inside] = {
     transforms.Activationsd: Inside(
         lambda transform, number: Activations(other=transform.other[number], **transform.converter.kwargs),
         ("sigmoid", "softmax", "other"),

@@ -24,7 +24,7 @@ __all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "b
 
 
 CHANNELS = 2
-"""Of the predictions that are followed."""
+"""Channels of the predictions that are followed."""
 
 
 Undo = Callable[[MetaTensor, MetaTensor], Any]
@@ -52,7 +52,7 @@ class ImageInverse:
         Raises:
             ValueError: when an operation has no inverse that is known.
         """
-        operations: Any = deepcopy(image.applied_operations)
+        operations = deepcopy(image.applied_operations)
         if self.nearest_interp:
             operations = convert_applied_interp_mode(operations, mode="nearest", align_corners=None)
         prediction.applied_operations = operations
@@ -60,8 +60,8 @@ class ImageInverse:
         while prediction.applied_operations:
             last = prediction.applied_operations[-1]
             more = last.get(TraceKeys.EXTRA_INFO) or {}  # some are made of a pad and a crop
-            for each in (last, more.get("pad_info", {}), more.get("crop_info", {})):
-                each[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
+            for recorded in (last, more.get("pad_info", {}), more.get("crop_info", {})):
+                recorded[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
             prediction = _transform_of(last).inverse(prediction)
         return prediction
 
@@ -203,7 +203,7 @@ class Inversion:
         return None
 
     def batch(self, templates: Sequence[MetaTensor]) -> MetaTensor:
-        """A tensor without voxels, with the metadata of the batch, of those that have that of each image."""
+        """A tensor without voxels, with the metadata of the batch, made of those with the metadata of each image."""
         if len(templates) == 1 and not self.images.is_batch:
             return templates[0]
         collated: MetaTensor = collate_meta_tensor_fn(list(templates))
@@ -256,4 +256,4 @@ MAKE: dict[str, Callable[[dict[str, Any]], InvertibleTransform]] = {
     "CropForeground": lambda _: transforms.CropForeground(),
     "ResizeWithPadOrCrop": lambda _: transforms.ResizeWithPadOrCrop(spatial_size=1),
 }
-"""Transforms by name, of what was recorded; where that is not asked for, their inverse looks it up itself."""
+"""Transforms by name, made of what was recorded; most of their inverses look that up themselves."""
