@@ -234,8 +234,7 @@ class ChunkGrid:
 
     def open_voxels(self) -> np.ndarray:
         """Voxels of the chunks that are open while each window is added: int64, one number a window, in scan order."""
-        opens, closes = self._events
-        return np.cumsum(opens) - np.cumsum(closes) + closes
+        return self.kept_voxels() + self._events[1]
 
     def kept_voxels(self) -> np.ndarray:
         """Voxels of the chunks that are still open when each window has finished what it finishes."""

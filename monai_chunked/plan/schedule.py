@@ -72,7 +72,7 @@ class Forecast:
         written, read: to and from scratch, for one image.
         scratch_file: size of the scratch file.
         moved: between the levels in all, for one image.
-        images: of how many images this is; of more than one where windows are skipped, and not the same in all.
+        images: how many images the curve is of: more than one where windows are skipped, not the same ones in all.
     """
 
     curve: np.ndarray

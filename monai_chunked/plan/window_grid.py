@@ -162,7 +162,7 @@ def padding(image_size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[in
 
 
 def inside(window: slice, size: int, least: int) -> slice:
-    """The voxels of an image that a window of the image, padded to a least size, has, along one dimension.
+    """Along one dimension, the voxels of an image in a window over that image padded to a least size.
 
     >>> inside(slice(0, 32), 10, 32), inside(slice(5, 37), 64, 32)
     (slice(0, 10, None), slice(5, 37, None))

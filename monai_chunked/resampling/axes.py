@@ -63,6 +63,11 @@ class Axis:
     def __len__(self) -> int:
         return len(self.low)
 
+    @property
+    def corners(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """The low and the high voxels, with their weights."""
+        return (self.low, self.low_weight), (self.high, self.high_weight)
+
     @classmethod
     def of(
         cls, low: np.ndarray, high: np.ndarray, *, low_weight: np.ndarray, high_weight: np.ndarray, size: int
@@ -167,7 +172,7 @@ class ChunkResampling:
     Attributes:
         resampling: from which voxels to which.
         parts: what chunks make, for each dimension that is read, and each chunk along it.
-        faces: what is needed of them, for the same.
+        faces: what chunks behind need of a chunk, likewise.
     """
 
     resampling: Resampling

@@ -54,10 +54,7 @@ def at_corners(
     device = values.device
     at = voxels.cpu().numpy().T
     if resampling.oblique is None:
-        corners = [
-            [(index[k], weight[k]) for index, weight in ((axis.low, axis.low_weight), (axis.high, axis.high_weight))]
-            for axis, k in zip(axes, at)
-        ]
+        corners = [[(index[k], weight[k]) for index, weight in axis.corners] for axis, k in zip(axes, at)]
     else:
         in_grid = [k + side.start for k, side in zip(at, made)]
         places = coordinates(resampling.oblique, in_grid, resampling.frame)

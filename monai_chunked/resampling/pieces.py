@@ -139,7 +139,7 @@ class Piece:
         return self.scores_within(values, threshold, threshold) >= threshold
 
     def scores_within(self, values: torch.Tensor, low: float, high: float) -> torch.Tensor:
-        """As :py:meth:`scores`, where these lie from one number to another; elsewhere any others on the same side.
+        """As :py:meth:`scores` where these lie between two numbers; elsewhere any others on the same side of them.
 
         Args:
             values: of the voxels that are read, ``(C, *read)``.

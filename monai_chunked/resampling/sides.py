@@ -47,18 +47,14 @@ class Side:
     @property
     def nothing(self) -> np.ndarray:
         """Which voxels are made of nothing."""
-        low, high = ((index < 0) | (weight == 0) for index, weight in self._corners)
+        low, high = ((index < 0) | (weight == 0) for index, weight in self.axis.corners)
         return np.asarray(low & high)
-
-    @property
-    def _corners(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        return (self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)
 
     def matrix(self, precision: type[np.floating]) -> np.ndarray:
         """What makes the voxels, ``(made, read)``."""
         if precision not in self._matrices:
             matrix = np.zeros((len(self.axis), self.axis.size))
-            for index, weight in self._corners:
+            for index, weight in self.axis.corners:
                 at = np.flatnonzero((index >= 0) & (weight != 0))
                 matrix[at, index[at]] += weight[at]
             self._matrices[precision] = matrix.astype(precision)

@@ -91,10 +91,8 @@ def _nested(axes: Sequence[Axis], values: torch.Tensor, made: torch.Tensor) -> N
 
 def _corners(axes: Sequence[Axis], d: int, device: torch.device) -> list[tuple[np.ndarray, Any]]:
     """The two places for each voxel along a dimension, and their weights, shaped for the dimensions behind it."""
-    axis = axes[d]
     shape = (-1, *[1] * (len(axes) - 1 - d))
-    pairs = ((axis.low, axis.low_weight), (axis.high, axis.high_weight))
-    return [(index, _arrays(torch.from_numpy(weight).view(shape).to(device))) for index, weight in pairs]
+    return [(index, _arrays(torch.from_numpy(weight).view(shape).to(device))) for index, weight in axes[d].corners]
 
 
 def _arrays(values: torch.Tensor) -> Any:

@@ -110,7 +110,7 @@ class Chain:
 
     @property
     def given(self) -> Any:
-        """What a fingerprint says of it: of ``Invertd`` nothing, because what that does is known better."""
+        """What a fingerprint is made of: not of ``Invertd``, because what that does is known more exactly."""
         if self.of_dictionaries:
             return self if self.invert is None else (self.key, self.before, self.after)
         return "argmax" if self.is_argmax else next(iter(self.after), None)
@@ -178,7 +178,7 @@ Chains = Chain | Sequence[Chain] | Mapping[Hashable, Chain]
 """One for all heads of the network, or one for each, as it was given."""
 
 
-def chains_of(postprocessing: Any) -> Chains:
+def chains_of(postprocessing: object) -> Chains:
     """What the user gave, checked, as chains.
 
     Args:
@@ -225,7 +225,7 @@ def inside(function: Function) -> Any:
     return function.transform if isinstance(function, Step) else function
 
 
-def _of_function(function: Any) -> Chain:
+def _of_function(function: object) -> Chain:
     if function is None:
         return Chain()
     if isinstance(function, str) and function == "argmax":

@@ -124,7 +124,7 @@ def restricted(transform: MapTransform, keys: Sequence[Hashable]) -> MapTransfor
     return result
 
 
-def _converter(transform: Any, number: int) -> Any:
+def _converter(transform: Any, number: int) -> Callable[..., Any]:
     return transform.converter
 
 
@@ -133,16 +133,16 @@ def _named(attribute: str) -> Inside:
     return Inside(lambda transform, number: inside(transform))
 
 
-def _keepdim(transform: Any, number: int) -> Odd | None:
+def _keepdim(transform: transforms.AsDiscreted, number: int) -> Odd | None:
     return None if transform.converter.kwargs.get("keepdim", True) else ("keepdim=False", "keepdim=True")
 
 
-def _overwrite(transform: Any, number: int) -> Odd | None:
+def _overwrite(transform: transforms.Lambdad, number: int) -> Odd | None:
     given = transform.overwrite[number]
     return None if given is True else (f"overwrite={given!r}", "overwrite=True")
 
 
-def _factor_key(transform: Any, number: int) -> Odd | None:
+def _factor_key(transform: transforms.ShiftIntensityd, number: int) -> Odd | None:
     given = transform.factor_key[number]
     return None if given is None else (f"factor_key={given!r}", "an offset with the factor in it")
 

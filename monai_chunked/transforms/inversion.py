@@ -206,8 +206,7 @@ class Inversion:
         """A tensor without voxels, with the metadata of the batch, made of those with the metadata of each image."""
         if len(templates) == 1 and not self.images.is_batch:
             return templates[0]
-        collated: MetaTensor = collate_meta_tensor_fn(list(templates))
-        return collated
+        return collate_meta_tensor_fn(list(templates))
 
 
 def by_invertd(invert: Invertd, key: Hashable) -> Undo:
@@ -222,8 +221,7 @@ def by_invertd(invert: Invertd, key: Hashable) -> Undo:
 
 def _without_voxels(image: MetaTensor) -> MetaTensor:
     """A tensor that has the metadata alone."""
-    template: MetaTensor = MetaTensor(torch.zeros(0)).copy_meta_from(image, copy_attr=False)
-    return template
+    return MetaTensor(torch.zeros(0)).copy_meta_from(image, copy_attr=False)
 
 
 def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
@@ -232,8 +230,7 @@ def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
     make = MAKE.get(name)
     kind = getattr(transforms, name, None)
     if make is None and isinstance(kind, type) and issubclass(kind, (transforms.Pad, transforms.Crop)):
-        transform: InvertibleTransform = kind.__new__(kind)  # what it adds and takes away is in the operation
-        return transform
+        return kind.__new__(kind)  # what it adds and takes away is in the operation
     if make is None:
         raise ValueError(
             f"inverse= does not know how to undo {name}, which was applied to the input; it knows "

@@ -96,7 +96,7 @@ class _Grid:
         self.index = [np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)]
 
     def _placed(self, oblique: Oblique, turned: Sequence[bool]) -> Oblique:
-        """The same, in the order of dimensions of the grid, and made of its voxels."""
+        """With dimensions of the grid instead of the volume, and made of voxels of the grid."""
         base: list[np.ndarray] = [np.zeros(0)] * len(self.dims)
         index: list[np.ndarray] = list(base)
         for d, dim in enumerate(self.dims):
@@ -131,7 +131,7 @@ def _falls(index: np.ndarray) -> bool:
 
 
 def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
-    """An axis made of places, as one made of the voxels that are there."""
+    """An axis made of places in the volume, as one made of the voxels of the grid that are there."""
 
     def voxels(places: np.ndarray) -> np.ndarray:
         return np.where(places < 0, -1, index[np.maximum(places, 0)])

@@ -153,5 +153,5 @@ PASSED = {
     *DICTIONARY, *(kind for kind in WHOLE if kind is not PostFunc), ConcatItemsd, EnsureChannelFirstd, Invertd,
     LoadImaged, Orientationd, SelectItemsd, Spacingd,
 }  # fmt: skip
-"""What reads nothing but its keys and writes nothing but them (and what :py:func:`written_by` says), so that of other
-keys it is done behind with the same result."""
+"""What reads its keys alone, and writes them and what :py:func:`written_by` says. Where the prediction is none of its
+keys it can be done behind the inferer, with the same result."""

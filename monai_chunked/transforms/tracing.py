@@ -123,7 +123,7 @@ class _Recorder(TorchDispatchMode):
         """PyTorch need not keep its compiler away from this mode: importing it takes longer than all that is traced."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -148,7 +148,7 @@ class _Recorder(TorchDispatchMode):
         like = func(*without_memory[0], **without_memory[1])
         if not isinstance(like, torch.Tensor) or name.endswith("_"):
             raise Unstreamable(f"{_transform()} uses an operation that cannot be followed ({name})")
-        others = tuple(self._argument(value) for value in args if not self._is_volume(value))
+        others = tuple(self._argument(a) for a in args if not (isinstance(a, torch.Tensor) and self.knows(a)))
         self.operations.append(Operation(name, others, tuple(like.shape), like.dtype, _transform()))
         return self.volume(like)
 
@@ -156,9 +156,6 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(value, torch.Tensor):
             return value
         return self.like(value) if self.knows(value) else value.to("meta")
-
-    def _is_volume(self, value: object) -> bool:
-        return isinstance(value, torch.Tensor) and self.knows(value)
 
     def _argument(self, value: object) -> object:
         return self._grids.get(_place(value), value) if isinstance(value, torch.Tensor) else value

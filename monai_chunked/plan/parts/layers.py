@@ -65,7 +65,7 @@ class Layers:
         self._around = [slowest, *head.around[1:]]
 
     def wider(self) -> Layers:
-        """These, and those before them that touch the same chunks."""
+        """These layers, and those before them that touch the same chunks."""
         return Layers(self.head, range(self._around[0][0].start, self.windows.stop))
 
     def cut(self, values: np.ndarray) -> np.ndarray:
@@ -90,8 +90,7 @@ class Layers:
     def sizes(self) -> np.ndarray:
         """For each chunk its bytes."""
         sides = [self.head.sizes[0][self.chunks.start : self.chunks.stop], *self.head.sizes[1:]]
-        sizes: np.ndarray = reduce(np.multiply.outer, sides) * self.head.voxel_bytes
-        return sizes
+        return reduce(np.multiply.outer, sides) * self.head.voxel_bytes
 
     def of_chunks(self, numbers: np.ndarray, what: np.ufunc) -> np.ndarray:
         """For each chunk, what comes of the numbers of the windows here that touch it."""

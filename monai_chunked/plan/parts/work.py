@@ -49,7 +49,7 @@ def work_of(
     run = np.repeat(np.arange(len(lengths)), lengths)
     seen = _seen(windows, images, skipped)
     before = np.cumsum(seen) - seen
-    before -= before[(np.cumsum(lengths) - lengths)[run]]  # in the same run
+    before -= before[(np.cumsum(lengths) - lengths)[run]]  # from the start of its run
     batch = np.stack([run, before // sw_batch_size])
     ends = np.append(np.flatnonzero((np.diff(batch) != 0).any(axis=0)) + 1, len(run))
     starts = np.append(0, ends[:-1])
