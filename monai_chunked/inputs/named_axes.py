@@ -141,12 +141,8 @@ def _checked(axes: str | None, shape: tuple[int, ...], path: str, described: Seq
             f"axes must say what the dimensions of {path} of shape {shape} are, for instance 'czyx'{called}"
         )
     given, axes = axes, axes.lower()
-    if (
-        len(axes) != len(shape)
-        or len(set(axes)) != len(axes)
-        or not set(axes) <= set(LETTERS)
-        or not set(axes) & set("xyz")
-    ):
+    letters_fit = set(axes) <= set(LETTERS) and set(axes) & set("xyz")
+    if not (letters_fit and len(set(axes)) == len(axes) == len(shape)):
         raise ValueError(
             f"axes={given!r} must be a letter for each dimension of {path} of shape {shape}: out of t, c, x, y and z, "
             f"none twice, and at least one of x, y and z"

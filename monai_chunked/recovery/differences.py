@@ -86,8 +86,7 @@ def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 def _deepest(path: str, before: Details, now: Details) -> Iterator[tuple[str, str, str]]:
     """Path and values of each detail that differs, except those in which another detail differs."""
     for name in {**now, **before}:
-        old, old_inside = _parts(before.get(name, "nothing"))
-        new, new_inside = _parts(now.get(name, "nothing"))
+        (old, old_inside), (new, new_inside) = (_parts(run.get(name, "nothing")) for run in (before, now))
         if old == new:
             continue
         within = path if name in HIDDEN else path + name

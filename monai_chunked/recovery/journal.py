@@ -110,9 +110,8 @@ class Journal:
                 with self.path.open("ab", buffering=0) as file:
                     _append(file, *records)
             except OSError as error:
-                self._error = OSError(
-                    error.errno, f"{error.strerror}; the journal could not be written", str(self.path)
-                )
+                reason = f"{error.strerror}; the journal could not be written"
+                self._error = OSError(error.errno, reason, str(self.path))
                 raise self._error from error
             self.records.extend(records)
 

@@ -51,9 +51,8 @@ def _without_ids_of_hooks(state: Mapping[str, Any]) -> dict[str, Any]:
     """Hooks are numbered throughout the process; what counts is their order."""
     hooks = {name for name in state if "_hooks" in name and isinstance(state[name], dict)}
     ids = sorted({number for name in hooks for number in state[name]})
-    positions = {number: position for position, number in enumerate(ids)}
-    numbered = {name: {positions[number]: hook for number, hook in state[name].items()} for name in hooks}
-    return {name: numbered.get(name, held) for name, held in state.items()}
+    at = {number: position for position, number in enumerate(ids)}
+    return {name: {at[n]: hook for n, hook in held.items()} if name in hooks else held for name, held in state.items()}
 
 
 def _scripted(module: torch.jit.ScriptModule) -> str:
