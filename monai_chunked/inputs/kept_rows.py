@@ -15,11 +15,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from monai_chunked.inputs.lazy.damage import read_stored
+from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.machine.scratch import scratch_map
 from monai_chunked.plan.boxes import Box, box_text, sizes, voxels
 from monai_chunked.plan.window_grid import WindowGrid, inside
@@ -57,7 +57,7 @@ class RowsPlan:
     @property
     def kept_shape(self) -> tuple[int, ...]:
         """``(C, *spatial)`` of the memory for rows, with ``rows`` along ``dim``."""
-        return tuple(self.rows if d == self.dim else n for d, n in enumerate(self.shape) if d > 0)
+        return tuple(self.rows if d == self.dim else size for d, size in enumerate(self.shape) if d > 0)
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +65,7 @@ class RowsPlan:
 
     @property
     def in_memory(self) -> bool:
-        """Otherwise in a scratch file."""
+        """Whether rows are kept in memory; otherwise they are in a scratch file."""
         return self.nbytes <= IN_MEMORY
 
 
@@ -88,7 +88,7 @@ def plan_rows(
     72
     """
     dim = 2 + windows.order[0]
-    edges = tuple(_edges(n, chunk) for n, chunk in zip(shape, chunks or (1,) * len(shape)))
+    edges = tuple(_edges(n, lengths) for n, lengths in zip(shape, chunks or (1,) * len(shape)))
     size = shape[dim]
     spans = [inside(slice(start, stop), size, windows.least_size[dim - 2]) for start, stop in windows.spans[dim - 2]]
     rows = max(_next_edge(edges[dim], span.stop, size) - span.start for span in spans)
@@ -124,7 +124,7 @@ class KeptRows:
         OSError: when the scratch file does not fit.
     """
 
-    def __init__(self, array: Any, plan: RowsPlan, scratch_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, array: Array, plan: RowsPlan, scratch_dir: str | os.PathLike[str] | None = None) -> None:
         self.array = array
         self.plan = plan
         self._map = None if plan.in_memory else scratch_map(plan.nbytes, scratch_dir)
@@ -136,7 +136,7 @@ class KeptRows:
         self._start = self._stop = 0  # of the rows that are kept
 
     def read(self, image: int, box: Box) -> np.ndarray:
-        """A copy of ``(C, *box)``."""
+        """A copy of a box of an image, ``(C, *box)``."""
         dim, size = self.plan.dim, self.plan.shape[self.plan.dim]
         wanted = box[dim - 2]
         if image != self._image or wanted.start < self._start or wanted.start > self._stop:
@@ -144,20 +144,18 @@ class KeptRows:
         self._start = wanted.start
         if wanted.stop > self._stop:
             self._read_rows(_next_edge(self.plan.edges[dim], wanted.stop, size))
-        parts = []
-        for rows, _ in self._places(wanted):
-            index = (slice(None), *box[: dim - 2], rows, *box[dim - 1 :])
-            parts.append(self.memory[index])
+        before, behind = (slice(None), *box[: dim - 2]), box[dim - 1 :]
+        parts = [self.memory[(*before, rows, *behind)] for rows, _ in self._places(wanted)]
         copy = np.concatenate(parts, axis=dim - 1)
         self._release()
         return copy
 
     def _read_rows(self, stop: int) -> None:
-        """From those that are kept up to ``stop``."""
+        """Read the rows behind those that are kept, up to ``stop``."""
         plan = self.plan
-        region = tuple(slice(0, n) for n in plan.shape)
-        region = (slice(self._image, self._image + 1), *region[1:])
-        region = (*region[: plan.dim], slice(self._stop, stop), *region[plan.dim + 1 :])
+        whole = tuple(slice(0, size) for size in plan.shape)
+        image = slice(self._image, self._image + 1)
+        region = (image, *whole[1 : plan.dim], slice(self._stop, stop), *whole[plan.dim + 1 :])
         for part in reads(region, plan.edges, READ_BYTES // plan.dtype.itemsize):
             data = read_array(self.array, part, plan.dtype)
             for rows, in_part in self._places(part[plan.dim]):
@@ -177,13 +175,13 @@ class KeptRows:
             start += count
 
     def _release(self) -> None:
-        """Pages of the scratch file must not count as memory of the process; they stay in the file."""
+        """Let go of pages of the scratch file, which would count as memory of the process; the file keeps them."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def read_array(array: Any, box: Box, dtype: np.dtype) -> np.ndarray:
-    """A box of an array, for every dimension.
+def read_array(array: Array, box: Box, dtype: np.dtype) -> np.ndarray:
+    """A box of an array, with a slice for every dimension.
 
     Raises:
         ValueError: when the array gives something of another shape.
@@ -199,10 +197,11 @@ def read_array(array: Any, box: Box, dtype: np.dtype) -> np.ndarray:
     return data
 
 
-def _edges(size: int, chunks: int | Sequence[int]) -> Sequence[int]:
-    if isinstance(chunks, Sequence):
-        return tuple(itertools.accumulate(chunks, initial=0))
-    return range(0, size + int(chunks), int(chunks))
+def _edges(size: int, lengths: int | Sequence[int]) -> Sequence[int]:
+    """Where storage chunks end along one dimension, from the length of one, or the lengths of all."""
+    if isinstance(lengths, Sequence):
+        return tuple(itertools.accumulate(lengths, initial=0))
+    return range(0, size + int(lengths), int(lengths))
 
 
 def _next_edge(edges: Sequence[int], stop: int, size: int) -> int:

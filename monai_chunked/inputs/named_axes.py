@@ -11,7 +11,7 @@ import torch
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from monai_chunked.inputs.lazy.image_array import ImageArray
-from monai_chunked.inputs.lazy.lazy_array import storage_chunks
+from monai_chunked.inputs.lazy.lazy_array import Array, storage_chunks
 from monai_chunked.machine.caller import warn_caller
 from monai_chunked.plan.units import MILLIMETERS, length_unit
 
@@ -22,7 +22,7 @@ LETTERS = "tcxyz"
 
 
 MILLIMETER_CODE = 2
-"""Of NIfTI's ``xyzt_units``."""
+"""Millimeters in NIfTI's ``xyzt_units``."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class NamedAxis:
 
 
 def arrange(
-    array: Any,
+    array: Array,
     path: str,
     *,
     axes: str | None,
     described: Sequence[NamedAxis],
     time: int | None,
-    known: Mapping[str, Any] | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> ImageArray:
     """An array as an image ``(t, c, x, y, z)``, without those of ``x``, ``y`` and ``z`` that it does not have.
 
@@ -68,9 +68,9 @@ def arrange(
         array: with ``shape``, ``dtype`` and slicing.
         path: of the array, for metadata and messages.
         axes: a letter for each dimension; ``None``: as they are described.
-        described: what the file says of each dimension, which holds whatever ``axes`` calls it.
+        described: what the file says of each dimension; it holds whatever letter ``axes`` gives the dimension.
         time: the point of a time series; ``None``: all of them, as a batch.
-        known: further metadata.
+        further: metadata beside those.
 
     Raises:
         ValueError: when ``axes`` or ``time`` do not fit, or there is no spacing.
@@ -88,7 +88,7 @@ def arrange(
         MetaKeys.SPATIAL_SHAPE: np.array([shape[axes.index(letter)] for letter in spatial]),
         MetaKeys.ORIGINAL_CHANNEL_DIM: axes.index("c") if "c" in axes else float("nan"),
         ImageMetaKey.FILENAME_OR_OBJ: path,
-        **(known or {}),
+        **(further or {}),
     }
     names = _names(points)
     chunks: Any = storage_chunks(array)
@@ -107,18 +107,18 @@ def _placed(axes: str, path: str, described: Sequence[NamedAxis]) -> dict[str, A
             raise ValueError(f"axis {letter} of {path} has a spacing of 0 in the metadata")
         millimeters = MILLIMETERS.get(units[letter], 1.0)
         affine[d, d], affine[d, 3] = along[letter].scale * millimeters, along[letter].translation * millimeters
-    placed: dict[str, Any] = {
+    return {
         MetaKeys.AFFINE: torch.as_tensor(affine, dtype=torch.float64),
         MetaKeys.ORIGINAL_AFFINE: np.array(affine),
         "axes": tuple(along),
         "axis_units": tuple(units.values()),
+        # an affine is in millimeters only if all units are known
+        "xyzt_units": MILLIMETER_CODE if all(units.values()) else 0,
     }
-    # an affine is in millimeters only if all units are known
-    return {**placed, "xyzt_units": MILLIMETER_CODE if all(units.values()) else 0}
 
 
 def _known_unit(axis: NamedAxis, letter: str, path: str) -> str:
-    """As the specification calls it; empty if there is none."""
+    """The unit of an axis as OME-Zarr spells it; empty if it has none, or one that is not known, of which it warns."""
     unit = length_unit(axis.unit) if axis.unit else ""
     if unit is None:
         warn_caller(
@@ -130,6 +130,7 @@ def _known_unit(axis: NamedAxis, letter: str, path: str) -> str:
 
 
 def _checked(axes: str | None, shape: tuple[int, ...], path: str, described: Sequence[NamedAxis]) -> str:
+    """The letters of all dimensions, as given or described, in lower case."""
     letters = [axis.letter for axis in described]
     if axes is None and all(letters):
         axes = "".join(map(str, letters))
@@ -140,12 +141,8 @@ def _checked(axes: str | None, shape: tuple[int, ...], path: str, described: Seq
             f"axes must say what the dimensions of {path} of shape {shape} are, for instance 'czyx'{called}"
         )
     given, axes = axes, axes.lower()
-    if (
-        len(axes) != len(shape)
-        or len(set(axes)) != len(axes)
-        or not set(axes) <= set(LETTERS)
-        or not set(axes) & set("xyz")
-    ):
+    letters_fit = set(axes) <= set(LETTERS) and set(axes) & set("xyz")
+    if not (letters_fit and len(set(axes)) == len(axes) == len(shape)):
         raise ValueError(
             f"axes={given!r} must be a letter for each dimension of {path} of shape {shape}: out of t, c, x, y and z, "
             f"none twice, and at least one of x, y and z"

@@ -41,12 +41,12 @@ class GzipStream(LazyArray):
 
     def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> None:
         self.path = self.file = os.path.abspath(path)
-        self.behind = ArrayProxy(self.path, (shape, dtype, offset))  # it does not scale
+        self.behind = ArrayProxy(self.path, (shape, dtype, offset))  # without scaling
         self.shape = self.behind.shape
         self.dtype = self.behind.dtype
         self._stream: gzip.GzipFile | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[GzipStream], tuple[object, ...]]:
         return GzipStream, (self.path, self.shape, self.dtype, self.behind.offset)
 
     @property
@@ -54,10 +54,10 @@ class GzipStream(LazyArray):
         return {"behind": self.behind}
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        bounds = [part.indices(n) for part, n in zip(index, self.shape)]
+        bounds = [part.indices(size) for part, size in zip(index, self.shape)]
         lengths = [len(range(*bound)) for bound in bounds]
         last = max((d for d, length in enumerate(lengths) if length > 1), default=0)
-        in_one_run = list(lengths[:last]) == list(self.shape[:last]) and all(step == 1 for _, _, step in bounds)
+        in_one_run = lengths[:last] == list(self.shape[:last]) and all(step == 1 for _, _, step in bounds)
         first = sum(start * prod(self.shape[:d]) for d, (start, _, _) in enumerate(bounds))
         with naming(self.path):
             if in_one_run and (first == 0 or (self._stream is not None and self._stream.tell() <= self._at(first))):
@@ -79,12 +79,12 @@ class GzipStream(LazyArray):
         return np.frombuffer(data, self.dtype)
 
     def _check(self) -> None:
-        """By the checksum behind the last voxel."""
+        """Check what was read by the checksum behind the last voxel."""
         assert self._stream is not None
         try:
             self._stream.read(1)
         except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):  # that what follows is none does not matter
+            if "Not a gzipped file" not in str(error):  # other bytes may follow
                 raise
 
 
@@ -116,7 +116,7 @@ def open_nifti(path: str) -> ImageArray:
         raise ValueError(f"{path} of shape {proxy.shape} has more than one dimension behind the spatial ones")
     axes = (None, behind[0] if behind else None, *range(dims))
     if compressed:
-        chunks = [n if axis < 2 else 1 for axis, n in enumerate(proxy.shape)]
+        chunks = [size if axis < 2 else 1 for axis, size in enumerate(proxy.shape)]
         stream = GzipStream(path, proxy.shape, proxy.dtype, proxy.offset)
         return ImageArray(scaled_by(proxy, stream), axes, meta, chunks)
     with naming(path):

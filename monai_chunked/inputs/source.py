@@ -1,4 +1,4 @@
-"""Where windows are read from: one contract for tensors, arrays and files, and nobody else asks what the input is."""
+"""Where windows are read from: one contract for tensors, arrays and files; only here is asked what the input is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai.data.utils import collate_meta_tensor_fn
 from monai.utils import convert_data_type
 
 from monai_chunked.inputs.kept_rows import KeptRows, RowsPlan, plan_rows, read_array
-from monai_chunked.inputs.lazy.lazy_array import is_mapped, storage_chunks
+from monai_chunked.inputs.lazy.lazy_array import Array, is_mapped, storage_chunks
 from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.lazy.scaled_array import readable
 from monai_chunked.plan.boxes import Box
@@ -33,7 +33,7 @@ class Source(ABC):
     Attributes:
         shape: ``(B, C, *spatial)``.
         dtype: of what is read.
-        device: where it is then.
+        device: of what is read.
         metadata: of each image, as ``MetaTensor.meta``; empty where there is none.
         templates: for each image a tensor without voxels that has its metadata; empty if there is none.
     """
@@ -46,8 +46,8 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def origin(self) -> Any:
-        """The tensor or array that voxels come from, for who asks later whether it is still the same."""
+    def origin(self) -> Array:
+        """The tensor or array that voxels come from; a later run compares it with its own."""
 
     @property
     def template(self) -> MetaTensor | None:
@@ -134,22 +134,22 @@ class ArraySource(Source):
 
     device = torch.device("cpu")
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Array) -> None:
         self.shape = tuple(map(int, array.shape))
         self._owned = Owned(array)
         self._native = np.dtype(self.array.dtype)
         self.dtype = _torch_dtype(self._native)
         self.metadata = _metadata_of(array, self.shape[0])
-        each = self.metadata if any(self.metadata) else ()
-        self.templates = tuple(MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in each)
+        stated = self.metadata if any(self.metadata) else ()
+        self.templates = tuple(MetaTensor(torch.zeros(0), meta=dict(meta)) for meta in stated)
 
     @property
-    def origin(self) -> Any:
+    def origin(self) -> Array:
         return self._owned.array
 
     @property
-    def array(self) -> Any:
-        """It, or what gives the dtype that it says."""
+    def array(self) -> Array:
+        """The array, wrapped if it would give another dtype than it says."""
         return readable(self.origin)
 
     def read(self, image: int, box: Box) -> torch.Tensor:
@@ -182,20 +182,20 @@ class ArraySource(Source):
         return torch.from_numpy(array.astype(torch.empty(0, dtype=self.dtype).numpy().dtype, order="C"))
 
 
-def source_of(inputs: Any) -> Source:
+def source_of(inputs: Array) -> Source:
     """The source for an input, see :py:func:`chunked_sliding_window_inference`."""
     return TensorSource(inputs) if isinstance(inputs, torch.Tensor) else ArraySource(inputs)
 
 
 def check_inputs(inputs: Any, name: str = "inputs") -> None:
-    """A tensor or array ``(B, C, *spatial)`` of real numbers with at least one of everything."""
+    """Check that this is a tensor or array ``(B, C, *spatial)`` of real numbers, and not empty."""
     shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
     if shape is None or dtype is None or not hasattr(inputs, "__getitem__"):
         raise TypeError(
             f"{name} must be a torch.Tensor of shape (B, C, *spatial), or an array with shape, dtype and slicing, "
             f"got {type(inputs).__name__}"
         )
-    if len(shape) < 3 or not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in shape):
+    if len(shape) < 3 or not all(isinstance(size, numbers.Integral) and int(size) > 0 for size in shape):
         raise ValueError(
             f"{name} must have shape (B, C, *spatial) with at least one spatial dimension and nothing empty, "
             f"got {tuple(shape)}{'; an image without batch and channel is inputs[None, None]' * (len(shape) == 2)}"
@@ -212,15 +212,15 @@ def check_inputs(inputs: Any, name: str = "inputs") -> None:
 
 
 def _torch_dtype(dtype: np.dtype) -> torch.dtype:
-    """Of what is read: float32, or what the array has if that is a float."""
+    """The dtype of what is read: float32, or that of the array if it is a float that PyTorch has."""
     if dtype.kind != "f":
         return torch.float32
     return {2: torch.float16, 4: torch.float32}.get(dtype.itemsize, torch.float64)
 
 
-def _metadata_of(array: Any, images: int) -> tuple[Mapping[str, Any], ...]:
+def _metadata_of(array: Array, images: int) -> tuple[Mapping[str, Any], ...]:
     meta = getattr(array, "meta", ())
     metadata = (meta,) if isinstance(meta, Mapping) else tuple(meta) if isinstance(meta, (list, tuple)) else ()
-    if metadata and (len(metadata) != images or not all(isinstance(m, Mapping) for m in metadata)):
+    if metadata and (len(metadata) != images or not all(isinstance(image, Mapping) for image in metadata)):
         raise ValueError(f"inputs.meta must be a dict for each of {images} image(s), got {len(metadata)}")
     return tuple(map(dict, metadata)) or tuple({} for _ in range(images))

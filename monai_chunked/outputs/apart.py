@@ -15,15 +15,15 @@ __all__ = ["check_apart"]
 
 
 def check_apart(taken: Iterable[Path] | Iterable[str], used: Sequence[UsedFile], meant: Iterable[Path] = ()) -> None:
-    """Refuse what would be written to, or replaced, of what a run reads.
+    """Refuse results that would replace what a run reads, or be written into it.
 
     Args:
         taken: paths or URLs that results take, and those that they need until they are complete.
         used: what the run reads.
-        meant: folders in what it reads that are there for results.
+        meant: folders for results that lie in what the run reads.
 
     Raises:
-        FileExistsError: when one of them takes the place of what is read, or lies around it, or in it.
+        FileExistsError: when a result takes the place of what is read, or lies around it, or in it.
     """
     exempt = {own for folder in meant if (own := identity(folder))}
     exempt_names = {os.path.realpath(folder) for folder in meant}

@@ -43,7 +43,7 @@ class AutoOutput(Output):
         self._taken[device] = self._taken.get(device, 0) + size
 
     def check(self, expected: Expected) -> None:
-        if not self.disk.temporary:  # the folder for temporary files matters only if it is needed
+        if not self.disk.temporary:  # whether temporary files have room matters only when they are needed
             self.disk.check(replace(expected, least_bytes=0, dtype=None, overwrite=True))
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:

@@ -2,8 +2,8 @@
 The interface of an output, which is where finished chunks go.
 
 An :py:class:`Output` is asked first (``check``, ``folders``, ``reserve``). Then it makes an :py:class:`OutputWriter`
-for each result of a run, which takes the chunks of it and finishes it, or abandons it. What not every output needs has
-an empty default. Runs with a :py:class:`ResumableOutput` go on where they stopped.
+for each result of a run, which takes its chunks and finishes or abandons it. What not every output needs has an empty
+default. Runs with a :py:class:`ResumableOutput` go on where they stopped.
 :py:class:`monai_chunked.testing.OutputTests` tests any output for what is said here.
 """
 
@@ -51,12 +51,12 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, chunk: torch.Tensor) -> Form:
-        """That of a chunk, ``(C, *size)``."""
+        """The form of a chunk, ``(C, *size)``."""
         return cls(chunk.shape[0], chunk.dtype)
 
     @property
     def voxel_bytes(self) -> int:
-        """Of all channels of a voxel."""
+        """Bytes of a voxel with all of its channels."""
         return self.channels * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -181,7 +181,7 @@ class ResumableWriter(OutputWriter):
 
         Returns:
             ``None``: every chunk that was written would survive. An output that holds some back, until it has what it
-            writes at once, names those that would, as ``(image, box)``, each of them once.
+            writes at once, names those that would, as ``(image, box)``, each once.
         """
 
     @abstractmethod
@@ -202,10 +202,10 @@ class Output(ABC):
         """
 
     def reserve(self, device: torch.device, size: int) -> None:  # noqa: B027  nothing to do is a fine default
-        """Told before anything is created how many bytes of a device open chunks will take."""
+        """Note how many bytes of a device open chunks will take. Called before anything is created."""
 
     def folders(self, metadata: Sequence[Metadata]) -> list[Path]:
-        """That a run over these images may make; those that it leaves empty when it fails are removed."""
+        """Folders that a run over these images may make. Those that it leaves empty when it fails are removed."""
         return []
 
     @abstractmethod
@@ -224,7 +224,7 @@ class ResumableOutput(Output):
     def settings(self) -> Mapping[str, Any]:
         """What its results depend on beside the chunks, by name, but not where they are. Values can be compared.
 
-        A run that finds others in the journal of an earlier one does not go on with it.
+        A run does not go on with an earlier one whose journal has other settings.
         """
 
     @abstractmethod

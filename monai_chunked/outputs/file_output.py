@@ -52,7 +52,7 @@ class FileOutput(ResumableOutput):
     """
 
     extension: str
-    """With its dot."""
+    """Of the files, with its dot."""
 
     beside_result: tuple[str, ...] = (".partial",)
     """Endings of what lies beside a result until it is complete."""
@@ -74,23 +74,23 @@ class FileOutput(ResumableOutput):
         self.check_names(expected)
 
     def check_names(self, expected: Expected) -> None:
-        """The files can have their names, and nothing is lost."""
-        of_heads = [self.paths(expected.metadata, name) for name in expected.names]
-        paths = [path for each in of_heads for path in each]
+        """Check that the files can have their names, and that nothing is lost."""
+        paths_of_heads = [self.paths(expected.metadata, name) for name in expected.names]
+        paths = [path for paths_of_head in paths_of_heads for path in paths_of_head]
         for path in paths:
             check_length(path)
-        for each in of_heads:
-            check_different(each)
+        for paths_of_head in paths_of_heads:
+            check_different(paths_of_head)
         check_different(paths, HEADS)
         check_new([path for path in paths if self.exists(path)], expected.overwrite)
         for path in paths:
             self.check_kind(path)
         if expected.used and expected.metadata:
-            taken = [each for name in expected.names for each in self.taken(expected.metadata, name)]
+            taken = [file for name in expected.names for file in self.taken(expected.metadata, name)]
             check_apart(taken, expected.used, self.meant_for_results(expected.metadata))
 
     def check_result(self, result: Result) -> None:
-        """As :py:meth:`check`, by what is known of a result before its first chunk."""
+        """Check what is known of a result before its first chunk."""
         size = prod(result.shape) * result.dtype.itemsize
         self.check(Expected(size, result.dtype, result.metadata, result.overwrite, names=(result.name,)))
 
@@ -99,10 +99,10 @@ class FileOutput(ResumableOutput):
         return os.path.lexists(path)
 
     def check_kind(self, path: Path) -> None:
-        """What a result replaces is of its kind.
+        """Check that what a result replaces may be an earlier result.
 
         Raises:
-            OSError: when it is something else, and so not an earlier result.
+            OSError: when it is something else.
         """
         for file in (path, *self.all_beside(path)):
             if file.is_dir():
@@ -111,7 +111,7 @@ class FileOutput(ResumableOutput):
                 )
 
     def taken(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
-        """All names that results of these images take, with those that they need until they are complete."""
+        """All files of results of these images, with those that are there until the results are complete."""
         journal = self.journal(metadata)
         logs = [] if journal is None else [journal, *(beside(journal, ending) for ending in BESIDE_JOURNAL)]
         return [*logs, *(file for path in self.paths(metadata, name) for file in (path, *self.all_beside(path)))]
@@ -125,7 +125,7 @@ class FileOutput(ResumableOutput):
         return [self.beside(path, ending) for ending in self.beside_result]
 
     def meant_for_results(self, metadata: Sequence[Metadata]) -> list[Path]:
-        """Folders in the files of the images that are there for results."""
+        """Folders for results that lie in the files of the images."""
         return []
 
     @property
@@ -168,12 +168,12 @@ class FileOutput(ResumableOutput):
 
 
 def ending(name: str) -> str:
-    """Of the name of the file of one head, behind the postfix."""
+    """What the file name of a head has behind the postfix."""
     return re.sub(r"[^\w.-]+", "_", name.removeprefix("prediction"))[:50]
 
 
 def check_length(path: Path) -> None:
-    """The system takes such a name.
+    """Check that the system takes such a name.
 
     Raises:
         OSError: when it is too long.
@@ -187,20 +187,20 @@ def check_length(path: Path) -> None:
 
 
 def check_new(existing: Sequence[Path] | Sequence[str], overwrite: bool) -> None:
-    """Results that exist already may be replaced."""
+    """Check that results which exist already may be replaced."""
     if existing and not overwrite:
         raise FileExistsError(f"{existing[0]} exists; overwrite=True replaces it, another output_dir keeps it")
 
 
 def check_different(paths: Sequence[Path] | Sequence[str], what: str = IMAGES) -> None:
-    """No two images of a batch, or heads of the network, have the same file."""
+    """Check that no two images of a batch, or heads of the network, have the same file."""
     for path, count in Counter(paths).items():
         if count > 1:
             raise FileExistsError(f"{count} {what.format(path=path)}")
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    """That of NumPy.
+    """The same dtype of NumPy.
 
     Raises:
         TypeError: when NumPy has none.
@@ -216,8 +216,8 @@ def partial_path(path: Path) -> Path:
 def subject_of(metadata: Metadata, data_root_dir: str | os.PathLike[str]) -> str:
     """The path by which MONAI's ``FolderLayout`` names the result of an image.
 
-    It takes one ending off, or that of ``.nii.gz``. Those of a Zarr store are taken off here, at the end of the path
-    and nowhere else. An image in a larger store, where all are called ``0`` or so, has the name that
+    ``FolderLayout`` takes off one ending, or ``.nii.gz``. Those of a Zarr store are taken off here, at the end of the
+    path only. An image in a larger store, where all are called ``0`` or so, has the name that
     :py:func:`open_image` gave it, unless the folders below ``data_root_dir`` tell it from others.
 
     >>> subject_of({"filename_or_obj": "/a.ome.zarr/embryo.ome.zarr/"}, "")
@@ -235,7 +235,7 @@ def subject_of(metadata: Metadata, data_root_dir: str | os.PathLike[str]) -> str
 
 
 def check_forgotten(path: Path, overwrite: bool) -> None:
-    """A run without a journal must not leave its result beside the journal of another one.
+    """Check that a run without a journal does not leave its result beside the journal of another run.
 
     Raises:
         FileExistsError: when there is one, and its result may not be replaced.

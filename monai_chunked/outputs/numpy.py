@@ -21,7 +21,6 @@ from dataclasses import replace
 from io import BytesIO, FileIO
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -130,16 +129,16 @@ class _NumpyWriter(ResumableWriter):
     """Writes to a file that has its header already.
 
     Args:
-        path: of the file when it is complete; ``None``: it has no name.
+        path: of the complete file; ``None``: it has no name.
         file: its ``.partial``, or the file if it is complete.
-        result: what it is.
-        complete: whether it is.
+        result: that the file holds.
+        complete: whether it holds all of it.
     """
 
-    def __init__(self, path: Path | None, file: Any, result: Result, complete: bool = False) -> None:
+    def __init__(self, path: Path | None, file: FileIO, result: Result, complete: bool = False) -> None:
         self.path = path
         self.partial = None if path is None else partial_path(path)
-        self.name = str(self.partial or tempfile.gettempdir())  # the folder in which it has none
+        self.name = str(self.partial or tempfile.gettempdir())  # a file without a name is told by its folder
         self.file = file
         self.shape = result.shape
         self.dtype = numpy_dtype(result.dtype)
@@ -149,8 +148,8 @@ class _NumpyWriter(ResumableWriter):
         self.complete = complete
 
     @classmethod
-    def create(cls, path: Path | None, file: Any, result: Result) -> _NumpyWriter:
-        """Start the file, which has its name and size when the power goes."""
+    def create(cls, path: Path | None, file: FileIO, result: Result) -> _NumpyWriter:
+        """Start the file. A power cut leaves it its name and size."""
         logger.info("writing %s", path or "a file without a name")
         writer = cls(path, file, result)
         writer.resumable = False
@@ -218,7 +217,7 @@ class _NumpyWriter(ResumableWriter):
         return prod(lengths[cut:]) * self.dtype.itemsize < SHORT_RUN
 
     def _maps(self, image: int, box: Box) -> Iterator[np.ndarray]:
-        """Of a chunk in the file, channel after channel; each is unmapped when nobody holds it any more."""
+        """Maps of a chunk in the file, channel after channel; each goes when nobody holds it any more."""
         first, *others = box
         row = prod(self.shape[3:])
         for channel in range(self.shape[1]):
@@ -228,19 +227,19 @@ class _NumpyWriter(ResumableWriter):
             yield mapped[(slice(None), *others)]
 
     def _runs(self, image: int, box: Box) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """What of a chunk is contiguous in the file: where in the file in bytes, and where in ``(1, C, *chunk)``."""
+        """Parts of a chunk that are contiguous in the file: the byte there, and the index in ``(1, C, *chunk)``."""
         index = (slice(image, image + 1), slice(0, self.shape[1]), *box)
         lengths = sizes(index)
         # all dimensions behind the last one that the chunk cuts
         cut = max((d for d, size in enumerate(self.shape) if lengths[d] < size), default=0)
         strides = [prod(self.shape[d + 1 :]) for d in range(len(self.shape))]
         for at in itertools.product(*map(range, lengths[:cut])):
-            first = sum((s.start + k) * stride for s, k, stride in zip(index, (*at, *[0] * len(index)), strides))
+            first = sum((part.start + k) * stride for part, k, stride in zip(index, (*at, *[0] * len(index)), strides))
             yield self.start + first * self.dtype.itemsize, at
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Errors of the system tell the file, and what space would be enough."""
+        """Name the file, and what space would be enough, in errors of the system."""
         try:
             yield
         except OSError as error:
@@ -249,9 +248,9 @@ class _NumpyWriter(ResumableWriter):
 
 
 def _first(metadata: Sequence[Metadata]) -> list[Metadata]:
-    """What names the file of a batch: that of several time points has the number of none of them."""
+    """The image that names the file of a batch; the file of several time points has no number of one."""
     several = len(metadata) > 1
-    return [{k: v for k, v in image.items() if not (several and k == "patch_index")} for image in metadata[:1]]
+    return [{key: image[key] for key in image if not (several and key == "patch_index")} for image in metadata[:1]]
 
 
 def _is_named(metadata: Metadata) -> bool:
@@ -283,7 +282,7 @@ def _header(result: Result) -> bytes:
 
 
 def _check_file(path: Path, result: Result) -> None:
-    """It is a file of this result, and whole.
+    """Check that a file holds this result, and all of it.
 
     Raises:
         OSError: when it is not.

@@ -24,7 +24,7 @@ KNOWN = {
     *(getattr(torch.Tensor, name) for name in ("size", "dim", "numel", "__len__", "element_size")),
     *(getattr(torch.Tensor, name) for name in ("is_floating_point", "is_complex")),
 }
-"""What can be told of a tensor without its voxels."""
+"""What a tensor answers without its voxels."""
 
 
 class StoredImages(list):
@@ -32,12 +32,12 @@ class StoredImages(list):
 
     ndim = 0
 
-    def item(self) -> list[Any]:
+    def item(self) -> list[torch.Tensor]:
         """What engines get: a tensor ``(C, *spatial)`` for each image."""
         return list(self)
 
     def with_metadata(self, templates: Sequence[MetaTensor]) -> StoredImages:
-        """With the metadata of these, one for each image."""
+        """The images with the metadata of these, one for each."""
         return StoredImages(
             convert_to_dst_type(image, template, dtype=image.dtype, device=image.device)[0]
             for image, template in zip(self, templates)

@@ -56,7 +56,7 @@ def even(size: int, roi: int, overlap: float, least: int) -> list[Span]:
     >>> even(21, 8, 0.5, 8)
     [(0, 8), (3, 11), (6, 14), (10, 18), (13, 21)]
     """
-    # in floating point, as there: its step size is the number nearest to what is left of a window
+    # in floating point, as nnU-Net: its step is the number nearest to what is left of a window
     number = min(ceil((size - roi) / (roi * float(1 - _meant(overlap)))), size - roi) + 1
     step = (size - roi) / max(number - 1, 1)
     return _spans((int(np.round(step * k)) for k in range(number)), roi)
@@ -69,10 +69,9 @@ def squeeze(size: int, roi: int, overlap: float, least: int) -> list[Span]:
     [(0, 8), (5, 13), (10, 18), (15, 23)]
     """
     step = _step(roi, overlap)
-    number = ceil((size - roi) / step) + 1
-    each, rest = divmod((number - 1) * step + roi - size, max(number - 1, 1))
-    last = number - 1
-    return _spans((k * (step - each) - (rest if k == last else 0) for k in range(number)), roi)
+    last = ceil((size - roi) / step)
+    less, rest = divmod(last * step + roi - size, max(last, 1))
+    return _spans((k * (step - less) - (rest if k == last else 0) for k in range(last + 1)), roi)
 
 
 def adaptive(size: int, roi: int, overlap: float, least: int) -> list[Span]:
@@ -99,7 +98,7 @@ def crop(size: int, roi: int, overlap: float, least: int) -> list[Span]:
 BORDERS: Mapping[str, Callable[[int, int, float, int], list[Span]]] = {
     "edge": edge, "even": even, "squeeze": squeeze, "adaptive": adaptive, "crop": crop,
 }  # fmt: skip
-"""What makes windows of a size, a size of windows, their overlap, and the least size of one that is cut."""
+"""By name, what lays windows: the arguments are those of :py:func:`edge`."""
 
 
 def nearest(spans: tuple[Span, ...]) -> tuple[Span, ...]:
@@ -118,7 +117,7 @@ def nearest(spans: tuple[Span, ...]) -> tuple[Span, ...]:
     middles = (starts + stops)[:-1] + (starts + stops)[1:]  # of two centres, four times as large, as voxels are here
     owner = np.searchsorted(middles, 2 * (2 * voxels + 1))
     first, last = np.searchsorted(stops, voxels, "right"), np.searchsorted(starts, voxels, "right") - 1
-    owner = np.clip(owner, first, last)  # of the windows over a voxel
+    owner = np.clip(owner, first, last)  # one of the windows over the voxel
     numbers = np.arange(len(spans))
     begin, end = np.searchsorted(owner, numbers), np.searchsorted(owner, numbers, "right")
     return tuple(zip((starts[0] + begin).tolist(), (starts[0] + end).tolist()))
@@ -134,7 +133,7 @@ def _step(roi: int, overlap: float) -> int:
 
 
 def _meant(overlap: float) -> Fraction:
-    """The overlap that somebody has written down, or made of a step: floating point has none of them exactly.
+    """The fraction that was meant by a decimal, or by 1 minus a step: floating point holds neither exactly.
 
     >>> _meant(0.9), _meant(1 - 0.9), _meant(1 - 1 / 6)
     (Fraction(9, 10), Fraction(1, 10), Fraction(5, 6))

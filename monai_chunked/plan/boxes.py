@@ -31,13 +31,13 @@ def voxels(box: Box) -> int:
     return prod(side.stop - side.start for side in box)
 
 
-def intersection(one: Box, other: Box) -> Box:
+def intersection(first: Box, second: Box) -> Box:
     """What two boxes that touch have in common.
 
     >>> intersection((slice(0, 4), slice(0, 5)), (slice(2, 6), slice(1, 9)))
     (slice(2, 4, None), slice(1, 5, None))
     """
-    return tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other))
+    return tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second))
 
 
 def within(box: Box, outer: Box) -> Region:
@@ -46,7 +46,7 @@ def within(box: Box, outer: Box) -> Region:
     >>> within((slice(2, 4),), (slice(1, 9),))
     (slice(None, None, None), slice(1, 3, None))
     """
-    return (slice(None), *(slice(s.start - o.start, s.stop - o.start) for s, o in zip(box, outer)))
+    return (slice(None), *(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer)))
 
 
 def intervals(cuts: Sequence[int]) -> list[slice]:

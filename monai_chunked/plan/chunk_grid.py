@@ -119,34 +119,29 @@ class ChunkGrid:
         return [touched(kept, cuts) for kept, cuts in zip(self.kept, self.cuts)]
 
     @cached_property
-    def _touching(self) -> list[list[range]]:
+    def around(self) -> list[list[range]]:
         """For each dimension and chunk index, the window indices that touch the chunk."""
         return [touching(windows, chunks) for windows, chunks in zip(self._touched, self.shape)]
-
-    @property
-    def around(self) -> list[list[range]]:
-        """For each dimension and chunk index, the indices of the windows that touch the chunk."""
-        return self._touching
 
     @cached_property
     def _finished(self) -> list[list[list[int]]]:
         """For each dimension and window index, the chunk indices that no later window touches."""
-        return [finished(windows, number) for windows, number in zip(self._touching, self.windows.shape)]
+        return [finished(windows, number) for windows, number in zip(self.around, self.windows.shape)]
 
     @cached_property
     def _opened(self) -> list[list[list[int]]]:
         """For each dimension and window index, the chunk indices that no earlier window touches."""
-        return [opened(windows, number) for windows, number in zip(self._touching, self.windows.shape)]
+        return [opened(windows, number) for windows, number in zip(self.around, self.windows.shape)]
 
     @cached_property
     def _shared(self) -> list[list[list[tuple[int, slice, slice]]]]:
         """What :py:class:`Overlap` says, for each dimension, window index and chunk that the window touches there."""
         return [
             [
-                [(c, *_common(span[0], each, (cuts[c], cuts[c + 1]))) for c in chunks]
-                for span, each, chunks in zip(spans, kept, touched)
+                [(c, *_common(span[0], added, (cuts[c], cuts[c + 1]))) for c in chunks]
+                for span, added, chunks in zip(spans, kept, by_window)
             ]
-            for spans, kept, cuts, touched in zip(self.spans, self.kept, self.cuts, self._touched)
+            for spans, kept, cuts, by_window in zip(self.spans, self.kept, self.cuts, self._touched)
         ]
 
     @cached_property
@@ -163,7 +158,7 @@ class ChunkGrid:
         return itertools.product(*(t[w] for t, w in zip(self._touched, window)))
 
     def touched_along(self, dim: int, window: int) -> range:
-        """Along one dimension, the indices of the chunks that a window of an index touches."""
+        """Along one dimension, the indices of the chunks that the window with this index touches."""
         return self._touched[dim][window]
 
     def pieces(self, window: tuple[int, ...]) -> Iterator[Overlap]:
@@ -173,31 +168,31 @@ class ChunkGrid:
 
     def windows_of(self, chunk: tuple[int, ...]) -> Iterator[Overlap]:
         """What a chunk shares with each window that touches it, in scan order."""
-        around = (
-            [self._shared[d][w][c - self._touched[d][w][0]] for w in self._touching[d][c]] for d, c in enumerate(chunk)
-        )
-        for shared in self.windows.in_scan_order(list(around)):
+        sides = [
+            [self._shared[d][w][c - self._touched[d][w][0]] for w in self.around[d][c]] for d, c in enumerate(chunk)
+        ]
+        for shared in self.windows.in_scan_order(sides):
             yield Overlap(*zip(*shared))
 
     def pieces_before(
         self, chunk: tuple[int, ...], window: tuple[int, ...]
     ) -> Iterator[tuple[Overlap, tuple[int, ...]]]:
-        """What a chunk shares with each window that touches it earlier than another one does, and the window's size."""
-        around = self.windows.in_scan_order([self._touching[d][c] for d, c in enumerate(chunk)])
-        for position, piece, size in zip(around, self.windows_of(chunk), self.window_sizes_of(chunk)):
+        """What a chunk shares with each window that touches it before the given one, and the size of each."""
+        positions = self.windows.in_scan_order([self.around[d][c] for d, c in enumerate(chunk)])
+        for position, piece, size in zip(positions, self.windows_of(chunk), self.window_sizes_of(chunk)):
             if position == window:
                 return
             yield piece, size
 
     def window_sizes_of(self, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """The spatial size of each window that touches a chunk, in scan order."""
-        each = zip(chunk, self._touching, self.windows.lengths)
-        return self.windows.in_scan_order([[lengths[w] for w in touching[c]] for c, touching, lengths in each])
+        sides = zip(chunk, self.around, self.windows.lengths)
+        return self.windows.in_scan_order([[lengths[w] for w in around[c]] for c, around, lengths in sides])
 
     @cached_property
     def _surroundings(self) -> list[list[int]]:
         """For each dimension and chunk index, a number that is the same where windows lie over chunks alike."""
-        return [surroundings(*each) for each in zip(self.spans, self.kept, self.cuts, self._touching)]
+        return list(map(surroundings, self.spans, self.kept, self.cuts, self.around))
 
     def surroundings(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
         """How windows lie over a chunk: chunks for which this is the same have the same weights."""
@@ -212,10 +207,10 @@ class ChunkGrid:
         return itertools.product(*[o[w] for o, w in zip(self._opened, window)])
 
     def next_window(self, chunk: tuple[int, ...], window: tuple[int, ...]) -> int | None:
-        """The number, in scan order, of the window that touches a chunk next after another one has; ``None``: none."""
+        """The number, in scan order, of the next window after this one that touches a chunk; ``None``: none does."""
         number, stride, following = 0, 1, None
         for d in reversed(self.windows.order):
-            around = self._touching[d][chunk[d]]
+            around = self.around[d][chunk[d]]
             if following is None and window[d] < around[-1]:
                 following = number + (window[d] + 1) * stride
             elif following is None:
@@ -228,34 +223,33 @@ class ChunkGrid:
     @cached_property
     def _events(self) -> tuple[np.ndarray, np.ndarray]:
         """Voxels of the chunks that each window opens, and of those that it finishes, in scan order."""
-        opened, closed = np.ones(1, np.int64), np.ones(1, np.int64)
+        opens, closes = np.ones(1, np.int64), np.ones(1, np.int64)
         for d in self.windows.order:
             sizes = np.diff(self.cuts[d])
             opening, closing = np.zeros(self.windows.shape[d], np.int64), np.zeros(self.windows.shape[d], np.int64)
-            np.add.at(opening, [t[0] for t in self._touching[d]], sizes)
-            np.add.at(closing, [t[-1] for t in self._touching[d]], sizes)
-            opened, closed = np.outer(opened, opening).ravel(), np.outer(closed, closing).ravel()
-        return opened, closed
+            np.add.at(opening, [windows[0] for windows in self.around[d]], sizes)
+            np.add.at(closing, [windows[-1] for windows in self.around[d]], sizes)
+            opens, closes = np.outer(opens, opening).ravel(), np.outer(closes, closing).ravel()
+        return opens, closes
 
     def open_voxels(self) -> np.ndarray:
         """Voxels of the chunks that are open while each window is added: int64, one number a window, in scan order."""
-        opened, closed = self._events
-        return np.cumsum(opened) - np.cumsum(closed) + closed
+        return self.kept_voxels() + self._events[1]
 
     def kept_voxels(self) -> np.ndarray:
         """Voxels of the chunks that are still open when each window has finished what it finishes."""
-        opened, closed = self._events
-        return np.cumsum(opened) - np.cumsum(closed)
+        opens, closes = self._events
+        return np.cumsum(opens) - np.cumsum(closes)
 
     def overlap_count(self) -> int:
         """How often a window touches a chunk."""
-        return prod(sum(map(len, touched)) for touched in self._touched)
+        return prod(sum(map(len, by_window)) for by_window in self._touched)
 
     def window_voxels(self) -> int:
         """The most voxels of chunks that one window touches."""
         return prod(
-            max(cuts[chunks[-1] + 1] - cuts[chunks[0]] for chunks in touched)
-            for cuts, touched in zip(self.cuts, self._touched)
+            max(cuts[chunks[-1] + 1] - cuts[chunks[0]] for chunks in by_window)
+            for cuts, by_window in zip(self.cuts, self._touched)
         )
 
 

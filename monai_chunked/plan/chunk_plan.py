@@ -143,7 +143,7 @@ class ChunkPlan:
 
     @property
     def input_in_memory(self) -> bool:
-        """Whether these rows are kept in memory, or else in a file in ``scratch_dir``."""
+        """Whether the rows of the input that are kept are in memory, not in a file in ``scratch_dir``."""
         return all(item.level != SCRATCH for item in self.items if item.name == ROWS)
 
     def _bytes_of(self, name: str) -> int:
@@ -227,7 +227,7 @@ def _by_level(device: int, cpu: int, scratch: int = 0) -> str:
 
 
 SHOWN = 8
-"""Parts that are shown; of more of them only the first and the last few are, and what any of them takes at most."""
+"""The most parts that are shown; of more, the first and the last few are, and the most that any of them takes."""
 
 
 COLUMNS = "{:>10} {:>10} {:>10} {:>10} {:>10} | {:>10} {:>10} {:>10}"
@@ -237,7 +237,7 @@ TITLES = ("windows", "batches", "open", "kept", "sent", "windows", "twice", "ope
 
 
 def _lines(parts: PartsForecast) -> list[tuple[str, str]]:
-    """What is said of parts: how well workers are used, and a line for each part."""
+    """How well workers are used, and a line for each part."""
     ways = {"handed on": parts.handing_on, "independent": parts.independent}
     used = ", ".join(f"{parts.efficiency(way):.2f} {name}" for name, way in ways.items())
     lines = [

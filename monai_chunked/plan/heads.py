@@ -48,8 +48,8 @@ class Heads:
         """
         numbered = [f"prediction-{key}" for key in keys or range(len(shapes))]
         names = numbered if len(shapes) != 1 else ["prediction"]
-        each = (Head(name, channels, tuple(size)) for name, (channels, *size) in zip(names, shapes))
-        return cls(tuple(each), None if keys is None else tuple(keys))
+        heads = (Head(name, channels, tuple(size)) for name, (channels, *size) in zip(names, shapes))
+        return cls(tuple(heads), None if keys is None else tuple(keys))
 
     def __iter__(self) -> Iterator[Head]:
         return iter(self.each)
@@ -61,7 +61,7 @@ class Heads:
         return self.each[number]
 
     def number(self, name: str) -> int:
-        """Which of them has this name."""
+        """The number of the head with this name."""
         return [head.name for head in self.each].index(name)
 
     def scaled(self, window: Sequence[int], other: Sequence[int]) -> Heads:
@@ -79,8 +79,8 @@ class Heads:
         Args:
             parameter: its name.
             given: what the user gave.
-            numbers: it is a number, or several for the channels of a head, so that several for a head that is alone
-                are one for each channel.
+            numbers: whether it is a number, or several for the channels of a head; several for a head that is alone
+                are one for each of its channels.
 
         Raises:
             ValueError: when it does not fit the heads.
@@ -98,10 +98,10 @@ class Heads:
             return [given] * len(self)
         if len(given) != len(self):
             what = f"{parameter}={given!r}" if numbers else parameter
-            outputs, one = ("outputs", "one number") if numbers else ("output(s)", "one")
+            outputs, value = ("outputs", "one number") if numbers else ("output(s)", "one")
             raise ValueError(
                 f"{what} has {len(given)} entries but the network has {len(self)} {outputs}; give one for each, or "
-                f"{one} for all"
+                f"{value} for all"
             )
         return list(given)
 

@@ -44,7 +44,7 @@ def chunk_grids(
         chunk_size: spatial size of a chunk in output voxels; there is one way then. By default chunks end where windows
             start or end, which is where voxels become complete: with no cuts along the dimension in which windows
             advance first, or with cuts there too. Buffered, a chunk is as long as a buffer in the buffer's dimension.
-        limited: unless memory is limited, when it may also end where any window does.
+        limited: whether memory is limited, so that chunks may also end where any window does.
 
     Raises:
         ValueError: when a window does not predict a whole number of output voxels.
@@ -80,7 +80,7 @@ def chunk_grids(
         regular = tuple(tuple(range(0, size, chunk)) + (size,) for size, chunk in zip(sizes, chunk_size))
         return [ChunkGrid(windows, tuple(spans), kept, regular)]
 
-    fine = [_automatic_cuts(each, size) for each, size in zip(kept, sizes)]
+    fine = [_automatic_cuts(along, size) for along, size in zip(kept, sizes)]
     slowest, fastest = windows.order[0], windows.order[-1]
     coarse = list(fine)
     if windows.steps_per_buffer:
@@ -109,7 +109,7 @@ WORTHWHILE = 0.8
 
 
 PIECE_BYTES = 2**20
-"""Below this size of a piece of a window, what many pieces cost outweighs what it spares to add them without gaps."""
+"""Smaller pieces of windows cost more, by their number, than is saved where they have no gaps."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Layout:
         voxel_bytes: what one voxel of an open chunk takes, for each head.
         limits: of what open chunks take.
         forecast: what the run holds and moves.
-        skipped: as for :py:class:`Schedule`.
+        skipped: the windows that are known to be skipped.
     """
 
     grids: list[ChunkGrid]
@@ -220,7 +220,9 @@ def lay_out(
                 continue
         layouts.append(Layout(list(grids), volume.voxel_bytes, limits, forecast, volume.skipped))
     if not layouts:
-        smallest = min(max(g.window_voxels() * b for g, b in zip(grids, volume.voxel_bytes)) for grids in ways)
+        smallest = min(
+            max(grid.window_voxels() * size for grid, size in zip(grids, volume.voxel_bytes)) for grids in ways
+        )
         raise ValueError(
             f"cpu_memory={limits.cpu:,} bytes cannot hold the chunks that one window touches; the smallest limit that "
             f"would do is {smallest:,} bytes ({format_bytes(smallest)})"

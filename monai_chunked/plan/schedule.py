@@ -72,7 +72,7 @@ class Forecast:
         written, read: to and from scratch, for one image.
         scratch_file: size of the scratch file.
         moved: between the levels in all, for one image.
-        images: of how many images this is; of more than one where windows are skipped, and not the same in all.
+        images: how many images the curve is of: more than one where windows are skipped, not the same ones in all.
     """
 
     curve: np.ndarray
@@ -140,7 +140,7 @@ class Schedule:
         Args:
             image: index in the input batch.
             done: chunks that are finished already, or somebody else's, and need no place.
-            numbers: the windows that come, from one that no other chunk is open at; ``None``: all of the image.
+            numbers: of the windows that come, where no other chunk is open at the first; ``None``: all of the image.
 
         Raises:
             LimitError: when the limits cannot hold the chunks that a window touches.
@@ -165,7 +165,7 @@ class Schedule:
     def _steps_without_limits(
         self, image: int, done: Container[ChunkId], numbers: range | None
     ) -> Iterator[list[Move]]:
-        """The same where everything is in CPU memory and nothing ever moves: far less to find out for each window."""
+        """As :py:meth:`steps`, where all is in CPU memory and nothing ever moves: far less to do for each window."""
         for position in self.grids[0].windows.positions(numbers):
             for head, grid in enumerate(self.grids):
                 moves = []
@@ -193,14 +193,14 @@ class Schedule:
         return Forecast(np.array(curve), written, read, moved, self.scratch_file, images)
 
     def displace(self, chunk: ChunkId) -> list[Move]:
-        """The device had no room for a chunk after all, and it went to CPU memory: what must make room there.
+        """What makes room in CPU memory for a chunk that went there because the device had no room after all.
 
         From now on the device is taken to hold no more than it does.
         """
         self._place(chunk, CPU)
         self.limits[DEVICE] = self.used[DEVICE]
-        for other in self._level:
-            self._push(other)
+        for placed in self._level:
+            self._push(placed)
         return list(self._make_room(CPU, 0))
 
     def _bring(self, chunk: ChunkId) -> Iterator[Move]:
@@ -208,7 +208,7 @@ class Schedule:
         level = self._level.get(chunk)
         if level == DEVICE:
             return
-        staying = sum(self._size[other] for other in self._needed if self._level.get(other) == DEVICE)
+        staying = sum(self._size[needed] for needed in self._needed if self._level.get(needed) == DEVICE)
         target = DEVICE if staying + self._size[chunk] <= self.limits[DEVICE] else CPU
         if level != target:
             yield from self._make_room(target, self._size[chunk])
@@ -225,12 +225,12 @@ class Schedule:
                 target = CPU
                 # unless all that is in CPU memory is needed before it
                 while self.used[CPU] + self._size[victim] > self.limits[CPU]:
-                    other = self._pop_latest(CPU)
-                    if other is None or self._next[other] < self._next[victim]:
-                        self._push(other)
+                    latest = self._pop_latest(CPU)
+                    if latest is None or self._next[latest] < self._next[victim]:
+                        self._push(latest)
                         target = SCRATCH
                         break
-                    yield self._place(other, SCRATCH)
+                    yield self._place(latest, SCRATCH)
             yield self._place(victim, target)
 
     def _added(self, chunk: ChunkId, following: int | None) -> None:

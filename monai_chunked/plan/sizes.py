@@ -42,20 +42,20 @@ def parse_bytes(name: str, size: int | str | None) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** power)
 
 
-def check_chunk_size(chunk_size: Any, dims: int, name: str = "chunk_size") -> tuple[int, ...] | None:
+def check_chunk_size(chunk_size: object, dims: int, name: str = "chunk_size") -> tuple[int, ...] | None:
     if chunk_size is None:
         return None
     return tuple(check_positive(name, c, chunk_size) for c in per_dimension(name, chunk_size, dims))
 
 
-def per_dimension(name: str, value: Any, dims: int) -> tuple[Any, ...]:
+def per_dimension(name: str, value: object, dims: int) -> tuple[Any, ...]:
     try:
         return ensure_tuple_rep(value, dims)
     except ValueError:
         raise ValueError(f"{name}={value} must be one number, or one for each of {dims} spatial dimensions") from None
 
 
-def check_positive(name: str, value: Any, shown: Any = None) -> int:
+def check_positive(name: str, value: Any, shown: object = None) -> int:
     shown = value if shown is None else shown
     try:
         number = operator.index(value)

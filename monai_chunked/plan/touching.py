@@ -81,19 +81,20 @@ def surroundings(
     Args:
         spans: for each window, the voxels that it predicts.
         kept: those of them that it adds to.
-        cuts, touching: as above.
+        cuts: where chunks begin, and the size; ascending from 0.
+        touching: for each chunk, the windows that touch it.
 
     >>> spans, cuts = [(0, 8), (4, 12), (8, 16)], [0, 4, 8, 12, 16]
     >>> surroundings(spans, spans, cuts, [range(0, 1), range(0, 2), range(1, 3), range(2, 3)])
     [0, 1, 1, 2]
     """
     numbers: dict[tuple[object, ...], int] = {}
-    found = []
+    by_chunk = []
     for chunk, around in enumerate(touching):
         start, stop = cuts[chunk], cuts[chunk + 1]
         shared = (
             (max(low, start) - start, min(high, stop) - start, start - a, b - a)
             for (low, high), (a, b) in ((kept[w], spans[w]) for w in around)
         )
-        found.append(numbers.setdefault((stop - start, *shared), len(numbers)))
-    return found
+        by_chunk.append(numbers.setdefault((stop - start, *shared), len(numbers)))
+    return by_chunk

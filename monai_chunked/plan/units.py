@@ -40,5 +40,5 @@ def length_unit(name: object) -> str | None:
     """
     text = unicodedata.normalize("NFKC", str(name)).strip()  # there are two characters for the micro sign
     word = text.lower().replace("metre", "meter")
-    found = (SHORT.get(text, ""), word, word.removesuffix("s"))
-    return next((unit for unit in found if unit in MILLIMETERS), None)
+    spellings = (SHORT.get(text, ""), word, word.removesuffix("s"))
+    return next((unit for unit in spellings if unit in MILLIMETERS), None)

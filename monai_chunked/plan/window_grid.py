@@ -81,13 +81,13 @@ class WindowGrid:
         positions = self.in_scan_order([range(size) for size in self.shape])
         return positions if numbers is None else itertools.islice(positions, numbers.start, numbers.stop)
 
-    def in_scan_order(self, each: Sequence[Sequence[Side]]) -> Iterator[tuple[Side, ...]]:
-        """All that can be made of one thing for each dimension, as windows are; each of them in order of dimensions."""
-        combined = itertools.product(*[each[d] for d in self.order])
+    def in_scan_order(self, sides: Sequence[Sequence[Side]]) -> Iterator[tuple[Side, ...]]:
+        """All combinations of a side for each dimension, in the order of windows, each in the order of dimensions."""
+        combined = itertools.product(*[sides[d] for d in self.order])
         if list(self.order) == sorted(self.order):
             return combined
         inverse = np.argsort(self.order).tolist()
-        return (tuple([one[k] for k in inverse]) for one in combined)
+        return (tuple([combination[k] for k in inverse]) for combination in combined)
 
     def number(self, position: Sequence[int]) -> int:
         """How many windows of an image come before the one at a position."""
@@ -97,7 +97,7 @@ class WindowGrid:
         return number
 
     def position(self, number: int) -> tuple[int, ...]:
-        """Of the window before which so many of the image come."""
+        """The position of the window with this number in its image."""
         position = [0] * len(self.order)
         for d in reversed(self.order):
             number, position[d] = divmod(number, self.shape[d])
@@ -124,7 +124,7 @@ class WindowGrid:
 
         Args:
             images: number of images in the input batch.
-            numbers: which of them; ``None``: all.
+            numbers: the windows, counted over all images; ``None``: all.
         """
         sides = [[slice(*span) for span in spans] for spans in self.spans]
         windows = (
@@ -136,8 +136,8 @@ class WindowGrid:
         if numbers is None:
             return (itertools.islice(windows, run) for run in lengths.tolist())
         ends = np.append(0, np.cumsum(lengths)).clip(numbers.start, numbers.stop)
-        those = itertools.islice(windows, numbers.start, numbers.stop)
-        return (itertools.islice(those, run) for run in np.diff(ends).tolist() if run)
+        chosen = itertools.islice(windows, numbers.start, numbers.stop)
+        return (itertools.islice(chosen, run) for run in np.diff(ends).tolist() if run)
 
     def run_lengths(self, images: int) -> np.ndarray:
         """How many windows follow each other that may be in one batch: of one size, and of one buffer of one image."""
@@ -162,7 +162,7 @@ def padding(image_size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[in
 
 
 def inside(window: slice, size: int, least: int) -> slice:
-    """The voxels of an image that a window of the image, padded to a least size, has, along one dimension.
+    """Along one dimension, the voxels of an image in a window over that image padded to a least size.
 
     >>> inside(slice(0, 32), 10, 32), inside(slice(5, 37), 64, 32)
     (slice(0, 10, None), slice(5, 37, None))
@@ -203,8 +203,7 @@ def window_grid(
     cut = ensure_tuple_rep(1 if min_size is None else min_size, dims)
     least = tuple(int(c) if b == "adaptive" else r for b, c, r in zip(borders, cut, roi))
     size = tuple(max(int(i), c) for i, c in zip(image_size, least))
-    each = zip(borders, size, roi, overlap, least)
-    spans = tuple(tuple(BORDERS[name](n, r, o, c)) for name, n, r, o, c in each)
+    spans = tuple(tuple(BORDERS[name](n, r, o, c)) for name, n, r, o, c in zip(borders, size, roi, overlap, least))
     steps = max(int(buffer_steps or 0), 0)
     slowest = buffer_dim % dims if steps else 0
     order = (slowest, *(d for d in range(dims) if d != slowest))

@@ -20,7 +20,7 @@ MOST = 3
 
 
 DETAILS = "details"
-"""In a fingerprint, what is in its parts: nothing that counts, but it tells where a difference is."""
+"""In a fingerprint, the details of its parts. They are not compared, but tell where a difference is."""
 
 
 LONG = "#"
@@ -28,7 +28,7 @@ LONG = "#"
 
 
 HIDDEN = ("._modules", "._parameters", "._buffers", "._orig_mod", ".module")
-"""In a path what no user has written."""
+"""Parts of a path that no user has written."""
 
 
 Details = dict[str, Any]
@@ -36,7 +36,7 @@ Details = dict[str, Any]
 
 
 def detail(text: str, inside: Details) -> Any:
-    """One detail, with those that are in it."""
+    """A detail, with those that are in it."""
     kept = (
         text if len(text) < SHORT else LONG + blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     )
@@ -57,23 +57,23 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], old: str = "b
 
     >>> differences({"overlap": "0.25", "input": "8f" * 16}, {"overlap": "0.5", "input": "9c" * 16})
     ['input', 'overlap (0.25 before, 0.5 now)']
-    >>> one, other = ({"network": text * 16, DETAILS: packed({"network": {".rank": text}})} for text in "01")
-    >>> differences(one, other)
+    >>> before, now = ({"network": text * 16, DETAILS: packed({"network": {".rank": text}})} for text in "01")
+    >>> differences(before, now)
     ['network.rank (0 before, 1 now)']
     """
-    found = []
-    inside = [_unpacked(each) for each in (before, now)]
+    said = []
+    inside_before, inside_now = _unpacked(before), _unpacked(now)
     for name in _differing(before, now):
         values = before.get(name, "nothing"), now.get(name, "nothing")
-        details = list(_deepest(name, *(each.get(name, {}) for each in inside))) or [(name, *values)]
-        found += [_said(path, one, other, old=old, new=new) for path, one, other in details[:MOST]]
+        details = list(_deepest(name, inside_before.get(name, {}), inside_now.get(name, {}))) or [(name, *values)]
+        said += [_said(path, was, is_now, old=old, new=new) for path, was, is_now in details[:MOST]]
         if len(details) > MOST:
-            found.append(f"{len(details) - MOST} more in {name}")
-    return found
+            said.append(f"{len(details) - MOST} more in {name}")
+    return said
 
 
 def remedy(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What can be done about it; empty: nothing but to begin afresh, or to call with the same."""
+    """What else the user can do than begin afresh, or call with the same; empty: nothing."""
     if "network" not in _differing(before, now) or "network_id" in now:
         return ""
     return " (network_id= vouches for all of the network but its weights)"
@@ -84,9 +84,9 @@ def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _deepest(path: str, before: Details, now: Details) -> Iterator[tuple[str, str, str]]:
-    """Path and values of each detail that differs, but for those in which another one does."""
+    """Path and values of each detail that differs, except those in which another detail differs."""
     for name in {**now, **before}:
-        (old, old_inside), (new, new_inside) = (_parts(each.get(name, "nothing")) for each in (before, now))
+        (old, old_inside), (new, new_inside) = (_parts(run.get(name, "nothing")) for run in (before, now))
         if old == new:
             continue
         within = path if name in HIDDEN else path + name

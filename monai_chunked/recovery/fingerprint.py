@@ -35,11 +35,11 @@ def fingerprint_of(
     network_id: str | None,
     run_id: str | None,
 ) -> tuple[dict[str, str], list[str]]:
-    """Of one call.
+    """The fingerprint of one call.
 
     Args:
         source: where windows are read from.
-        condition: where those of the condition are.
+        condition: where windows of the condition are read from; ``None``: there is none.
         network: what is called with windows.
         settings: all else that the result depends on.
         network_id: by which the user vouches for all of the network but its weights.
@@ -73,8 +73,8 @@ def fingerprint_of(
     if run_id is not None:
         texts["run_id"] = repr(run_id)
     add("input", lambda: describer.voxels(source.origin, "input"))
-    # what the image is called says where the result goes, not what it is
-    add("metadata", lambda: describer.text([_without_name(each) for each in source.metadata], "metadata"))
+    # the name of an image says where its result goes, not what the result is
+    add("metadata", lambda: describer.text([_without_name(image) for image in source.metadata], "metadata"))
     if condition is not None:
         add("condition", lambda: describer.voxels(condition.origin, "condition"))
     for name, value in settings.items():

@@ -1,8 +1,8 @@
 """
 The journal beside a result on disk: what the run depends on, and which chunks of it are safe.
 
-A text file. Each line is one record in JSON behind its CRC-32 in eight hexadecimal digits; the first is the header, and
-what is added is on the disk before more is. Whatever ends the process or the machine, what comes behind the last whole
+A text file. Each line is one record in JSON behind its CRC-32 in eight hexadecimal digits; the first is the header.
+What is added is on the disk before more is. Whatever ends the process or the machine, what comes behind the last whole
 line is dropped. After a power cut that may be zeros, where the file had its new size but not yet all of its bytes.
 """
 
@@ -15,6 +15,7 @@ import os
 import threading
 import zlib
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ FORMAT = 3
 
 
 NOT_WRITTEN = bytes(16)
-"""In the records of a journal there are none of these, also where one of their bytes was damaged."""
+"""Zeros where nothing was written. No record has as many, even where one of its bytes is damaged."""
 
 
 class Journal:
@@ -42,7 +43,7 @@ class Journal:
         records: what is in it; the first is the header.
 
     Attributes:
-        records: as above, with those that have been added.
+        records: all of the file, also those that have been added.
     """
 
     def __init__(self, path: Path, records: list[dict[str, Any]]) -> None:
@@ -109,14 +110,13 @@ class Journal:
                 with self.path.open("ab", buffering=0) as file:
                     _append(file, *records)
             except OSError as error:
-                self._error = OSError(
-                    error.errno, f"{error.strerror}; the journal could not be written", str(self.path)
-                )
+                reason = f"{error.strerror}; the journal could not be written"
+                self._error = OSError(error.errno, reason, str(self.path))
                 raise self._error from error
             self.records.extend(records)
 
 
-def _append(file: Any, *records: Mapping[str, Any]) -> None:
+def _append(file: FileIO, *records: Mapping[str, Any]) -> None:
     texts = [json.dumps(record, sort_keys=True).encode() for record in records]
     write_all(file, memoryview(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts)))
     sync(file)

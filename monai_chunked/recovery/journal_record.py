@@ -58,7 +58,7 @@ class JournalRecord:
         self._begun = False
         self._alone = Alone(path)
         try:
-            # of an earlier run, until this one begins to write
+            # the journal of an earlier run, until this one begins to write
             self._journal = None if overwrite is True else self._earlier(overwrite)
             if self._journal is not None:
                 self.replaces |= self._journal.records[0].get("replaces", False)
@@ -84,11 +84,11 @@ class JournalRecord:
         if header.get("format") != FORMAT:
             reason = "another version of monai_chunked began or finished this result, and wrote down other things of it"
         else:
-            found = differences(header["fingerprint"], self.fingerprint)
-            if not found:
+            differ = differences(header["fingerprint"], self.fingerprint)
+            if not differ:
                 return journal
             reason = (
-                f"an earlier run with other settings began or finished this result; what differs: {', '.join(found)}"
+                f"an earlier run with other settings began or finished this result; what differs: {', '.join(differ)}"
                 f"{remedy(header['fingerprint'], self.fingerprint)}"
             )
         if replaced:
@@ -139,10 +139,10 @@ class JournalRecord:
         self._results.clear()
 
     def begin(self, heads: Heads, cuts: Sequence[Cuts]) -> None:
-        """The first batch is there: record what the heads of the network are, or that they are what they were.
+        """The first batch is there: record the heads of the network, or check that they are as they were.
 
         Raises:
-            ValueError: when they are not.
+            ValueError: when they differ.
         """
         if self.left.heads is None:
             self._begun = True
@@ -192,10 +192,10 @@ class JournalRecord:
         return RecordingWriter(writer, number, cuts, self._record)
 
     def _compare(self, head: int, writer: ResumableWriter, cuts: Cuts) -> None:
-        """Files are what was recorded."""
+        """Check that the files hold the chunks that were recorded."""
         done = {chunk: crc for chunk, crc in self.left.written.items() if chunk.head == head}
         if writer.complete:
-            if len(done) < self.images * prod(len(c) - 1 for c in cuts):
+            if len(done) < self.images * prod(len(along) - 1 for along in cuts):
                 raise OSError(errno.EIO, "the journal lacks chunks of a result that is complete", str(self.path))
             return
         for chunk, crc in done.items():
@@ -203,24 +203,24 @@ class JournalRecord:
             self._check(chunk, box, crc_of(writer.read(chunk.image, box)), crc)
 
     def _compare_others(self, head: int, cuts: Cuts, images: Any) -> None:
-        """Results of images but for the first, by whose name this journal is found by all runs that write that one."""
+        """Check the results of all images but the first, which a run with a journal of their own may have replaced."""
         for chunk, crc in self.left.written.items():
             if chunk.head == head and chunk.image > 0 and isinstance(images, list):
                 box = _box_of(chunk, cuts)
                 values = images[chunk.image][(slice(None), *box)]
                 self._check(chunk, box, crc_of(torch.as_tensor(np.asarray(values))), crc)
 
-    def _check(self, chunk: ChunkId, box: Box, found: int, crc: int) -> None:
-        if found != crc:
+    def _check(self, chunk: ChunkId, box: Box, crc: int, recorded: int) -> None:
+        if crc != recorded:
             reason = f"the chunk of image {chunk.image} at {box_text(box)} is not what was written"
             raise OSError(errno.EIO, reason, str(self.path))
 
     def _record(self, chunks: Mapping[ChunkId, int]) -> None:
-        """Chunks are safe: their CRC-32."""
+        """Record that chunks are safe, with their CRC-32."""
         self._add(*({"chunk": chunk, "crc": crc} for chunk, crc in chunks.items()))
 
     def finish(self) -> None:
-        """All results have their names."""
+        """Record that all results have their names."""
         self._add({"complete": datetime.now().astimezone().isoformat(" ", "seconds")})
 
     def close(self) -> None:
@@ -240,4 +240,4 @@ def _advised(error: OSError) -> OSError:
 
 
 def _box_of(chunk: ChunkId, cuts: Cuts) -> Box:
-    return tuple(slice(c[k], c[k + 1]) for c, k in zip(cuts, chunk.position))
+    return tuple(slice(along[k], along[k + 1]) for along, k in zip(cuts, chunk.position))

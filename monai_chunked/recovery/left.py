@@ -21,13 +21,13 @@ Cuts = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Left:
-    """What an earlier run left, or what workers are told of the run that they have a part in. At first nothing.
+    """What an earlier run left, or what workers are told of the run that they take part in. By default nothing.
 
     Attributes:
         heads: of the network; ``None``: nothing was left.
         cuts: of each head.
         results: of the heads whose results have been started, by their number.
-        written: the boxes of the results that are there, with their CRC-32, or anything.
+        written: the chunks that are there, with their CRC-32; what workers are told may have any number instead.
         complete: when the earlier run finished; ``None``: it did not.
     """
 
@@ -39,7 +39,7 @@ class Left:
 
     @classmethod
     def of_records(cls, records: Iterable[Mapping[str, Any]]) -> Left:
-        """What the records of a journal say, those behind its header. Nothing can be used if no result was started."""
+        """What the records behind the header of a journal say. If no result was started, nothing was left."""
         heads: Heads | None = None
         cuts: tuple[Cuts, ...] = ()
         results: dict[int, Form] = {}
@@ -62,8 +62,8 @@ NOTHING_LEFT = Left()
 
 
 def _heads(keys: list[Hashable] | None, heads: list[list[Any]]) -> Heads:
-    each = tuple(Head(name, channels, tuple(size)) for name, channels, size in heads)
-    return Heads(each, None if keys is None else tuple(keys))
+    left = tuple(Head(name, channels, tuple(size)) for name, channels, size in heads)
+    return Heads(left, None if keys is None else tuple(keys))
 
 
 def _cuts(cuts: list[list[int]]) -> Cuts:

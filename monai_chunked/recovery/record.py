@@ -55,8 +55,8 @@ class NoRecord:
     """Where a run cannot be resumed: nothing is recorded.
 
     Args:
-        left: what is known of the run, to who does a part of it.
-        earlier: the journal of an earlier run with the same results, which goes when this run begins to write them.
+        left: what a worker is told of the run that it takes part in.
+        earlier: the journal of an earlier run with the same results. It is removed when this run begins to write them.
     """
 
     journal: Path | None = None
@@ -85,4 +85,4 @@ class NoRecord:
         return output.create(result)
 
     def finish(self) -> None:
-        """Nobody asks."""
+        """Nothing is recorded."""

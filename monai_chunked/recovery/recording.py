@@ -17,7 +17,7 @@ from monai_chunked.plan.chunk_grid import ChunkId
 __all__ = ["LONGEST_PAUSE", "PAUSE", "RecordingWriter", "crc_of"]
 
 PAUSE = 20
-"""Times what it took to make chunks safe, until those written meanwhile are made safe."""
+"""The pause after chunks were made safe, in multiples of the time that it took."""
 
 LONGEST_PAUSE = 30
 """Seconds; what was finished in the last of them may have to be predicted again after a crash."""
@@ -26,8 +26,8 @@ LONGEST_PAUSE = 30
 class RecordingWriter(OutputWriter):
     """Writes chunks, and records them when they are safe.
 
-    This takes time, and the less the more of them there are. So it is done every now and then, with a pause after it
-    of many times what it took.
+    Making chunks safe takes time, and less for each the more there are. So it is done now and then, and the pause after
+    it is many times as long as it took.
 
     Args:
         writer: does the writing.
@@ -46,7 +46,7 @@ class RecordingWriter(OutputWriter):
         self.writer = writer
         self.head = head
         self.record = record
-        self._positions = [{start: position for position, start in enumerate(each)} for each in cuts]
+        self._positions = [{start: position for position, start in enumerate(along)} for along in cuts]
         self._unrecorded: dict[ChunkId, int] = {}
         self._due = 0.0
         self._failed = False
@@ -69,7 +69,7 @@ class RecordingWriter(OutputWriter):
         return self.writer.finish()
 
     def abandon(self) -> None:
-        if not self._failed:  # what could not be made safe once may be gone, though the system says no more about it
+        if not self._failed:  # what could not be made safe may be gone, and the system says so only once
             with suppress(OSError):  # the run has failed already
                 self._record()
         self.writer.abandon()
@@ -79,7 +79,7 @@ class RecordingWriter(OutputWriter):
             return  # and perhaps the writer is complete
         self._failed = True
         safe = self.writer.flush(last)
-        chunks = list(self._unrecorded) if safe is None else [self._chunk(*each) for each in safe]
+        chunks = list(self._unrecorded) if safe is None else [self._chunk(image, box) for image, box in safe]
         if chunks:
             self.record({chunk: self._unrecorded.pop(chunk) for chunk in chunks})
         self._failed = False

@@ -1,4 +1,4 @@
-"""Whether a run can be resumed: what of an earlier run is asked for, and what it is called."""
+"""Whether a run can be resumed, and the record of it with what an earlier run left."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def recovering(
     endings = [""] if len(metadata) == 1 else [f"-{k}" for k in range(len(metadata))]
     content = blake2b(texts["input"].encode(), digest_size=4).hexdigest()
     named = tuple(
-        each if each.get("filename_or_obj") else {**each, "filename_or_obj": f"image-{content}{ending}"}
-        for each, ending in zip(metadata, endings)
+        image if image.get("filename_or_obj") else {**image, "filename_or_obj": f"image-{content}{ending}"}
+        for image, ending in zip(metadata, endings)
     )
     check(named)
     path = output.journal(named)
@@ -81,7 +81,7 @@ def recovering(
 
 @contextmanager
 def _alone(output: ResumableOutput, metadata: Sequence[Metadata], overwrite: bool) -> Iterator[Path | None]:
-    """No other run writes the same results; yields the journal of an earlier one that did, which may be replaced."""
+    """Let no other run write the same results; yields the journal of an earlier one that did, which may be replaced."""
     path = output.journal(metadata)
     if path is None or (output.numbers_unnamed and not metadata[0].get("filename_or_obj")):
         yield None

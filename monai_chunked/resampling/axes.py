@@ -63,6 +63,11 @@ class Axis:
     def __len__(self) -> int:
         return len(self.low)
 
+    @property
+    def corners(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """The low and the high voxels, with their weights."""
+        return (self.low, self.low_weight), (self.high, self.high_weight)
+
     @classmethod
     def of(
         cls, low: np.ndarray, high: np.ndarray, *, low_weight: np.ndarray, high_weight: np.ndarray, size: int
@@ -82,19 +87,17 @@ class Axis:
         nothing, at = index < 0, np.where(index < 0, 0, index)
 
         def taken(values: np.ndarray, none: float) -> np.ndarray:
-            result: np.ndarray = np.where(nothing, none, values[at]).astype(values.dtype)
-            return result
+            return np.where(nothing, none, values[at]).astype(values.dtype)
 
-        low, high, first, last = (taken(each, -1) for each in (self.low, self.high, self.first, self.last))
+        low, high, first, last = (taken(voxels, -1) for voxels in (self.low, self.high, self.first, self.last))
         return Axis(low, high, taken(self.low_weight, 0), taken(self.high_weight, 0), first, last, self.size)
 
     def part(self, made: slice, read: slice) -> Axis:
-        """Some of its voxels, of some of those that are read, counted from there."""
+        """The voxels of a slice, made of those of another slice alone, which are counted from its start."""
 
         def moved(index: np.ndarray) -> np.ndarray:
             here = index[made]
-            result: np.ndarray = np.where((here >= read.start) & (here < read.stop), here - read.start, -1)
-            return result
+            return np.where((here >= read.start) & (here < read.stop), here - read.start, -1)
 
         weights = self.low_weight[made], self.high_weight[made]
         places = moved(self.low), moved(self.high)
@@ -158,7 +161,7 @@ class Resampling:
         Args:
             cuts: for each dimension that is read, where chunks begin, and the size; ascending from 0.
         """
-        parts = [tuple(_parts(axis, each)) for axis, each in zip(self.axes, cuts)]
+        parts = [tuple(_parts(axis, along)) for axis, along in zip(self.axes, cuts)]
         return ChunkResampling(self, tuple(parts), tuple(map(_faces, parts, cuts)))
 
 
@@ -168,8 +171,8 @@ class ChunkResampling:
 
     Attributes:
         resampling: from which voxels to which.
-        parts: for each dimension that is read, and each chunk along it.
-        faces: as ``parts``.
+        parts: what chunks make, for each dimension that is read, and each chunk along it.
+        faces: what chunks behind need of a chunk, likewise.
     """
 
     resampling: Resampling
@@ -179,8 +182,7 @@ class ChunkResampling:
     @cached_property
     def cuts(self) -> tuple[tuple[int, ...], ...]:
         """For each dimension of the grid that is made, where the boxes that chunks make begin, and the size."""
-        sides = ({0, *(part.made.stop for part in self.parts[d])} for d in self.resampling.order)
-        return tuple(tuple(sorted(each)) for each in sides)
+        return tuple(tuple(sorted({0, *(part.made.stop for part in self.parts[d])})) for d in self.resampling.order)
 
     def of(self, position: Sequence[int]) -> tuple[AxisPart, ...]:
         """What a chunk makes, for each dimension that is read."""
@@ -188,8 +190,8 @@ class ChunkResampling:
 
     def made(self, position: Sequence[int]) -> Box:
         """The box that a chunk makes, in the grid that is made."""
-        each = self.of(position)
-        return tuple(each[d].made for d in self.resampling.order)
+        parts = self.of(position)
+        return tuple(parts[d].made for d in self.resampling.order)
 
     def place(self, position: Sequence[int]) -> tuple[int, ...]:
         """Which box of the grid that is made a chunk makes, counted along each dimension."""
@@ -197,11 +199,11 @@ class ChunkResampling:
 
     def needed(self, places: Container[tuple[int, ...]]) -> set[tuple[int, ...]]:
         """The chunks of which some boxes are made, and those before them of which that takes a face."""
-        found: set[tuple[int, ...]] = set()
+        chunks: set[tuple[int, ...]] = set()
         for position in itertools.product(*[range(len(parts)) for parts in self.parts]):
             if self.makes(position) and self.place(position) in places:
-                found.update((position, *(other for _, other in self.before(position))))
-        return found
+                chunks.update((position, *(earlier for _, earlier in self.before(position))))
+        return chunks
 
     def makes(self, position: Sequence[int]) -> bool:
         """Whether a chunk makes any voxel."""
@@ -239,20 +241,20 @@ def in_one_order(images: Sequence[Sequence[Resampling]]) -> tuple[tuple[Resampli
     Raises:
         Unstreamable: when images come to their grids over grids of other sizes.
     """
-    sizes = [[(each.size, each.order, [axis.size for axis in each.axes]) for each in image] for image in images]
-    if any(each != sizes[0] for each in sizes):
+    sizes = [[(step.size, step.order, [axis.size for axis in step.axes]) for step in image] for image in images]
+    if any(of_image != sizes[0] for of_image in sizes):
         raise Unstreamable(
             "the images of the batch were cropped, padded or resampled each in another way; with batch_size: 1 in the "
             "data loader it is done a chunk at a time"
         )
     last = [
-        [np.maximum.reduce([each.axes[d].last for each in stage]) for d in range(len(stage[0].axes))]
-        for stage in zip(*images)
+        [np.maximum.reduce([step.axes[d].last for step in steps]) for d in range(len(steps[0].axes))]
+        for steps in zip(*images)
     ]
     return tuple(
         tuple(
-            replace(each, axes=tuple(replace(axis, last=here) for axis, here in zip(each.axes, of_stage)))
-            for each, of_stage in zip(image, last)
+            replace(step, axes=tuple(replace(axis, last=latest) for axis, latest in zip(step.axes, of_step)))
+            for step, of_step in zip(image, last)
         )
         for image in images
     )
@@ -262,13 +264,13 @@ def _parts(axis: Axis, cuts: Sequence[int]) -> Iterator[AxisPart]:
     """What each chunk along a dimension makes."""
     first, last = axis.first, axis.last
     count = len(cuts) - 1
-    known = np.flatnonzero(last >= 0)
-    if not len(known):  # nothing of it is read: all is made at the end
+    reading = np.flatnonzero(last >= 0)
+    if not len(reading):  # nothing of it is read: all is made at the end
         yield from (AxisPart(slice(0, 0), 0, 0) for _ in range(count - 1))
         yield AxisPart(slice(0, len(axis)), 0, 0)
         return
     # a voxel that is made of nothing, or of voxels further back, goes with the one before it
-    turned = last[known[0]] > last[known[-1]]
+    turned = last[reading[0]] > last[reading[-1]]
     order = slice(None, None, -1 if turned else 1)
     latest = np.maximum.accumulate(last[order])
     latest[latest < 0] = latest[latest >= 0][0]
@@ -288,8 +290,8 @@ def _parts(axis: Axis, cuts: Sequence[int]) -> Iterator[AxisPart]:
 
 def _faces(parts: Sequence[AxisPart], cuts: Sequence[int]) -> tuple[Face, ...]:
     """What is needed of each chunk along a dimension."""
-    found = []
+    faces = []
     for j, (start, stop) in enumerate(itertools.pairwise(cuts)):
         firsts = [cuts[k] - part.halo for k, part in enumerate(parts) if k > j and k - part.back <= j]
-        found.append(Face(stop - max(start, min(firsts)) if firsts else 0, len(firsts)))
-    return tuple(found)
+        faces.append(Face(stop - max(start, min(firsts)) if firsts else 0, len(firsts)))
+    return tuple(faces)

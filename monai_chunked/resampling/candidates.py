@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 __all__ = ["candidates"]
 
 
-def candidates(library: Any, values: Any, slack: float) -> list[int]:
+def candidates(library: ModuleType, values: Any, slack: float) -> list[int]:
     """The classes that may be the greatest of a mean of voxels.
 
     Args:

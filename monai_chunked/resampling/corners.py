@@ -21,11 +21,11 @@ __all__ = ["at_corners", "coordinates", "multiply_add"]
 
 
 MANY = 64
-"""So many rows are no small product: PyTorch has a loop of its own for those of fewer than 400 multiplications."""
+"""Rows that make a product no small one: below 400 multiplications PyTorch has a loop of its own."""
 
 
 Corner = tuple[torch.Tensor, torch.Tensor]
-"""Of each voxel a place along a dimension, -1 where there is none, and its weight."""
+"""For each voxel a place along a dimension, -1 where there is none, and its weight."""
 
 
 def at_corners(
@@ -35,39 +35,36 @@ def at_corners(
     *,
     axes: Sequence[Axis],
     values: torch.Tensor,
-    some: torch.Tensor,
+    voxels: torch.Tensor,
     channels: torch.Tensor | slice,
 ) -> torch.Tensor:
-    """Some voxels of a part of a grid.
+    """Single voxels of a part of a grid.
 
     Args:
         resampling: from which voxels to which.
         made, read: the part, for each dimension that is read.
         axes: of this part, counted from where it is read.
         values: of the voxels that are read, ``(C, *read)``.
-        some: the voxels, ``(voxels, dims)``, counted from where the part begins.
-        channels: one of each voxel, ``(voxels,)``, or a slice of all.
+        voxels: which ones, ``(voxels, dims)``, counted from where the part begins.
+        channels: one for each voxel, ``(voxels,)``, or a slice of them for all.
 
     Returns:
         ``(voxels,)`` or ``(C, voxels)``, float32 where voxels are interpolated.
     """
     device = values.device
-    at = some.cpu().numpy().T
+    at = voxels.cpu().numpy().T
     if resampling.oblique is None:
-        corners = [
-            [(index[k], weight[k]) for index, weight in ((axis.low, axis.low_weight), (axis.high, axis.high_weight))]
-            for axis, k in zip(axes, at)
-        ]
+        corners = [[(index[k], weight[k]) for index, weight in axis.corners] for axis, k in zip(axes, at)]
     else:
-        voxels = [k + side.start for k, side in zip(at, made)]
-        places = coordinates(resampling.oblique, voxels, resampling.frame)
-        found = resampling.oblique.corners(places, resampling.frame, resampling.kind == "copy")
+        in_grid = [k + side.start for k, side in zip(at, made)]
+        places = coordinates(resampling.oblique, in_grid, resampling.frame)
+        around = resampling.oblique.corners(places, resampling.frame, resampling.kind == "copy")
         corners = [
-            [(np.where(index < 0, -1, index - side.start), weight) for index, weight in each]
-            for each, side in zip(found, read)
+            [(np.where(index < 0, -1, index - side.start), weight) for index, weight in pair]
+            for pair, side in zip(around, read)
         ]
-    each = [[(torch.from_numpy(i).to(device), torch.from_numpy(w).to(device)) for i, w in pair] for pair in corners]
-    inorder = [each[d] for d in resampling.frame]
+    tensors = [[(torch.from_numpy(i).to(device), torch.from_numpy(w).to(device)) for i, w in pair] for pair in corners]
+    inorder = [tensors[d] for d in resampling.frame]
     reader = _Reader(values, channels, resampling.frame)
     return COMBINE[resampling.kind](reader, inorder)
 
@@ -80,8 +77,8 @@ def coordinates(oblique: Oblique, voxels: Sequence[np.ndarray], frame: Sequence[
     points = oblique.points(voxels, frame)
     count = len(points)
     more = max(0, min(oblique.voxels, MANY) - count)
-    each = torch.from_numpy(np.concatenate([points, np.zeros_like(points, shape=(more, points.shape[1]))]))
-    return each[None].bmm(torch.from_numpy(oblique.theta)[None].transpose(1, 2))[0, :count].numpy()
+    rows = torch.from_numpy(np.concatenate([points, np.zeros_like(points, shape=(more, points.shape[1]))]))
+    return rows[None].bmm(torch.from_numpy(oblique.theta)[None].transpose(1, 2))[0, :count].numpy()
 
 
 class _Reader:
@@ -104,11 +101,11 @@ class _Reader:
 def _product(read: _Reader, corners: Sequence[Sequence[Corner]]) -> torch.Tensor:
     total: torch.Tensor | None = None
     dtype = corners[0][0][1].dtype
-    for each in itertools.product(*corners):
-        values, there = read([place for place, _ in each])
-        weight = each[-1][1]
-        for _, other in reversed(each[:-1]):
-            weight = weight * other
+    for corner in itertools.product(*corners):
+        values, there = read([place for place, _ in corner])
+        weight = corner[-1][1]
+        for _, along in reversed(corner[:-1]):
+            weight = weight * along
         term = torch.where(there, values.to(dtype) * weight, torch.zeros((), dtype=dtype, device=weight.device))
         total = term if total is None else total + term
     assert total is not None
@@ -125,9 +122,9 @@ def _nested(read: _Reader, corners: Sequence[Sequence[Corner]], places: Sequence
         values, there = read(places)
         return torch.where(there, values.float(), torch.zeros((), device=values.device))
     (low, low_weight), (high, high_weight) = corners[0]
-    one = _nested(read, corners[1:], (*places, low))
-    other = _nested(read, corners[1:], (*places, high))
-    return multiply_add(one, low_weight.float(), other * high_weight.float())
+    at_low = _nested(read, corners[1:], (*places, low))
+    at_high = _nested(read, corners[1:], (*places, high))
+    return multiply_add(at_low, low_weight.float(), at_high * high_weight.float())
 
 
 def multiply_add(value: torch.Tensor, weight: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
@@ -145,9 +142,9 @@ def multiply_add(value: torch.Tensor, weight: torch.Tensor, more: torch.Tensor) 
 
 def _mean(read: _Reader, corners: Sequence[Sequence[Corner]]) -> torch.Tensor:
     total = torch.zeros((), device=read.values.device)
-    for each in itertools.product(*corners):
-        values, there = read([place for place, _ in each])
-        there = there & torch.stack([weight != 0 for _, weight in each]).all(0)
+    for corner in itertools.product(*corners):
+        values, there = read([place for place, _ in corner])
+        there = there & torch.stack([weight != 0 for _, weight in corner]).all(0)
         total = torch.where(there, total + values.float(), total)
     for (_, weight), _ in corners:
         total = total / torch.where(weight == 1, 1.0, 2.0).to(total)
@@ -155,4 +152,4 @@ def _mean(read: _Reader, corners: Sequence[Sequence[Corner]]) -> torch.Tensor:
 
 
 COMBINE = {"product": _product, "copy": _copy, "nested": _nested, "mean": _mean}
-"""By the kind of a resampling."""
+"""What makes voxels of their corners, by the kind of a resampling."""

@@ -15,7 +15,7 @@ def most_kept(grid: ChunkGrid, inverse: Sequence[ChunkResampling]) -> int:
     """The most voxels of faces that are kept at a time, in an image.
 
     Args:
-        grid: of the chunks.
+        grid: the chunks of the network's grid.
         inverse: how they make the grids on the way, one after the other.
     """
     order: Iterable[tuple[int, ...]] = (
@@ -43,10 +43,10 @@ def _most_kept(
         most = max(most, held)
         if resampled.makes(position):
             made.append(resampled.place(position))
-        for dim, other in resampled.before(position):
-            users[other, dim] -= 1
-            if not users[other, dim]:
-                held -= _face(resampled, cuts, other, dim)
+        for dim, earlier in resampled.before(position):
+            users[earlier, dim] -= 1
+            if not users[earlier, dim]:
+                held -= _face(resampled, cuts, earlier, dim)
     return most, made
 
 
@@ -56,6 +56,6 @@ def largest_box(resampled: ChunkResampling) -> int:
 
 
 def _face(resampled: ChunkResampling, cuts: Sequence[Sequence[int]], position: tuple[int, ...], dim: int) -> int:
-    sizes = [each[k + 1] - each[k] for each, k in zip(cuts, position)]
+    sizes = [along[k + 1] - along[k] for along, k in zip(cuts, position)]
     sizes[dim] = resampled.kept(position)[dim]
     return prod(sizes)

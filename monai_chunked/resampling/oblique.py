@@ -57,10 +57,10 @@ class Oblique:
 
         Args:
             coordinates: normalised, ``(voxels, dims)``: their :py:meth:`points` times :py:attr:`theta`.
-            frame: as above.
-            nearest: whether ``grid_sample`` takes the nearest one.
+            frame: the dimensions that are read, as ``grid_sample`` orders them.
+            nearest: whether ``grid_sample`` takes the nearest voxel.
         """
-        found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in frame]
+        corners: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in frame]
         for row, d in enumerate(reversed(frame)):
             size = len(self.index[d])
             at = source_places(coordinates[:, row], size, self.padding_mode, self.align_corners)
@@ -69,8 +69,8 @@ class Oblique:
             for place, weight in zip((low, low + 1), weights):
                 inside = (place >= 0) & (place < size)  # not for NaN
                 index = np.where(inside, self.index[d][np.where(inside, place, 0).astype(np.int64)], -1)
-                found[d].append((index, np.where(index < 0, 0, weight)))
-        return found
+                corners[d].append((index, np.where(index < 0, 0, weight)))
+        return corners
 
 
 def source_places(coordinate: np.ndarray, size: int, padding_mode: int, align_corners: bool) -> np.ndarray:

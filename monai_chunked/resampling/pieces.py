@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ ROUNDING = 2.0**-22
 
 
 SMALLEST = 2.0**-149
-"""Float32 numbers next to 0 lie so far apart."""
+"""How far apart float32 numbers next to 0 lie."""
 
 
 AT_ONCE = 2**20
@@ -40,14 +41,14 @@ AT_ONCE = 2**20
 
 
 MANY = 1 / 12
-"""To make one voxel of its corners takes about twelve times as long as each takes when all are made."""
+"""A voxel that is made of its corners alone takes about twelve times as long as one of all that are made at once."""
 
 
 class Piece:
     """A part of a resampled grid that is made at a time.
 
-    On a CPU all is done by NumPy in the thread that asks, on a device by PyTorch: what they are asked for has the same
-    names in both (``library``). NumPy is the faster one here: no operation on so few voxels is worth sharing out.
+    On a CPU all is done by NumPy in the thread that asks, on a device by PyTorch: the functions that are called have
+    the same names in both (``library``). NumPy is faster on a CPU: so few voxels are not worth sharing out to threads.
 
     Args:
         resampling: from which voxels to which.
@@ -115,14 +116,14 @@ class Piece:
         if len(classes) == 1:
             made = torch.full(self.size, classes[0], dtype=torch.int32, device=values.device)
             return self._without_nothing(made)[None]
-        found, margin = self._greatest(library, arrays, classes)
+        greatest, margin = self._greatest(library, arrays, classes)
         unsure = torch.as_tensor(margin <= (ROUNDING + 2 * error_of(self.resampling, np.float32)) * largest)
-        made = self._without_nothing(torch.as_tensor(found))
+        made = self._without_nothing(torch.as_tensor(greatest))
         if self._nothing is not None:
             unsure &= ~self._nothing.to(unsure.device)
         numbers = torch.as_tensor(classes, dtype=made.dtype, device=made.device)
-        for some in _places(unsure, max(1, AT_ONCE // len(classes))):
-            made[some.unbind(1)] = numbers[self.exact(values[classes], some).argmax(0)]
+        for places in _places(unsure, max(1, AT_ONCE // len(classes))):
+            made[places.unbind(1)] = numbers[self.exact(values[classes], places).argmax(0)]
         return made[None]
 
     def at_least(self, values: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -138,7 +139,7 @@ class Piece:
         return self.scores_within(values, threshold, threshold) >= threshold
 
     def scores_within(self, values: torch.Tensor, low: float, high: float) -> torch.Tensor:
-        """As :py:meth:`scores`, where these lie from one number to another; elsewhere any others on the same side.
+        """As :py:meth:`scores` where these lie between two numbers; elsewhere any others on the same side of them.
 
         Args:
             values: of the voxels that are read, ``(C, *read)``.
@@ -153,7 +154,7 @@ class Piece:
         unsure = torch.zeros(result.shape, dtype=torch.bool, device=values.device)
         library, arrays = _arrays(values)
         precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
-        for array, made, open_ones in zip(arrays, result, unsure):
+        for array, made, doubted in zip(arrays, result, unsure):
             least, most = float(array.min()), float(array.max())
             largest = max(abs(least), abs(most), abs(low), abs(high))
             slack = (ROUNDING + error_of(self.resampling, np.float32)) * largest + SMALLEST
@@ -163,20 +164,20 @@ class Piece:
                 continue
             near = nearly(self.sides, array, precision)
             made.copy_(torch.as_tensor(near))
-            open_ones.copy_(torch.as_tensor(~((near < low - slack) | (near > high + slack))))  # NaN too
+            doubted.copy_(torch.as_tensor(~((near < low - slack) | (near > high + slack))))  # NaN too
         self._settle(values, unsure, result)
         return result
 
     def _settle(self, values: torch.Tensor, unsure: torch.Tensor, result: torch.Tensor) -> None:
-        """Make some voxels exactly, and all of the channels, and of those between them, of which there are many."""
+        """Make the unsure voxels exactly, and all voxels from the first to the last channel that has many of them."""
         whole = can_be_whole(self.resampling)
-        many = [number for number, each in enumerate(unsure) if whole and _are_many(each)]
+        many = [number for number, channel in enumerate(unsure) if whole and _are_many(channel)]
         if many:
             channels = slice(many[0], many[-1] + 1)
             make_whole(self.resampling, self._axes, values[channels], result[channels])
             unsure[channels] = False
-        for some in _places(unsure, AT_ONCE):
-            result[some.unbind(1)] = self.exact(values, some[:, 1:], some[:, 0])
+        for places in _places(unsure, AT_ONCE):
+            result[places.unbind(1)] = self.exact(values, places[:, 1:], places[:, 0])
 
     def _rounded(self, channel: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
         """One channel in float32, and the voxels whose rounding the error leaves open."""
@@ -189,18 +190,18 @@ class Piece:
         made.copy_(torch.as_tensor(low))
         return torch.as_tensor(low != high)  # NaN too
 
-    def _greatest(self, library: Any, arrays: Any, classes: Sequence[int]) -> tuple[Any, Any]:
+    def _greatest(self, library: ModuleType, arrays: Any, classes: Sequence[int]) -> tuple[Any, Any]:
         """Of some classes the one with the greatest score, up to the error, and by how much it is greater."""
         precision = library.float32 if library is np else library.float64  # a device may round float32 as it likes
         first, second = nearly(self.sides, arrays[classes[0]], precision), None
-        found = library.full_like(first, classes[0], dtype=library.int32)
+        greatest = library.full_like(first, classes[0], dtype=library.int32)
         for label in classes[1:]:
             score = nearly(self.sides, arrays[label], precision)
-            found = library.where(score > first, label, found)
+            greatest = library.where(score > first, label, greatest)
             less = library.minimum(first, score)
             second = less if second is None else library.maximum(second, less)
             first = library.maximum(first, score)
-        return found, first - second
+        return greatest, first - second
 
     @property
     def _axes(self) -> list[Axis]:
@@ -216,13 +217,13 @@ class Piece:
         """The voxels that are made of nothing but zeros that are not there; ``None``: there is no such voxel."""
         if not self._outside:
             return None
-        each = [side.nothing for side in self.sides]
-        if not any(nothing.any() for nothing in each):
+        sides = [side.nothing for side in self.sides]
+        if not any(along.any() for along in sides):
             return None
-        found = torch.zeros(self.size, dtype=torch.bool)
-        for d, nothing in enumerate(each):
-            found |= torch.from_numpy(nothing).view([-1 if k == d else 1 for k in range(len(each))])
-        return found
+        nothing = torch.zeros(self.size, dtype=torch.bool)
+        for d, along in enumerate(sides):
+            nothing |= torch.from_numpy(along).view([-1 if k == d else 1 for k in range(len(sides))])
+        return nothing
 
     def _without_nothing(self, labels: torch.Tensor) -> torch.Tensor:
         """What is made of nothing has the same score, 0, in all classes: the first one is the greatest."""
@@ -242,19 +243,18 @@ class Piece:
             unsure = np.zeros(self.size, bool)
             for d, axis in enumerate(self._axes):
                 unsure |= (axis.first != axis.last).reshape([-1 if k == d else 1 for k in range(len(self.size))])
-            some = torch.from_numpy(np.argwhere(unsure))
-            if len(some):
-                exact = self.exact(read, some)
-                for channel, made in zip(exact, values):
-                    made[some.unbind(1)] = channel
+            places = torch.from_numpy(np.argwhere(unsure))
+            if len(places):
+                for channel, made in zip(self.exact(read, places), values):
+                    made[places.unbind(1)] = channel
         return values
 
-    def exact(self, values: torch.Tensor, some: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
-        """Some voxels, as PyTorch makes them.
+    def exact(self, values: torch.Tensor, voxels: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+        """Single voxels, as PyTorch makes them.
 
         Args:
             values: of the voxels that are read, ``(C, *read)``.
-            some: the voxels that are made, ``(voxels, dims)``.
+            voxels: that are made, ``(voxels, dims)``.
             channels: of each of them, ``(voxels,)``; ``None``: all.
 
         Returns:
@@ -262,7 +262,7 @@ class Piece:
         """
         where = slice(None) if channels is None else channels.to(values.device)
         return at_corners(
-            self.resampling, self.made, self.read, axes=self._axes, values=values, some=some, channels=where
+            self.resampling, self.made, self.read, axes=self._axes, values=values, voxels=voxels, channels=where
         )
 
 
@@ -274,22 +274,21 @@ def pieces(resampling: Resampling, parts: Sequence[AxisPart], starts: Sequence[i
         parts: what the chunk makes along each dimension.
         starts: where the chunk begins.
     """
-    each = zip(resampling.axes, parts, starts)
-    sides = [sides_of(axis, part.made, start) for axis, part, start in each]
+    sides = [sides_of(axis, part.made, start) for axis, part, start in zip(resampling.axes, parts, starts)]
     return [Piece(resampling, combined) for combined in itertools.product(*sides)]
 
 
-def _are_many(these: torch.Tensor) -> bool:
-    """Whether to make those voxels of which a mask is true one by one takes longer than to make all."""
-    return int(these.count_nonzero()) > MANY * these.numel()
+def _are_many(mask: torch.Tensor) -> bool:
+    """Whether it takes longer to make the voxels of a mask one by one than to make all."""
+    return int(mask.count_nonzero()) > MANY * mask.numel()
 
 
-def _places(these: torch.Tensor, most: int) -> Sequence[torch.Tensor]:
+def _places(mask: torch.Tensor, most: int) -> Sequence[torch.Tensor]:
     """Where a mask is true, ``(voxels, dims)``, so many voxels at a time."""
-    return these.nonzero().split(most) if these.any() else ()
+    return mask.nonzero().split(most) if mask.any() else ()
 
 
-def _arrays(values: torch.Tensor) -> tuple[Any, Any]:
+def _arrays(values: torch.Tensor) -> tuple[ModuleType, Any]:
     """The library that computes, and the same voxels in it."""
     return (np, values.numpy()) if values.device.type == "cpu" else (torch, values)
 

@@ -1,4 +1,4 @@
-"""What is made along one dimension of a resampled grid, so many voxels at a time."""
+"""What is made along one dimension of a resampled grid, a few voxels at a time."""
 
 from __future__ import annotations
 
@@ -39,26 +39,22 @@ class Side:
         self.made = made
         self.read = read
         self.axis = axis.part(made, read)
-        # a weight that would be of zeros is 0 too, so it is the other one that is not all there is
+        # the weight of a high voxel that is not there is 0, so only the low weight shows whether zeros are part of it
         beyond = (self.axis.low < 0) | ((self.axis.high < 0) & (self.axis.low_weight != 1))
         self.outside = bool(beyond.any())
-        self._matrices: dict[Any, np.ndarray] = {}
+        self._matrices: dict[type[np.floating], np.ndarray] = {}
 
     @property
     def nothing(self) -> np.ndarray:
         """Which voxels are made of nothing."""
-        low, high = ((index < 0) | (weight == 0) for index, weight in self._corners)
+        low, high = ((index < 0) | (weight == 0) for index, weight in self.axis.corners)
         return np.asarray(low & high)
 
-    @property
-    def _corners(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        return (self.axis.low, self.axis.low_weight), (self.axis.high, self.axis.high_weight)
-
-    def matrix(self, precision: Any) -> np.ndarray:
+    def matrix(self, precision: type[np.floating]) -> np.ndarray:
         """What makes the voxels, ``(made, read)``."""
         if precision not in self._matrices:
             matrix = np.zeros((len(self.axis), self.axis.size))
-            for index, weight in self._corners:
+            for index, weight in self.axis.corners:
                 at = np.flatnonzero((index >= 0) & (weight != 0))
                 matrix[at, index[at]] += weight[at]
             self._matrices[precision] = matrix.astype(precision)
@@ -101,13 +97,13 @@ def nearly(sides: Sequence[Side], channel: Any, precision: Any) -> Any:
 
 
 def precision_of(resampling: Resampling) -> np.dtype:
-    """That PyTorch computes in."""
+    """The dtype that PyTorch computes in."""
     single = resampling.kind in ("nested", "mean")
     return np.dtype(np.float32) if single else resampling.axes[0].low_weight.dtype
 
 
-def error_of(resampling: Resampling, precision: Any) -> float:
-    """Of :py:func:`nearly` in that precision, relative to the greatest value."""
+def error_of(resampling: Resampling, precision: type[np.floating]) -> float:
+    """The error of :py:func:`nearly` in that precision, relative to the greatest value."""
     rounding = max(ERROR[precision_of(resampling)], ERROR[np.dtype(precision)])
     return rounding + (0 if resampling.oblique is None else 8 * resampling.oblique.shift)
 
@@ -115,16 +111,16 @@ def error_of(resampling: Resampling, precision: Any) -> float:
 def _runs(axis: Axis, made: slice, start: int) -> list[tuple[slice, slice]]:
     """Voxels beside each other that are made along a dimension, and those that are read for them."""
     first, last = axis.first[made], axis.last[made]
-    known = last >= 0
-    nearest = np.maximum.accumulate(np.where(known, np.arange(len(last)), -1))
-    if not known.any():
+    reading = last >= 0
+    nearest = np.maximum.accumulate(np.where(reading, np.arange(len(last)), -1))
+    if not reading.any():
         return [(made, slice(start, start))]
-    nearest[nearest < 0] = int(np.flatnonzero(known)[0])
+    nearest[nearest < 0] = int(np.flatnonzero(reading)[0])
     run = (last[nearest] - start) // SIDE
     borders = [0, *(np.flatnonzero(np.diff(run)) + 1).tolist(), len(run)]
     result = []
     for low, high in itertools.pairwise(borders):
-        here = known[low:high]
+        here = reading[low:high]
         read = slice(start, start)
         if here.any():
             read = slice(int(first[low:high][here].min()), int(last[low:high].max()) + 1)

@@ -1,9 +1,9 @@
 """
 All voxels of a part of a resampled grid, exactly as PyTorch makes them.
 
-Each is made by the products and sums of ``corners.py``, in the same order. But where
-dimensions do not depend on each other, corners are read a row at a time, and weights are the same for all channels: to
-make all voxels takes no longer than to make one in ten or twenty of them one by one.
+Each is made by the products and sums of ``corners.py``, in the same order. But where dimensions do not depend on each
+other, corners are read a row at a time, and weights are the same for all channels: to make all voxels takes no longer
+than to make one in ten or twenty of them one by one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["can_be_whole", "make_whole"]
 
 
 AT_ONCE = 2**20
-"""Numbers that are made at a time, of as many channels as that allows, which have their weights in common."""
+"""Numbers that are made at a time, of as many channels as that allows: channels have their weights in common."""
 
 
 IN_CACHE = 2**15
@@ -45,11 +45,11 @@ def make_whole(resampling: Resampling, axes: Sequence[Axis], values: torch.Tenso
     order = (0, *(d + 1 for d in resampling.frame))
     inorder = [axes[d] for d in resampling.frame]
     channels = max(1, AT_ONCE // made[0].numel())
-    for some, target in zip(values.permute(order).split(channels), made.permute(order).split(channels)):
+    for part, target in zip(values.permute(order).split(channels), made.permute(order).split(channels)):
         if resampling.kind == "nested":
-            _nested(inorder, some, target)
+            _nested(inorder, part, target)
         else:
-            _product(inorder, some, target)
+            _product(inorder, part, target)
 
 
 def _product(axes: Sequence[Axis], values: torch.Tensor, made: torch.Tensor) -> None:
@@ -90,11 +90,9 @@ def _nested(axes: Sequence[Axis], values: torch.Tensor, made: torch.Tensor) -> N
 
 
 def _corners(axes: Sequence[Axis], d: int, device: torch.device) -> list[tuple[np.ndarray, Any]]:
-    """Of the voxels along a dimension the two places, and their weights, of one dimension for each from there on."""
-    axis = axes[d]
+    """The two places for each voxel along a dimension, and their weights, shaped for the dimensions behind it."""
     shape = (-1, *[1] * (len(axes) - 1 - d))
-    each = ((axis.low, axis.low_weight), (axis.high, axis.high_weight))
-    return [(index, _arrays(torch.from_numpy(weight).view(shape).to(device))) for index, weight in each]
+    return [(index, _arrays(torch.from_numpy(weight).view(shape).to(device))) for index, weight in axes[d].corners]
 
 
 def _arrays(values: torch.Tensor) -> Any:

@@ -64,17 +64,17 @@ def check_classes(channels: int, name: str = "prediction") -> None:
         ValueError: naming what to do instead.
     """
     if channels == 1:
-        each = "" if name == "prediction" else "; give one for each output of the network, in a tuple or dict"
+        more = "" if name == "prediction" else "; give one for each output of the network, in a tuple or dict"
         raise ValueError(
             f"postprocessing='argmax' chooses the channel with the highest score, but the {name} has one channel, so "
             f"that every voxel would become 0. Use AsDiscrete(threshold=0.5) if the network ends in a sigmoid, "
             f"Compose([Activations(sigmoid=True), AsDiscrete(threshold=0.5)]) if it does not, or None to get scores"
-            f"{each}."
+            f"{more}."
         )
 
 
-def option(transform: Any, name: str) -> Any:
-    """Of an array transform, or of a dictionary transform of one key; ``None``: it has none."""
+def option(transform: object, name: str) -> Any:
+    """An option of an array transform, or of a dictionary transform of one key; ``None``: it has none."""
     value = getattr(transform, name, None)
     return value[0] if isinstance(value, (list, tuple)) else value
 
@@ -84,18 +84,18 @@ def chooses_class(transform: AsDiscrete | AsDiscreted) -> bool:
     return bool(option(transform, "argmax")) and option(transform, "to_onehot") is None
 
 
-def needs_classes(transform: Any) -> tuple[str, int] | None:
-    """What of MONAI's makes one number of one channel, and the number; ``None``: nothing does."""
+def needs_classes(transform: object) -> tuple[str, int] | None:
+    """What of a transform makes one number of all voxels of one channel, and the number; ``None``: nothing does."""
     for kinds, name, value in (((AsDiscrete, AsDiscreted), "argmax", 0), ((Activations, Activationsd), "softmax", 1)):
         if isinstance(transform, kinds) and option(transform, name):
             return f"{type(transform).__name__}({name}=True)", value
     return None
 
 
-def is_known(transform: Any) -> bool:
+def is_known(transform: object) -> bool:
     """Whether all its code is MONAI's or PyTorch's."""
-    held = (each for name in ("func", "other") for each in ensure_tuple(getattr(transform, name, None)))
-    if not all(each is None or is_known(each) for each in held):
+    held = (inner for name in ("func", "other") for inner in ensure_tuple(getattr(transform, name, None)))
+    if not all(inner is None or is_known(inner) for inner in held):
         return False
     module = getattr(transform, "__module__", None) or type(transform).__module__
     return module.split(".")[0] in ("monai", "torch")

@@ -110,7 +110,7 @@ class Chain:
 
     @property
     def given(self) -> Any:
-        """What a fingerprint says of it: of ``Invertd`` nothing, because what that does is known better."""
+        """What a fingerprint is made of: not of ``Invertd``, because what that does is known more exactly."""
         if self.of_dictionaries:
             return self if self.invert is None else (self.key, self.before, self.after)
         return "argmax" if self.is_argmax else next(iter(self.after), None)
@@ -118,7 +118,7 @@ class Chain:
     @property
     def reduces(self) -> bool:
         """Whether many scores become one label."""
-        return self.is_argmax or any(isinstance(each, AsDiscreted) and chooses_class(each) for each in self.transforms)
+        return self.is_argmax or any(isinstance(step, AsDiscreted) and chooses_class(step) for step in self.transforms)
 
     @property
     def ends_in_labels(self) -> bool:
@@ -174,11 +174,11 @@ class Chain:
             voxel = torch.as_tensor(function(voxel))
 
 
-Chains = Chain | Sequence[Chain] | Mapping[Any, Chain]
+Chains = Chain | Sequence[Chain] | Mapping[Hashable, Chain]
 """One for all heads of the network, or one for each, as it was given."""
 
 
-def chains_of(postprocessing: Any) -> Chains:
+def chains_of(postprocessing: object) -> Chains:
     """What the user gave, checked, as chains.
 
     Args:
@@ -196,7 +196,7 @@ def chains_of(postprocessing: Any) -> Chains:
     ('pred', 2, None, ())
     """
     transforms = list(_flat(postprocessing))
-    if not transforms or not all(isinstance(each, MapTransform) for each in transforms):
+    if not transforms or not all(isinstance(transform, MapTransform) for transform in transforms):
         return of_each(_of_function, postprocessing)
     chain = _of_dictionaries(transforms)
     if isinstance(postprocessing, Streamed):
@@ -221,11 +221,11 @@ def all_of(chains: Chains) -> list[Chain]:
 
 
 def inside(function: Function) -> Any:
-    """What the user gave for it."""
+    """What the user gave for a function of a chain."""
     return function.transform if isinstance(function, Step) else function
 
 
-def _of_function(function: Any) -> Chain:
+def _of_function(function: object) -> Chain:
     if function is None:
         return Chain()
     if isinstance(function, str) and function == "argmax":
@@ -240,7 +240,7 @@ def _of_function(function: Any) -> Chain:
 
 def _of_dictionaries(transforms: Sequence[MapTransform]) -> Chain:
     key = _key(transforms)
-    inverts = [each for each in transforms if isinstance(each, Invertd)]
+    inverts = [transform for transform in transforms if isinstance(transform, Invertd)]
     if len(inverts) > 1:
         raise ValueError(
             f"postprocessing contains Invertd {len(inverts)} times, but a prediction can be brought to the patient's "
@@ -282,8 +282,8 @@ def _flat(transforms: Any) -> Iterator[Any]:
     if not isinstance(held, (list, tuple)):
         yield held
         return
-    for each in held:
-        yield from _flat(each)
+    for transform in held:
+        yield from _flat(transform)
 
 
 def _through(functions: Sequence[Function], voxel: torch.Tensor) -> torch.Tensor:
@@ -292,8 +292,8 @@ def _through(functions: Sequence[Function], voxel: torch.Tensor) -> torch.Tensor
     return voxel
 
 
-def _calls_others(transform: Any) -> bool:
-    """Whether not all that it does is MONAI's dictionary transforms or ours."""
+def _calls_others(transform: object) -> bool:
+    """Whether it calls code that is neither in MONAI's dictionary transforms nor ours."""
     if not isinstance(transform, MapTransform):
         return transform is not argmax
     own = not type(transform).__module__.startswith("monai.")

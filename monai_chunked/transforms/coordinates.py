@@ -21,11 +21,11 @@ __all__ = ["grid_sample_axes", "interpolate_axes"]
 
 
 NEAREST = 1
-"""How it numbers nearest voxels; 0 is linear."""
+"""How ``grid_sample`` numbers nearest voxels; 0 is linear."""
 
 
 MOST = 0.25
-"""Coordinates that a rotation moves by more voxels than this are another matter."""
+"""The most voxels that a rotation may move coordinates by."""
 
 
 def grid_sample_axes(
@@ -43,7 +43,7 @@ def grid_sample_axes(
         size: spatial size of what is read.
         made: spatial size of what is made.
         mode, padding_mode: as ``grid_sample`` numbers them.
-        align_corners: as there.
+        align_corners: as in ``grid_sample``.
 
     Raises:
         Unstreamable: when there is a rotation.
@@ -95,7 +95,7 @@ def interpolate_axes(
 
 
 def _normalised(size: int, align_corners: bool, dtype: torch.dtype) -> np.ndarray:
-    """Of the voxels along a dimension, as ``affine_grid`` has them."""
+    """Coordinates of the voxels along a dimension, as ``affine_grid`` has them."""
     if size <= 1:
         return torch.zeros(size, dtype=dtype).numpy()
     places = torch.linspace(-1, 1, size, dtype=dtype)
@@ -106,9 +106,9 @@ def _between(at: np.ndarray, size: int, slack: float) -> Axis:
     low = np.floor(at)
     high = low + 1
     weights = high - at, at - low
-    inside = [(each >= 0) & (each < size) for each in (low, high)]
-    corners = [np.where(ok, each, -1).astype(np.int64) for ok, each in zip(inside, (low, high))]
-    kept = [np.where(ok, each, 0).astype(at.dtype) for ok, each in zip(inside, weights)]
+    inside = [(place >= 0) & (place < size) for place in (low, high)]
+    corners = [np.where(ok, place, -1).astype(np.int64) for ok, place in zip(inside, (low, high))]
+    kept = [np.where(ok, weight, 0).astype(at.dtype) for ok, weight in zip(inside, weights)]
     axis = Axis.of(corners[0], corners[1], low_weight=kept[0], high_weight=kept[1], size=size)
     return axis if not slack else _wider(axis, np.floor(at - slack), np.floor(at + slack) + 1, size)
 
@@ -125,9 +125,9 @@ def _nearest(at: np.ndarray, size: int, slack: float) -> Axis:
 
 
 def _wider(axis: Axis, first: np.ndarray, last: np.ndarray, size: int) -> Axis:
-    """An axis that may need others than it says."""
+    """An axis of voxels for which all from a first to a last one may be needed."""
     nothing = (last < 0) | (first >= size)
-    ends = [np.where(nothing, -1, each.clip(0, size - 1)).astype(np.int64) for each in (first, last)]
+    ends = [np.where(nothing, -1, end.clip(0, size - 1)).astype(np.int64) for end in (first, last)]
     return Axis(axis.low, axis.high, axis.low_weight, axis.high_weight, ends[0], ends[1], size)
 
 

@@ -22,6 +22,7 @@ __all__ = ["DICTIONARY", "check_dictionary", "check_invert", "odd_parameter", "r
 
 
 Odd = tuple[str, str]
+"""What a parameter is, and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Inside:
         odd: what a parameter is for the key of that number, and what it should be; ``None`` if all are fine.
     """
 
-    array: Callable[[Any, int], Any]
+    array: Callable[[Any, int], Callable[..., Any]]
     of_each_key: tuple[str, ...] = ()
     odd: Callable[[Any, int], Odd | None] = lambda transform, number: None
 
@@ -57,9 +58,9 @@ def check_dictionary(name: str, transform: MapTransform, key: Hashable) -> None:
         raise ValueError(refusal(name, type(transform).__name__, None))
     number = transform.keys.index(key)
     if (odd := odd_parameter(kind, transform, number)) is not None:
-        found, use = odd
+        given, use = odd
         raise ValueError(
-            f"{name} contains {type(transform).__name__} with {found}; use {use}, or apply it to the result, behind "
+            f"{name} contains {type(transform).__name__} with {given}; use {use}, or apply it to the result, behind "
             f"the inferer"
         )
     check_voxelwise(name, DICTIONARY[kind].array(transform, number))
@@ -96,8 +97,8 @@ def why_not_voxelwise(transform: MapTransform, key: Hashable) -> str | None:
     """
     number, kind = transform.keys.index(key), type(transform)
     if (odd := odd_parameter(kind, transform, number)) is not None:
-        found, use = odd
-        return f"has {found}; use {use}"
+        given, use = odd
+        return f"has {given}; use {use}"
     instead = instead_of(DICTIONARY[kind].array(transform, number))
     return None if instead is None else f"does not treat each voxel by itself: {instead}"
 
@@ -110,8 +111,8 @@ def odd_parameter(kind: type, transform: MapTransform, number: int) -> Odd | Non
 def restricted(transform: MapTransform, keys: Sequence[Hashable]) -> MapTransform:
     """The same transform of some of its keys alone.
 
-    >>> one = restricted(transforms.AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3), ["label"])
-    >>> one.keys, one.argmax, one.to_onehot
+    >>> label = restricted(transforms.AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3), ["label"])
+    >>> label.keys, label.argmax, label.to_onehot
     (('label',), (False,), (3,))
     """
     names = INVERTD if isinstance(transform, Invertd) else DICTIONARY[type(transform)].of_each_key
@@ -123,7 +124,7 @@ def restricted(transform: MapTransform, keys: Sequence[Hashable]) -> MapTransfor
     return result
 
 
-def _converter(transform: Any, number: int) -> Any:
+def _converter(transform: Any, number: int) -> Callable[..., Any]:
     return transform.converter
 
 
@@ -132,16 +133,16 @@ def _named(attribute: str) -> Inside:
     return Inside(lambda transform, number: inside(transform))
 
 
-def _keepdim(transform: Any, number: int) -> Odd | None:
+def _keepdim(transform: transforms.AsDiscreted, number: int) -> Odd | None:
     return None if transform.converter.kwargs.get("keepdim", True) else ("keepdim=False", "keepdim=True")
 
 
-def _overwrite(transform: Any, number: int) -> Odd | None:
+def _overwrite(transform: transforms.Lambdad, number: int) -> Odd | None:
     given = transform.overwrite[number]
     return None if given is True else (f"overwrite={given!r}", "overwrite=True")
 
 
-def _factor_key(transform: Any, number: int) -> Odd | None:
+def _factor_key(transform: transforms.ShiftIntensityd, number: int) -> Odd | None:
     given = transform.factor_key[number]
     return None if given is None else (f"factor_key={given!r}", "an offset with the factor in it")
 
@@ -153,7 +154,7 @@ INVERTD = (
 """What ``Invertd`` has for each of its keys."""
 
 
-DICTIONARY: dict[Any, Inside] = {
+DICTIONARY: dict[type, Inside] = {
     transforms.Activationsd: Inside(
         lambda transform, number: Activations(other=transform.other[number], **transform.converter.kwargs),
         ("sigmoid", "softmax", "other"),

@@ -11,7 +11,7 @@ from monai.transforms import MapTransform
 __all__ = ["EachVoxel", "EachVoxeld", "each_voxel"]
 
 
-def each_voxel(transform: Callable[..., Any], keys: KeysCollection | None = None) -> Any:
+def each_voxel(transform: Callable[..., Any], keys: KeysCollection | None = None) -> EachVoxel | EachVoxeld:
     """Vouch that a transform treats each voxel by itself, so that it may run on a chunk at a time.
 
     It must never look at other voxels, at where a voxel is, or at random numbers. What it gets is a plain tensor.

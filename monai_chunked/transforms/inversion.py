@@ -24,7 +24,7 @@ __all__ = ["DifferentGrids", "ImageInverse", "Images", "Inversion", "Undone", "b
 
 
 CHANNELS = 2
-"""Of the predictions that are followed."""
+"""Channels of the predictions that are followed."""
 
 
 Undo = Callable[[MetaTensor, MetaTensor], Any]
@@ -52,7 +52,7 @@ class ImageInverse:
         Raises:
             ValueError: when an operation has no inverse that is known.
         """
-        operations: Any = deepcopy(image.applied_operations)
+        operations = deepcopy(image.applied_operations)
         if self.nearest_interp:
             operations = convert_applied_interp_mode(operations, mode="nearest", align_corners=None)
         prediction.applied_operations = operations
@@ -60,8 +60,8 @@ class ImageInverse:
         while prediction.applied_operations:
             last = prediction.applied_operations[-1]
             more = last.get(TraceKeys.EXTRA_INFO) or {}  # some are made of a pad and a crop
-            for each in (last, more.get("pad_info", {}), more.get("crop_info", {})):
-                each[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
+            for recorded in (last, more.get("pad_info", {}), more.get("crop_info", {})):
+                recorded[TraceKeys.ID] = TraceKeys.NONE  # it is not the very object that was applied
             prediction = _transform_of(last).inverse(prediction)
         return prediction
 
@@ -203,11 +203,10 @@ class Inversion:
         return None
 
     def batch(self, templates: Sequence[MetaTensor]) -> MetaTensor:
-        """A tensor without voxels, with the metadata of the batch, of those that have that of each image."""
+        """A tensor without voxels, with the metadata of the batch, made of those with the metadata of each image."""
         if len(templates) == 1 and not self.images.is_batch:
             return templates[0]
-        collated: MetaTensor = collate_meta_tensor_fn(list(templates))
-        return collated
+        return collate_meta_tensor_fn(list(templates))
 
 
 def by_invertd(invert: Invertd, key: Hashable) -> Undo:
@@ -222,8 +221,7 @@ def by_invertd(invert: Invertd, key: Hashable) -> Undo:
 
 def _without_voxels(image: MetaTensor) -> MetaTensor:
     """A tensor that has the metadata alone."""
-    template: MetaTensor = MetaTensor(torch.zeros(0)).copy_meta_from(image, copy_attr=False)
-    return template
+    return MetaTensor(torch.zeros(0)).copy_meta_from(image, copy_attr=False)
 
 
 def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
@@ -232,8 +230,7 @@ def _transform_of(operation: dict[str, Any]) -> InvertibleTransform:
     make = MAKE.get(name)
     kind = getattr(transforms, name, None)
     if make is None and isinstance(kind, type) and issubclass(kind, (transforms.Pad, transforms.Crop)):
-        transform: InvertibleTransform = kind.__new__(kind)  # what it adds and takes away is in the operation
-        return transform
+        return kind.__new__(kind)  # what it adds and takes away is in the operation
     if make is None:
         raise ValueError(
             f"inverse= does not know how to undo {name}, which was applied to the input; it knows "
@@ -256,4 +253,4 @@ MAKE: dict[str, Callable[[dict[str, Any]], InvertibleTransform]] = {
     "CropForeground": lambda _: transforms.CropForeground(),
     "ResizeWithPadOrCrop": lambda _: transforms.ResizeWithPadOrCrop(spatial_size=1),
 }
-"""Transforms by name, of what was recorded; where that is not asked for, their inverse looks it up itself."""
+"""Transforms by name, made of what was recorded; most of their inverses look that up themselves."""

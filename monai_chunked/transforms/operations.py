@@ -68,10 +68,10 @@ class _Grid:
             raise Unstreamable(f"channels are changed by {operation.name}")
         return spatial
 
-    def swap(self, one: int, other: int) -> None:
+    def swap(self, first: int, second: int) -> None:
         """Two dimensions change places."""
-        self.dims[one], self.dims[other] = self.dims[other], self.dims[one]
-        self.index[one], self.index[other] = self.index[other], self.index[one]
+        self.dims[first], self.dims[second] = self.dims[second], self.dims[first]
+        self.index[first], self.index[second] = self.index[second], self.index[first]
 
     def resample(self, axes: Sequence[Axis], kind: Kind, oblique: Oblique | None = None) -> None:
         """Make a grid; chunks go on along it in the order in which they come.
@@ -96,7 +96,7 @@ class _Grid:
         self.index = [np.arange(len(axis))[::-1] if turn else np.arange(len(axis)) for axis, turn in zip(axes, turned)]
 
     def _placed(self, oblique: Oblique, turned: Sequence[bool]) -> Oblique:
-        """In the order of dimensions of the grid, and made of its voxels."""
+        """With dimensions of the grid instead of the volume, and made of voxels of the grid."""
         base: list[np.ndarray] = [np.zeros(0)] * len(self.dims)
         index: list[np.ndarray] = list(base)
         for d, dim in enumerate(self.dims):
@@ -131,11 +131,10 @@ def _falls(index: np.ndarray) -> bool:
 
 
 def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
-    """An axis made of places, as one made of the voxels that are there."""
+    """An axis made of places in the volume, as one made of the voxels of the grid that are there."""
 
     def voxels(places: np.ndarray) -> np.ndarray:
-        there: np.ndarray = np.where(places < 0, -1, index[np.maximum(places, 0)])
-        return there
+        return np.where(places < 0, -1, index[np.maximum(places, 0)])
 
     low, high = voxels(axis.low), voxels(axis.high)
     low_weight = np.where(low < 0, 0, axis.low_weight).astype(axis.low_weight.dtype)
@@ -191,16 +190,16 @@ def _permute(grid: _Grid, operation: Operation) -> None:
 
 
 def _transpose(grid: _Grid, operation: Operation) -> None:
-    one, other = (grid.spatial(dim, operation) for dim in operation.args)
-    grid.swap(one, other)
+    first, second = (grid.spatial(dim, operation) for dim in operation.args)
+    grid.swap(first, second)
 
 
 def _rot90(grid: _Grid, operation: Operation) -> None:
     times, dims = operation.args
-    one, other = (grid.spatial(dim, operation) for dim in dims)
+    first, second = (grid.spatial(dim, operation) for dim in dims)
     for _ in range(times % 4):
-        grid.index[other] = grid.index[other][::-1]
-        grid.swap(one, other)
+        grid.index[second] = grid.index[second][::-1]
+        grid.swap(first, second)
 
 
 def _slice(grid: _Grid, operation: Operation) -> None:

@@ -83,26 +83,26 @@ def why_whole_volume(transform: MapTransform, key: Hashable) -> str | None:
     return why_not_voxelwise(transform, key)
 
 
-def _unknown(transform: Any) -> str:
+def _unknown(transform: MapTransform) -> str:
     if type(transform).__module__.startswith("monai."):
         return "is none of the transforms that are known to treat each voxel by itself"
     return "is not MONAI's own, so it may look at other voxels; vouch for it with each_voxel"
 
 
-def written_by(transform: Any) -> Sequence[Hashable]:
+def written_by(transform: object) -> Sequence[Hashable]:
     """The keys that a transform writes, beside its own."""
     if isinstance(transform, Lambdad):
-        return [each for each in transform.overwrite if not isinstance(each, bool)]
+        return [key for key in transform.overwrite if not isinstance(key, bool)]
     if isinstance(transform, CopyItemsd):
         return list(transform.names)
     return [transform.name] if isinstance(transform, ConcatItemsd) else []
 
 
-def deletes_keys_alone(transform: Any) -> bool:
+def deletes_keys_alone(transform: DeleteItemsd) -> bool:
     return not any(transform.use_re) and not any(transform.sep in str(key) for key in transform.keys)
 
 
-def name_of(transform: Any) -> str:
+def name_of(transform: object) -> str:
     """As in ``AsDiscreted(pred)``."""
     own = transform.transform if isinstance(transform, EachVoxeld) else transform
     if isinstance(own, PostFunc):
@@ -111,15 +111,15 @@ def name_of(transform: Any) -> str:
     return f"{name}({', '.join(map(str, transform.keys))})" if hasattr(transform, "keys") else str(name)
 
 
-def keeps_metadata(transform: Any) -> bool:
-    """Whether it leaves of its keys all that ``Invertd`` looks at."""
+def keeps_metadata(transform: object) -> bool:
+    """Whether a transform leaves of its keys all that ``Invertd`` looks at."""
     if isinstance(transform, EnsureTyped):
         return bool(transform.converter.data_type == "tensor" and transform.converter.track_meta)
     return type(transform) in (CastToTyped, CopyItemsd, DataStatsd, Identityd, SaveImaged, SelectItemsd, ToDeviced)
 
 
-def stays_in_memory(transform: Any) -> bool:
-    """Whether it leaves float32 scores in the memory where they are."""
+def stays_in_memory(transform: object) -> bool:
+    """Whether a transform leaves float32 scores in the memory where they are."""
     casts = isinstance(transform, EnsureTyped) and transform.dtype[0] is not None
     return type(transform) in (EnsureTyped, Identityd, ToDeviced) and not casts
 
@@ -133,7 +133,7 @@ KEEPS_CLASS = {
 COMPONENTS = "looks at whole components, which reach from chunk to chunk"
 
 
-WHOLE: dict[Any, str] = {
+WHOLE: dict[type, str] = {
     CopyItemsd: "copies the prediction as it is by then",
     DataStatsd: "prints what is true of the whole volume",
     DeleteItemsd: "deletes the prediction",
@@ -146,12 +146,12 @@ WHOLE: dict[Any, str] = {
     SqueezeDimd: "takes a dimension away",
     ToNumpyd: "makes a NumPy array of the prediction",
 }
-"""Why transforms of the prediction stay behind that many a postprocessing has."""
+"""Why transforms that many postprocessings have are done to the whole prediction, behind the inferer."""
 
 
 PASSED = {
     *DICTIONARY, *(kind for kind in WHOLE if kind is not PostFunc), ConcatItemsd, EnsureChannelFirstd, Invertd,
     LoadImaged, Orientationd, SelectItemsd, Spacingd,
 }  # fmt: skip
-"""What reads nothing but its keys and writes nothing but them (and what :py:func:`written_by` says), so that of other
-keys it is done behind with the same result."""
+"""What reads its keys alone, and writes them and what :py:func:`written_by` says. Where the prediction is none of its
+keys it can be done behind the inferer, with the same result."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Operation:
         args: its arguments, without the volume.
         shape: of the volume afterwards, with the dimensions in front of the spatial ones.
         dtype: of the volume afterwards.
-        by: whose doing it is.
+        by: the transform that does it, for messages.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Trace:
     strides: tuple[int, ...]
 
 
-def trace(volume: torch.Tensor, function: Callable[[MetaTensor], Any]) -> Trace:
+def trace(volume: torch.Tensor, function: Callable[[MetaTensor], object]) -> Trace:
     """Call a function with a volume that is not there.
 
     Args:
@@ -103,7 +104,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.operations: list[Operation] = []
         self._volumes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._grids: dict[int, tuple[Any, ...]] = {}
+        self._grids: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[int, ...], bool]] = {}
 
     def volume(self, like: torch.Tensor) -> torch.Tensor:
         volume = torch.zeros(1, dtype=like.dtype).expand(like.shape)
@@ -111,7 +112,7 @@ class _Recorder(TorchDispatchMode):
         return volume
 
     def like(self, volume: torch.Tensor) -> torch.Tensor:
-        """Its twin."""
+        """The twin of a volume."""
         return self._volumes[_place(volume)][1]
 
     def knows(self, tensor: torch.Tensor) -> bool:
@@ -122,10 +123,10 @@ class _Recorder(TorchDispatchMode):
         """PyTorch need not keep its compiler away from this mode: importing it takes longer than all that is traced."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if name == AFFINE_GRID:
             theta, size, align_corners = args
             grid = torch.zeros(1, dtype=theta.dtype).expand((size[0], *size[2:], len(size) - 2))
@@ -135,31 +136,28 @@ class _Recorder(TorchDispatchMode):
             if any(_place(tensor) in self._grids for tensor in tensors):
                 raise Unstreamable(f"{_transform()} changes the grid of coordinates ({name})")
             result = func(*args, **kwargs)
-            if any(isinstance(each, torch.Tensor) and each.numel() > MUCH for each in tree_leaves(result)):
+            if any(isinstance(leaf, torch.Tensor) and leaf.numel() > MUCH for leaf in tree_leaves(result)):
                 raise Unstreamable(f"{_transform()} makes a volume of coordinates ({name})")
             return result
         return self._note(name, func, args, kwargs)
 
-    def _note(self, name: str, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    def _note(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         if name == "_local_scalar_dense":
             raise Unstreamable(f"{_transform()} looks at single voxels")
         without_memory = tree_map(self._on_meta, (args, {k: v for k, v in kwargs.items() if k != "device"}))
         like = func(*without_memory[0], **without_memory[1])
         if not isinstance(like, torch.Tensor) or name.endswith("_"):
             raise Unstreamable(f"{_transform()} uses an operation that cannot be followed ({name})")
-        others = tuple(self._argument(each) for each in args if not self._is_volume(each))
+        others = tuple(self._argument(a) for a in args if not (isinstance(a, torch.Tensor) and self.knows(a)))
         self.operations.append(Operation(name, others, tuple(like.shape), like.dtype, _transform()))
         return self.volume(like)
 
-    def _on_meta(self, value: Any) -> Any:
+    def _on_meta(self, value: object) -> object:
         if not isinstance(value, torch.Tensor):
             return value
         return self.like(value) if self.knows(value) else value.to("meta")
 
-    def _is_volume(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and self.knows(value)
-
-    def _argument(self, value: Any) -> Any:
+    def _argument(self, value: object) -> object:
         return self._grids.get(_place(value), value) if isinstance(value, torch.Tensor) else value
 
 
@@ -175,7 +173,7 @@ def _place(tensor: torch.Tensor) -> int:
 
 def _transform() -> str:
     """The transform of MONAI that is at work."""
-    frame: Any = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     name = "it"  # post_func of Invertd, or what else is called behind the transforms
     while frame is not None:
         owner = frame.f_locals.get("self")

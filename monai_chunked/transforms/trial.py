@@ -19,7 +19,7 @@ SIZE, MADE = (7, 6, 5), (9, 11, 8)
 """Of a small volume, and of what is made of it."""
 
 TURN = 1e-6
-"""About what an affine in float32 turns a volume."""
+"""How far, about, an affine in float32 turns a volume."""
 
 ORDER = (0, 1, 2)
 

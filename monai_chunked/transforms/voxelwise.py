@@ -8,7 +8,7 @@ are those of versions to come. What is not MONAI's is taken at its word.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ Check = Callable[[Any], "str | None"]
 """What to do instead of a transform with these parameters; ``None`` if they are fine."""
 
 
-def check_voxelwise(name: str, transform: Any) -> None:
+def check_voxelwise(name: str, transform: object) -> None:
     """Refuse transforms of MONAI that do not treat each voxel by itself, inside other transforms too.
 
     Args:
@@ -54,12 +54,12 @@ def check_voxelwise(name: str, transform: Any) -> None:
         raise ValueError(refusal(name, f"{kind.__name__} with these parameters", instead))
 
 
-def instead_of(transform: Any) -> str | None:
+def instead_of(transform: object) -> str | None:
     """What to do instead of one of the transforms on the list, with its parameters; ``None`` if they are fine."""
     return PER_VOXEL[kind_of(transform)](transform)
 
 
-def kind_of(transform: Any) -> Any:
+def kind_of(transform: object) -> Any:
     """The class, or the function, of MONAI that says what a callable does; ``None`` if none does."""
     if str(getattr(transform, "__module__", "")).startswith("monai.transforms") and hasattr(transform, "__name__"):
         return transform
@@ -92,23 +92,23 @@ def refusal(name: str, transform: str, instead: str | None) -> str:
     )
 
 
-def _fine(transform: Any) -> str | None:
+def _fine(transform: object) -> str | None:
     return None
 
 
-def _along_channels(transform: Any) -> str | None:
+def _along_channels(transform: transforms.Activations | transforms.AsDiscrete) -> str | None:
     return None if transform.kwargs.get("dim", 0) == 0 else "use dim=0, the channels"
 
 
-def _normalize(transform: Any) -> str | None:
+def _normalize(transform: transforms.NormalizeIntensity) -> str | None:
     for value in (transform.subtrahend, transform.divisor):
-        numbers = None if value is None else np.shape(value)
-        if numbers is None or not (numbers in ((), (1,)) or (transform.channel_wise and len(numbers) == 1)):
+        shape = None if value is None else np.shape(value)
+        if shape is None or not (shape in ((), (1,)) or (transform.channel_wise and len(shape) == 1)):
             return "give subtrahend and divisor, as numbers (with channel_wise=True one for each channel)"
     return None
 
 
-def _scale(transform: Any) -> str | None:
+def _scale(transform: transforms.ScaleIntensity) -> str | None:
     fixed = transform.minv is None and transform.maxv is None
     return None if fixed else HINTS["ScaleIntensityRangePercentiles"]
 
@@ -117,7 +117,7 @@ ABSTRACT = {f"monai.transforms.{module}" for module in ("transform", "inverse", 
 """Modules of base classes, which say nothing about what a transform does."""
 
 
-PARTS: dict[Any, Callable[[Any], Any]] = {
+PARTS: dict[type, Callable[[Any], Iterable[object]]] = {
     transforms.Compose: lambda transform: transform.transforms,
     transforms.Lambda: lambda transform: [transform.func],
     transforms.Activations: lambda transform: [transform.other],
@@ -125,7 +125,7 @@ PARTS: dict[Any, Callable[[Any], Any]] = {
 """Callables inside a transform, which must be fine too."""
 
 
-PER_VOXEL: dict[Any, Check] = {
+PER_VOXEL: dict[type, Check] = {
     transforms.Activations: _along_channels,
     transforms.AsDiscrete: _along_channels,
     transforms.CastToType: _fine,

@@ -23,7 +23,7 @@ __all__ = ["NiftiOutput"]
 
 
 SPAN_BYTES = 2**24
-"""How much of a file is put in order at a time; three times as much is in memory then."""
+"""Bytes of a file that are put in order at a time; three times as many are in memory then."""
 
 
 class NiftiOutput(FileOutput):
@@ -38,9 +38,8 @@ class NiftiOutput(FileOutput):
     nibabel's default compression level, and takes its own space besides.
 
     The result is a tensor ``(1, C, *spatial)`` over the map of the file; for a batch of several images it is a list of
-    tensors ``(C, *spatial)``, as of a batch that is decollated, since they are in several files; MONAI's engines take
-    it apart into just these. Of a ``.nii.gz`` the uncompressed voxels are mapped, in a file without a name in the same
-    folder, which is gone with the tensor.
+    tensors ``(C, *spatial)``, one a file, and MONAI's engines take it apart into just these. Of a ``.nii.gz`` the
+    uncompressed voxels are mapped, in a file without a name in the same folder, which is gone with the tensor.
 
     Args:
         output_dir: the folder, which is created if it is missing.
@@ -48,7 +47,7 @@ class NiftiOutput(FileOutput):
         output_ext: ``".nii"`` or ``".nii.gz"``.
 
     Raises:
-        ValueError: when ``output_ext`` is another.
+        ValueError: when ``output_ext`` is neither.
         TypeError: when NIfTI cannot hold the dtype of the result, such as float16 or bfloat16.
         NotADirectoryError, PermissionError, FileExistsError, OSError: as :py:class:`FileOutput`.
 
@@ -80,7 +79,7 @@ class NiftiOutput(FileOutput):
     def check(self, expected: Expected) -> None:
         if expected.dtype is not None:
             stored_dtype(expected.dtype)
-        # what an earlier run took is used again
+        # space that an earlier run took is used again
         left = [beside(path, CHUNKS) for path in self.paths(expected.metadata)]
         held = sum(path.stat().st_size for path in left if path.exists())
         super().check(replace(expected, least_bytes=max(expected.least_bytes - held, 0)))
@@ -118,10 +117,9 @@ class NiftiOutput(FileOutput):
         return _packed([volume.load() for volume in self._volumes(result)], result.dtype)
 
     def _volumes(self, result: Result) -> list[NiftiVolume]:
-        dtype = stored_dtype(result.dtype)
+        shape, dtype = result.shape[1:], stored_dtype(result.dtype)
         paths = self.paths(result.metadata, result.name)
-        layout = SpanLayout(result.shape[1:], result.cuts, dtype.itemsize, SPAN_BYTES)
-        shape = result.shape[1:]
+        layout = SpanLayout(shape, result.cuts, dtype.itemsize, SPAN_BYTES)
         return [
             NiftiVolume(path, shape=shape, dtype=dtype, header=header(shape, dtype, metadata), layout=layout)
             for path, metadata in zip(paths, result.metadata)

@@ -25,8 +25,8 @@ class Span:
     """A contiguous part of the file: ``start`` to ``stop`` along one axis, all of the axes before it.
 
     Attributes:
-        position: channel, and index along each axis behind that one, the last axis first.
-        start, stop: along the axis.
+        position: channel, and index along each axis behind that of the span, the last axis first.
+        start, stop: along the axis that the span is a part of.
         offset: of its first voxel in the file, in voxels.
         count: number of voxels.
     """
@@ -44,8 +44,8 @@ class SpanPiece:
 
     Attributes:
         span: the span.
-        box: where it lies along the first axes, up to that of the span.
-        offset: of its first voxel from that of the span while it is kept, in voxels.
+        box: of the piece along the first axes, up to that of the span.
+        offset: of its first voxel from that of the span, where the pieces are kept, in voxels.
     """
 
     span: Span
@@ -64,7 +64,7 @@ class SpanLayout:
         shape: ``(C, *spatial)``; channels are the slowest axis of the file.
         cuts: for each spatial dimension, where chunks begin, and the size.
         itemsize: bytes of a voxel.
-        span_bytes: the most of a span, if a row along the first axis is not longer.
+        span_bytes: the most bytes of a span, unless a row along the first axis is longer.
 
     Example:
 
@@ -84,14 +84,14 @@ class SpanLayout:
         self.step = max(1, span_bytes // (self.row * itemsize))
 
     def spans(self) -> Iterator[Span]:
-        """All of them, in the order of the file."""
+        """All spans, in the order of the file."""
         outer = [range(self.channels), *(range(size) for size in reversed(self.size[self.axis + 1 :]))]
         for position in itertools.product(*outer):
             for start in range(0, self.size[self.axis], self.step):
                 yield self._span(position, start)
 
     def boxes(self) -> list[Box]:
-        """Of all chunks."""
+        """The boxes of all chunks."""
         return list(itertools.product(*(intervals(cuts) for cuts in self.cuts)))
 
     def of_chunk(self, box: Box) -> Iterator[SpanPiece]:
@@ -104,14 +104,14 @@ class SpanLayout:
 
     def of_span(self, span: Span) -> Iterator[SpanPiece]:
         """All pieces of a span."""
-        along = [s for s in intervals(self.cuts[self.axis]) if s.start < span.stop and s.stop > span.start]
+        along = [side for side in intervals(self.cuts[self.axis]) if side.start < span.stop and side.stop > span.start]
         for box in itertools.product(*map(intervals, self.cuts[: self.axis]), along):
             yield self._piece(span, box)
 
     def in_chunk(self, piece: SpanPiece, box: Box) -> tuple[int | slice, ...]:
         """The index of a piece of a chunk in ``(C, *chunk)``."""
-        near = [slice(p.start - b.start, p.stop - b.start) for p, b in zip(piece.box, box)]
-        far = [index - b.start for index, b in zip(reversed(piece.span.position[1:]), box[self.axis + 1 :])]
+        near = [slice(part.start - side.start, part.stop - side.start) for part, side in zip(piece.box, box)]
+        far = [index - side.start for index, side in zip(reversed(piece.span.position[1:]), box[self.axis + 1 :])]
         return (piece.span.position[0], *near, *far)
 
     def _span(self, position: tuple[int, ...], start: int) -> Span:
@@ -125,7 +125,7 @@ class SpanLayout:
     def _piece(self, span: Span, box: Box) -> SpanPiece:
         *before, along = box[: self.axis + 1]
         along = slice(max(along.start, span.start), min(along.stop, span.stop))
-        # behind all that begin before it along the first axis, then those beside it that do along the second, ...
+        # it lies behind those that begin before it along the first axis; of the others along the second axis, ...
         offset, width = 0, 1
         for axis, side in enumerate(before):
             offset += width * side.start * prod(self.size[axis + 1 : self.axis]) * (span.stop - span.start)

@@ -3,8 +3,8 @@ The files of one image that becomes a NIfTI file.
 
 This is explicit file I/O, not a map. The file is written front to back when all chunks are there, span after span;
 until then they are kept beside it, see :py:mod:`.spans`. The kept spans lie in a file of their own with the last one
-first: what has gone over to the NIfTI file is cut off its end, so that together they never take more space than the
-result and a little, and their sizes tell how far a run got that was killed meanwhile.
+first: what has gone over to the NIfTI file is cut off its end. So both together never take much more space than the
+result, and their sizes tell how far a run got that was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from io import BufferedWriter, FileIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 from nibabel.openers import Opener
@@ -54,11 +54,11 @@ CHUNKS, PLAIN = ".chunks", ".plain"
 
 
 MOVED_BYTES = 2**27
-"""How much of a file is put in order until its space is given back where it was kept."""
+"""Bytes of a file that are put in order before their space in the file of chunks is given back."""
 
 
 COPY_BYTES = 2**20
-"""How much is compressed at a time."""
+"""Bytes that are compressed at a time."""
 
 
 PROGRESS_DELAY = 3
@@ -92,9 +92,9 @@ class NiftiVolume:
         self._recorded = False
 
     def create(self) -> None:
-        """Start afresh; what an earlier run left unfinished is gone, and what it finished stays until this one has.
+        """Start afresh. What an earlier run left unfinished is gone; what it finished stays until this one is through.
 
-        The files have their names and sizes when the power goes.
+        A power cut leaves the files their names and sizes.
         """
         logger.info("writing %s", self.path)
         with self._telling(self.chunks):
@@ -108,7 +108,7 @@ class NiftiVolume:
             sync_folder(self.path.parent)
 
     def resume(self) -> bool:
-        """Open what an earlier run left; whether it had begun to finish the file."""
+        """Open what an earlier run left. Returns whether it had begun to finish the file."""
         self._recorded = True
         if self.chunks.exists():
             moved = self.bytes - self.chunks.stat().st_size
@@ -127,7 +127,7 @@ class NiftiVolume:
         return True
 
     def write(self, box: Box, chunk: np.ndarray) -> None:
-        """A chunk ``(C, *chunk)``."""
+        """Keep a chunk ``(C, *chunk)``."""
         with self._telling(self.chunks):
             for piece in self.layout.of_chunk(box):
                 values = chunk[self.layout.in_chunk(piece, box)].T
@@ -149,7 +149,7 @@ class NiftiVolume:
                 sync(self._file)
 
     def complete(self) -> None:
-        """Bring the file to its name when all chunks are written, also after that has failed half-way.
+        """Bring the file to its name when all chunks are written, also where that has failed half-way before.
 
         The ``.plain`` of a ``.nii.gz`` stays.
         """
@@ -199,7 +199,7 @@ class NiftiVolume:
     def _put_in_order(self) -> None:
         """Move span after span to the file."""
         assert self._file is not None
-        if self._recorded:  # else nothing goes on with it
+        if self._recorded:  # otherwise no run goes on with it
             self.flush()
         moved = self.bytes - os.fstat(self._file.fileno()).st_size
         spans = [span for span in self.layout.spans() if span.offset * self.dtype.itemsize >= moved]
@@ -222,7 +222,7 @@ class NiftiVolume:
                 bar.update(voxels.nbytes)
         self.close()
         self.chunks.unlink()
-        sync_folder(self.chunks.parent)  # so that it is gone before the other file has another name
+        sync_folder(self.chunks.parent)  # so that it is gone before the file gets its name
 
     def _ordered(self, span: Span) -> np.ndarray:
         kept = np.empty(span.count, self.dtype)
@@ -256,7 +256,7 @@ class NiftiVolume:
             raise
         rename(target, self.path)
 
-    def _map(self, file: Any) -> np.ndarray:
+    def _map(self, file: Path | IO[bytes]) -> np.ndarray:
         channels, *size = self.shape
         mapped = np.memmap(file, self.dtype, "r+", len(self.header), (*size, channels), order="F")
         return np.moveaxis(mapped, -1, 0)
@@ -275,7 +275,7 @@ class NiftiVolume:
 
     @contextmanager
     def _telling(self, path: Path) -> Iterator[None]:
-        """Tell the path, and what space would be enough, in errors of the system."""
+        """Name the file, and what space would be enough, in errors of the system."""
         try:
             yield
         except OSError as error:

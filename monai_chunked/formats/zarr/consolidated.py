@@ -1,7 +1,7 @@
 """
 Consolidated metadata: copies that a group keeps of the metadata of all that is in it, and that readers trust.
 
-What is added to a store, or replaced in it, cannot be found until they say so. Only the entries of the labels are
+What is added to a store, or replaced in it, is not found until these copies say so. Only the entries of the labels are
 written; those of others stay as they are, and the attributes of the groups too.
 """
 
@@ -27,7 +27,7 @@ KEY = "consolidated_metadata"
 
 
 def consolidate(labels: Path) -> None:
-    """Tell the groups around complete labels, as far as they keep copies: the image, and the plate around that.
+    """Add complete labels to the copies of the groups around them: of the image, and of the plate around that.
 
     Args:
         labels: the group of the labels, in ``labels`` of an image.
@@ -51,7 +51,7 @@ def consolidate(labels: Path) -> None:
 
 
 def _entries(labels: Path, group: Path) -> dict[str, Any]:
-    """Metadata of the labels, and of the groups between them and another one, by their paths from there."""
+    """Metadata of the labels, and of the groups between them and a group above, by their paths from that group."""
     between = [node for node in labels.parents if group in node.parents]
     within = sorted(path.parent for path in labels.rglob(METADATA))
     return {node.relative_to(group).as_posix(): _plain(_read(node)) for node in (*between, *within)}
@@ -86,7 +86,7 @@ def _write(group: Path, labels: Path, entries: dict[str, Any]) -> None:
 
 
 def _plain(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Without what a group keeps of others."""
+    """Metadata without the copies that a group keeps."""
     return {key: value for key, value in metadata.items() if key != KEY}
 
 

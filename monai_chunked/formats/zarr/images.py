@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from monai.data.meta_tensor import MetaTensor
 
@@ -21,19 +21,19 @@ class ZarrImage(zarr.Array):
 
     Attributes:
         template: whose metadata engines get.
-        dimensions: for each one of the store that of ``(C, *spatial)``.
+        dimensions: for each dimension of the store, that of ``(C, *spatial)``.
     """
 
     template: MetaTensor | None = None
     dimensions: Sequence[int] = ()
 
     def with_metadata(self, templates: Sequence[MetaTensor]) -> ZarrImage:
-        """With the metadata of the first of these in engines."""
+        """Itself, which engines get with the metadata of the first of these."""
         self.template = templates[0]
         return self
 
     def tensor(self) -> StoredTensor:
-        """``(C, *spatial)``, not read yet."""
+        """The image ``(C, *spatial)``, not read yet."""
         return StoredTensor(_Moved(self), self.template)
 
     def __iter__(self) -> Iterator[_Only]:
@@ -49,7 +49,7 @@ class _Moved:
         self.shape = tuple(image.shape[d] for d in self.back)
         self.dtype = image.dtype
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.ascontiguousarray(np.asarray(self.image[...], dtype).transpose(self.back))
 
 
@@ -66,9 +66,9 @@ class _Only:
 
 
 class ZarrImages(StoredImages):
-    """Of a batch of several images."""
+    """What a run returns for a batch of several images."""
 
-    def item(self) -> list[Any]:
+    def item(self) -> list[torch.Tensor]:
         return [image.tensor() for image in self]
 
     def with_metadata(self, templates: Sequence[MetaTensor]) -> ZarrImages:

@@ -34,15 +34,15 @@ NAMES = "xyz"
 
 
 MOST_COLORS = 1000
-"""Labels that get a colour and a name; where there are more they are instances, which viewers colour by themselves."""
+"""The most labels that get a colour and a name; more of them are instances, which viewers colour by themselves."""
 
 
 UNITS = {1: "meter", 2: "millimeter", 3: "micrometer"}
-"""By the spatial code of NIfTI's ``xyzt_units``; what is unknown there is not called anything here."""
+"""By the spatial code of NIfTI's ``xyzt_units``; an unknown code has no unit."""
 
 
 MILLIMETER_CODE = 2
-"""Of what MONAI reads of other formats."""
+"""The spatial code of what MONAI reads in other formats."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Placing:
         units: of ``scale`` and ``translation``, for each spatial axis; ``None``: voxels, or it is not known.
         scale: distance of two neighbouring voxels, for each spatial axis.
         translation: coordinates of the centre of the first voxel.
-        order: for each dimension of the store that of ``(C, *spatial)``.
+        order: for each dimension of the store, that of ``(C, *spatial)``.
     """
 
     names: tuple[str, ...]
@@ -64,10 +64,10 @@ class Placing:
     order: tuple[int, ...]
 
     def at(self, level: int, shapes: Sequence[Sequence[int]]) -> Placing:
-        """That of a level whose voxels cover those of the first. Shapes are those of all levels in the store."""
+        """Where the voxels of a level lie, which cover those of the first. Shapes are of all levels in the store."""
         factors = [2 ** sum(above[d] > 1 for above in shapes[:level]) for d in range(1, len(shapes[0]))]
-        scale = tuple(s * f for s, f in zip(self.scale, factors))
-        translation = tuple(t + (f - 1) / 2 * s for t, s, f in zip(self.translation, self.scale, factors))
+        scale = tuple(step * factor for step, factor in zip(self.scale, factors))
+        translation = tuple(start + (n - 1) / 2 * step for start, step, n in zip(self.translation, self.scale, factors))
         return Placing(self.names, self.units, scale, translation, self.order)
 
     @property
@@ -115,7 +115,7 @@ def placing(metadata: Metadata, dims: int) -> Placing:
 
 
 def level_shapes(shape: Sequence[int], levels: int) -> list[tuple[int, ...]]:
-    """Of ``(C, *spatial)`` at each resolution level; each halves what is longer than one voxel, and rounds up.
+    """Shapes ``(C, *spatial)`` of all resolution levels; each halves the one before, and rounds up.
 
     >>> level_shapes((4, 9, 2), 4)
     [(4, 9, 2), (4, 5, 1), (4, 3, 1), (4, 2, 1)]
@@ -127,11 +127,11 @@ def level_shapes(shape: Sequence[int], levels: int) -> list[tuple[int, ...]]:
 
 
 def downsample(array: np.ndarray, nearest: bool) -> np.ndarray:
-    """Half the resolution of ``(C, *spatial)``, from an even voxel on; a last one without a pair stays as it is.
+    """``(C, *spatial)`` at half the resolution, from an even voxel on. A last voxel without a pair stays as it is.
 
     Args:
         array: of any dtype.
-        nearest: the first voxel of each two in every dimension, as for labels; otherwise the mean of all.
+        nearest: take the first voxel of each two in every dimension, as for labels; otherwise the mean of all.
     """
     if nearest:
         return array[(slice(None), *[slice(None, None, 2)] * (array.ndim - 1))]
@@ -149,7 +149,7 @@ def downsample(array: np.ndarray, nearest: bool) -> np.ndarray:
 def attributes(
     metadata: Metadata, name: str, shapes: Sequence[Sequence[int]], *, nearest: bool, label: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Of the group that holds the levels, as arrays ``"0"``, ``"1"``, ...
+    """Attributes of the group that holds the levels, as arrays ``"0"``, ``"1"``, ...
 
     Args:
         metadata: of the image.
@@ -204,7 +204,7 @@ def image_label(greatest: int, names: Mapping[int, str], source: str | None) -> 
 
 
 def _color(label: int) -> list[int]:
-    """Neighbouring labels get hues that are far from each other, by the golden ratio."""
+    """A colour of a label; the golden ratio gives neighbouring labels hues that are far from each other."""
     if label == 0:
         return [0, 0, 0, 0]
     hue, dark = label * 0.618034 % 1, label // 12 % 3

@@ -1,4 +1,4 @@
-"""Finished chunks in OME-Zarr images and labels. Nothing here imports zarr before somebody wants such an output."""
+"""Finished chunks in OME-Zarr images and labels. Zarr is imported only when somebody makes such an output."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from monai_chunked.outputs.file_output import FileOutput, check_different, check
 from monai_chunked.plan.sizes import check_positive
 
 if TYPE_CHECKING:
+    from monai_chunked.formats.zarr.images import ZarrImage, ZarrImages
     from monai_chunked.formats.zarr.places import LocalPlace, Place, RemotePlace
     from monai_chunked.formats.zarr.writer import ZarrWriter
 
@@ -28,7 +29,7 @@ __all__ = ["ZarrOutput"]
 
 
 REPLACED = ".monai_chunked-replaced"
-"""Ending of a store, or what it may be, while another one gets its name."""
+"""Ending of an earlier result while a new one gets its name."""
 
 
 OF_LAYOUT = ("label_names", "label", "levels", "storage_chunk_size", "shard_size", "compression_level")
@@ -36,7 +37,7 @@ OF_LAYOUT = ("label_names", "label", "levels", "storage_chunk_size", "shard_size
 
 
 OWN_FILES = ("zarr.json", "zarr.json.unfinished")
-"""That an unfinished store may have beside its levels."""
+"""Files that an unfinished store may have beside its levels."""
 
 
 class ZarrOutput(FileOutput):
@@ -125,7 +126,7 @@ class ZarrOutput(FileOutput):
         if label is False and (place == "labels" or label_names):
             raise ValueError("label=False does not go with place='labels' or label_names")
         super().__init__("" if output_dir is None else output_dir, output_postfix, separate_folder, data_root_dir)
-        _zarr_writer()  # says early that zarr is missing
+        _zarr_writer()  # raises early if zarr is missing
         self.place = place
         self.label_names = {int(label): str(name) for label, name in (label_names or {}).items()}
         self.label = True if place == "labels" else label
@@ -159,17 +160,17 @@ class ZarrOutput(FileOutput):
         elif not self.is_remote:
             super().check(expected)
         else:
-            # says early that a package for it is missing
+            # raises early if a package for it is missing
             RemotePlace(str(self.output_dir), self.storage_options).open()
             places = [place for name in expected.names for place in self._remote_places(expected.metadata, name)]
             check_different([place.name for place in places])
             check_new([place.name for place in places if place.is_published], expected.overwrite)
-            for other in filter(None, (place.other() for place in places)):
-                raise _other_kind(other, "is no Zarr store")
+            for url in filter(None, (place.other() for place in places)):
+                raise _other_kind(url, "is no Zarr store")
             check_apart([name for place in places for name in (place.name, place.partial)], expected.used)
 
     def exists(self, path: Path) -> bool:
-        """Also where a process ended while another store got this name."""
+        """Whether an earlier result has this name, or lost it to one whose process ended meanwhile."""
         return os.path.lexists(path) or os.path.lexists(self.beside(path, REPLACED))
 
     def check_kind(self, path: Path) -> None:
@@ -183,7 +184,7 @@ class ZarrOutput(FileOutput):
             raise _other_kind(partial, "is no store that a run left unfinished")
 
     def beside(self, path: Path, ending: str) -> Path:
-        """A file that belongs to a result; those of labels lie beside their image's store."""
+        """A file that belongs to a result. For labels it lies beside the store of the image."""
         if self.place is None:
             return super().beside(path, ending)
         image = path.parents[1]
@@ -201,7 +202,7 @@ class ZarrOutput(FileOutput):
         return _zarr_writer().create(result, self._places(result.metadata, result.name), layout)
 
     def journal(self, metadata: Sequence[Metadata]) -> Path | None:
-        """As for other files; ``None`` for a URL, where a run cannot be resumed."""
+        """The journal beside the store; ``None`` for a URL, where a run cannot be resumed."""
         return None if self.is_remote else super().journal(metadata)
 
     def paths(self, metadata: Sequence[Metadata], name: str = "prediction") -> list[Path]:
@@ -216,7 +217,7 @@ class ZarrOutput(FileOutput):
         places = self._local_places(result.metadata, result.name)
         return _zarr_writer().resume(result, places, self._layout(result))
 
-    def load(self, result: Result) -> Any:
+    def load(self, result: Result) -> ZarrImage | ZarrImages:
         """The array, or arrays, as a run returns them."""
         return _zarr_writer().load(result, self._places(result.metadata, result.name))
 
@@ -238,9 +239,8 @@ class ZarrOutput(FileOutput):
                 f"place='labels' needs an OME-Zarr 0.5 image in a folder that open_image has opened, not "
                 f"{metadata.get('filename_or_obj')!r}; output_dir takes the result of any image"
             )
-        version = (
-            json.loads((image / "zarr.json").read_text()).get("attributes", {}).get("ome", {}).get("version", "0.5")
-        )
+        attributes = json.loads((image / "zarr.json").read_text()).get("attributes", {})
+        version = attributes.get("ome", {}).get("version", "0.5")
         if not str(version).startswith("0.5"):
             raise ValueError(
                 f"place='labels' writes OME-Zarr 0.5, and {image} is of version {version}, which must be the same "
@@ -282,7 +282,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether it may be in a store that a run left unfinished: metadata, or a level."""
+    """Whether a path is metadata or a level, which a run may have left unfinished."""
     return path.name.isdigit() if path.is_dir() else path.name in OWN_FILES
 
 

@@ -25,13 +25,13 @@ METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
 UNFINISHED = ".unfinished"
-"""What a file in a store is called while its bytes are not all on disk."""
+"""Ending of a file in a store while its bytes are not all on disk."""
 
 
 class DurableStore(LocalStore):
     """A folder in which a file has its name only when its bytes are on disk, also if it replaces another.
 
-    What is set gets its name with the next flush, and can be read before.
+    What is set can be read at once, and gets its name with the next flush.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
@@ -60,7 +60,7 @@ class DurableStore(LocalStore):
             rename_all(self.root, {self.root / (key + UNFINISHED): self.root / key for key in self._unnamed})
             self._unnamed.clear()
 
-    def _write(self, path: Path, data: Any) -> None:
+    def _write(self, path: Path, data: bytes | bytearray | memoryview) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.write_bytes(data)
@@ -70,12 +70,12 @@ class DurableStore(LocalStore):
 
 
 class LocalPlace:
-    """A folder for a store, which has another name until the store is complete.
+    """A folder for a store. It has another name until the store is complete.
 
     Args:
         path: of the folder.
-        partial: until the store is complete.
-        old: of the store that had the name before, while it is replaced.
+        partial: the path of the folder until the store is complete.
+        old: the path of the store that had the name before, while it is replaced.
     """
 
     def __init__(self, path: Path, partial: Path, old: Path) -> None:
@@ -122,12 +122,12 @@ class LocalPlace:
         replace_folder(self.partial, self.path, self.old)
 
     def abandon(self, keep: bool) -> None:
-        """The run failed; what is written is kept for one that goes on with it, or removed."""
+        """The run failed: keep what is written for a run that goes on with it, or remove it."""
         if not keep:
             remove(self.partial)
 
     def path_to(self, image: str | None) -> str | None:
-        """From the store to an OME-Zarr image in a folder."""
+        """The path from the store to an OME-Zarr image; ``None`` if that is not in a folder."""
         if image is None or not Path(image).is_dir():
             return None
         return Path(os.path.relpath(image, self.path)).as_posix()
@@ -144,13 +144,13 @@ class LabelPlace(LocalPlace):
         super().publish()
 
     def published(self) -> Store:
-        if self.path.exists():  # not when it is published, for the process may end in between
+        if self.path.exists():  # here, not in publish(), after which the process may have ended
             self._list()
             consolidate(self.path)
         return super().published()
 
     def _list(self) -> None:
-        """Name it in the attributes of ``labels``. Two runs may do so at the same time."""
+        """Name the store in the attributes of ``labels``. Two runs may do so at the same time."""
         labels, image = self.path.parent, self.path.parents[1]
         if self.path.name in _listed(labels):
             return
@@ -185,7 +185,7 @@ class RemotePlace:
         return not sync(self.open(read_only=True).is_empty(""))
 
     def other(self) -> str | None:
-        """What there is at one of its URLs that is no Zarr store."""
+        """The one of its URLs where something else than a Zarr store lies; ``None`` if there is none."""
         for url in (self.name, self.partial):
             store = self._open(url, read_only=True)
             if not sync(store.is_empty("")) and not any(sync(store.exists(name)) for name in METADATA):
@@ -203,7 +203,7 @@ class RemotePlace:
         return self.open(read_only=True)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Nothing waits to be written."""
 
     def publish(self) -> None:
         """Bring the store to its name, if it has another. It stays where it is if that fails."""
@@ -218,10 +218,10 @@ class RemotePlace:
             sync(self._open(self._written).delete_dir(""))
 
     def path_to(self, image: str | None) -> None:
-        """Not known: the image is elsewhere."""
+        """Not known, since the image is elsewhere."""
 
     def open(self, read_only: bool = False) -> Store:
-        """Through fsspec, or through obstore where fsspec cannot.
+        """Open the store through fsspec, or through obstore where fsspec cannot.
 
         Raises:
             ImportError: when neither can.
@@ -244,7 +244,7 @@ Place = LocalPlace | RemotePlace
 
 
 async def _move(source: Store, target: Store) -> None:
-    """All of a store to where another one is; last what makes an image of it."""
+    """Move all of a store to the place of another; last the file that makes an image of it."""
     await target.delete_dir("")
     keys = [key async for key in source.list()]
     for key in sorted(keys, key=lambda key: key == "zarr.json"):
@@ -255,7 +255,7 @@ async def _move(source: Store, target: Store) -> None:
 
 
 def _listed(labels: Path) -> list[str]:
-    """What the group of an image's labels says that there is."""
+    """The labels that the group of an image's labels lists."""
     try:
         ome: Any = zarr.open_group(labels, mode="r", zarr_format=3).attrs.get("ome", {})
     except FileNotFoundError:

@@ -20,11 +20,11 @@ __all__ = ["Collector", "channels_together", "suitable_size"]
 
 
 TARGET_BYTES = 2**21
-"""Of a storage chunk before compression: a few milliseconds to read, and few enough files."""
+"""Bytes of a storage chunk before compression: it is read in a few milliseconds, and files are few enough."""
 
 
 HELD_BYTES = 2**29
-"""The most that storage chunks take that are held until they are whole."""
+"""The most bytes of storage chunks that are held until they are whole."""
 
 
 def suitable_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -> tuple[int, ...]:
@@ -51,8 +51,8 @@ def suitable_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -
     for d, along in enumerate(cuts):
         most = max(1, round(voxels ** (1 / (dims - d))))
         # over a cut lies as much as chunks in the dimensions before, and the image in those behind
-        before = [max(b - a for a, b in itertools.pairwise(other)) + n for other, n in zip(cuts, size)]
-        layer = channels * itemsize * prod(before) * prod(other[-1] for other in cuts[d + 1 :])
+        before = [max(b - a for a, b in itertools.pairwise(borders)) + n for borders, n in zip(cuts, size)]
+        layer = channels * itemsize * prod(before) * prod(borders[-1] for borders in cuts[d + 1 :])
         size.append(_size_along(along, most, limit // 2 // layer))
         if any(cut % size[-1] for cut in along[:-1]):
             limit //= 2  # the other half is for the dimensions behind
@@ -61,7 +61,7 @@ def suitable_size(cuts: Sequence[Sequence[int]], channels: int, itemsize: int) -
 
 
 def _size_along(cuts: Sequence[int], most: int, held: int) -> int:
-    """In one dimension; storage chunks over a cut may be ``held`` voxels long."""
+    """The size in one dimension, near ``most``; storage chunks over a cut may be ``held`` voxels long."""
     *inner, size = cuts[1:]
     if not inner:
         return ceil(size / ceil(size / most))
@@ -85,7 +85,7 @@ def channels_together(channels: int, chunk_size: Sequence[int], itemsize: int) -
 
 @dataclass
 class _Chunk:
-    """A chunk that was added, and how much of it is not written: storage chunks with a part of it that are held."""
+    """A chunk that was added, and how many storage chunks with a part of it are held, and so not written."""
 
     box: Box
     held: int = 0
@@ -93,7 +93,7 @@ class _Chunk:
 
 @dataclass
 class _HeldChunk:
-    """A storage chunk that is not whole: its values for all channels, and what is known of them."""
+    """A storage chunk that is not whole: its values for all channels, and the parts that chunks have brought."""
 
     values: np.ndarray
     parts: list[tuple[Box, _Chunk]] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Collector:
     Args:
         shape: of the result, ``(C, *spatial)``.
         unit: spatial size of what is written whole: a storage chunk, or a shard of several.
-        limit: bytes that are held at most, or by default :py:data:`HELD_BYTES`.
+        limit: the most bytes that are held; by default :py:data:`HELD_BYTES`.
 
     Attributes:
         held_bytes: what is held now.
@@ -130,13 +130,13 @@ class Collector:
         """
         added = _Chunk(box, held=1)  # until all of the regions below are written, which may fail
         self._added.append(added)
-        touched = [range(s.start // u, ceil(s.stop / u)) for s, u in zip(box, self.unit)]
-        whole = [self._whole(d, s, ks) for d, (s, ks) in enumerate(zip(box, touched))]
+        touched = [range(side.start // unit, ceil(side.stop / unit)) for side, unit in zip(box, self.unit)]
+        whole = [self._whole(d, side, along) for d, (side, along) in enumerate(zip(box, touched))]
         if all(whole):
             inside = tuple(slice(ks.start * u, min(ks.stop * u, n)) for ks, u, n in zip(whole, self.unit, self.size))
             yield (slice(0, self.channels), *inside), chunk[within(inside, box)]
         for position in itertools.product(*touched):
-            if all(k in ks for k, ks in zip(position, whole)):
+            if all(k in along for k, along in zip(position, whole)):
                 continue
             self._hold(position, added, chunk)
             if self._missing[position] == 0:
@@ -146,7 +146,7 @@ class Collector:
             yield from self._release(next(iter(self._held)))  # the oldest
 
     def rest(self) -> Iterator[tuple[Region, np.ndarray]]:
-        """All that is held: the other parts of these storage chunks were written in an earlier run."""
+        """All that is held. The other parts of these storage chunks were written in an earlier run."""
         for position in list(self._held):
             yield from self._release(position)
 
@@ -157,7 +157,7 @@ class Collector:
         return boxes
 
     def _whole(self, d: int, part: slice, touched: range) -> range:
-        """Of the storage chunks that a chunk touches along one dimension, those that lie within it."""
+        """The storage chunks that lie within a chunk along one dimension, of those that it touches."""
         unit = self.unit[d]
         return range(ceil(part.start / unit), touched.stop if part.stop == self.size[d] else part.stop // unit)
 
@@ -178,7 +178,7 @@ class Collector:
         self._missing[position] = self._missing.get(position, voxels(target)) - voxels(common)
 
     def _release(self, position: tuple[int, ...]) -> Iterator[tuple[Region, np.ndarray]]:
-        """What is held of a storage chunk: all of it if it is there, otherwise its parts."""
+        """What is held of a storage chunk: its whole if all parts are there, otherwise the parts."""
         held = self._held.pop(position)
         target = self._box(position)
         boxes = [box for box, _ in held.parts]

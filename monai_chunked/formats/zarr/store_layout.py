@@ -35,7 +35,7 @@ class StoreLayout:
     label_names: Mapping[int, str]
 
     def along(self, order: Sequence[int]) -> StoreLayout:
-        """With the dimensions in another order."""
+        """The same with the dimensions in another order."""
         shard = None if self.shard is None else tuple(self.shard[d] for d in order)
         return replace(self, chunk=tuple(self.chunk[d] for d in order), shard=shard)
 
@@ -50,10 +50,10 @@ def store_layout(
     label: bool | None,
     label_names: Mapping[int, str],
 ) -> StoreLayout:
-    """Of a result, by the parameters of :py:class:`ZarrOutput`.
+    """The layout of a result, by the parameters of :py:class:`ZarrOutput`.
 
     Raises:
-        ValueError: when they do not fit to it.
+        ValueError: when they do not fit the result.
     """
     dims, channels, itemsize = len(result.cuts), result.shape[1], result.dtype.itemsize
     if dims not in (2, 3):

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ class ZarrWriter(ResumableWriter):
     Args:
         result: what is written.
         places: of the stores.
-        images: what is written to them; none if all of them are complete.
+        images: what is written to them; none if all stores are complete.
     """
 
     def __init__(self, result: Result, places: Sequence[Place], images: Sequence[_StoredImage]) -> None:
@@ -84,13 +83,13 @@ class ZarrWriter(ResumableWriter):
                 for group, place, metadata in zip(groups, places, result.metadata)
             ]
             return cls(result, places, images)
-        for group, place in zip(groups, places):  # they are published when all of them are complete
+        for group, place in zip(groups, places):  # all stores are complete before one is published
             if "ome" not in group.attrs:
                 raise OSError(f"{place.name} is not complete, though other images of its batch are")
         return cls(result, places, [])
 
     @classmethod
-    def load(cls, result: Result, places: Sequence[Place]) -> Any:
+    def load(cls, result: Result, places: Sequence[Place]) -> ZarrImage | ZarrImages:
         """What :py:meth:`finish` returned."""
         groups = _open_all([place.published() for place in places], places, result)
         images = [ZarrImage(_level(group, 0).async_array) for group in groups]
@@ -115,15 +114,15 @@ class ZarrWriter(ResumableWriter):
         place = self.places[image]
         try:
             return torch.from_numpy(self.images[image].read(box))
-        except (RuntimeError, ValueError) as error:  # of a codec
+        except (RuntimeError, ValueError) as error:  # a codec raises these
             raise OSError(errno.EIO, f"a storage chunk is damaged ({error})", place.name) from error
 
-    def finish(self) -> Any:
+    def finish(self) -> ZarrImage | ZarrImages:
         for image in self.images:
             with _told(image.place, self.result):
                 image.complete()
         for place in self.places:
-            place.flush()  # all of them, before the first has its name: then every one of them counts as complete
+            place.flush()  # all stores, before the first has its name: from then on every one counts as complete
         for place in self.places:
             place.publish()
         return self.load(self.result, self.places)
@@ -140,7 +139,7 @@ class _StoredImage:
         group: of the store, with its first level.
         place: of the store.
         metadata: of the image.
-        layout: of what is created from now on.
+        layout: of the levels that are created.
         resumed: whether an earlier run has written to it.
     """
 
@@ -163,11 +162,11 @@ class _StoredImage:
     def write(self, box: Box, chunk: torch.Tensor) -> None:
         values = chunk.detach().cpu().numpy()
         if self.layout.label and self.greatest is not None:
-            self.greatest = max(self.greatest, int(values.max()))  # PyTorch has none for most unsigned integers
+            self.greatest = max(self.greatest, int(values.max()))  # PyTorch has no maximum of most unsigned integers
         self._put(self.collector.add(box, values))
 
     def write_rest(self) -> None:
-        """Storage chunks that are held, though they are not whole."""
+        """Write storage chunks that are held, though they are not whole."""
         self._put(self.collector.rest())
 
     def read(self, box: Box) -> np.ndarray:
@@ -185,25 +184,23 @@ class _StoredImage:
         return tuple(region[d] for d in self.order)
 
     def complete(self) -> None:
-        """Write all that is missing; last what makes an image of it."""
+        """Write all that is missing; last the attributes that make an image of the store."""
         self.write_rest()
         shapes = ngff.level_shapes(self.array.shape, self.layout.levels)
         nearest = self.array.dtype.kind != "f"
-        stored: dict[str, Any] = {"dtype": self.array.dtype, "layout": self.layout, "names": self.placing.axes}
+        dtype, layout, names = self.array.dtype, self.layout, self.placing.axes
         for level in range(1, len(shapes)):
-            array = _create_level(self.group, level, shape=shapes[level], **stored)
+            array = _create_level(self.group, level, shape=shapes[level], dtype=dtype, layout=layout, names=names)
             _fill_level(_level(self.group, level - 1), array, nearest)
         name = PurePosixPath(self.place.name).name.removesuffix(".ome.zarr")
         label = None
         if self.layout.label:
             if self.greatest is None:
                 self.greatest = max(int(np.max(self.array[region])) for region in _regions(self.array))
-            label = ngff.image_label(self.greatest, self.layout.label_names, self.place.path_to(self._input()))
+            label = ngff.image_label(
+                self.greatest, self.layout.label_names, self.place.path_to(self.metadata.get("ome_zarr"))
+            )
         self.group.update_attributes(ngff.attributes(self.metadata, name, shapes, nearest=nearest, label=label))
-
-    def _input(self) -> str | None:
-        """The OME-Zarr image that the result lies over."""
-        return self.metadata.get("ome_zarr")
 
 
 def _create_level(
@@ -225,23 +222,22 @@ def _create_level(
 
 
 def _fill_level(above: zarr.Array, array: zarr.Array, nearest: bool) -> None:
-    """From the level above, one storage chunk or shard at a time."""
+    """Fill a level from the one above, one storage chunk or shard at a time."""
     for region in _regions(array):
         source = (region[0], *(slice(2 * s.start, 2 * s.stop) for s in region[1:]))
         array[region] = ngff.downsample(np.asarray(above[source]), nearest)
 
 
 def _regions(array: zarr.Array) -> Iterator[Region]:
-    """Of the storage chunks or shards."""
+    """The regions of the storage chunks or shards."""
     unit = array.shards or array.chunks
     for start in itertools.product(*(range(0, size, step) for size, step in zip(array.shape, unit))):
-        yield tuple(slice(a, min(a + step, size)) for a, step, size in zip(start, unit, array.shape))
+        yield tuple(slice(k, min(k + step, size)) for k, step, size in zip(start, unit, array.shape))
 
 
 def _open_all(stores: Sequence[Store], places: Sequence[Place], result: Result) -> list[zarr.Group]:
     """The groups of stores that hold the images of a result."""
-    numbered = zip(stores, places, range(len(places)))
-    return [_open(store, place, result, image) for store, place, image in numbered]
+    return [_open(store, place, result, image) for image, (store, place) in enumerate(zip(stores, places))]
 
 
 def _open(store: Store, place: Place, result: Result, image: int) -> zarr.Group:
@@ -270,7 +266,7 @@ def _level(group: zarr.Group, level: int) -> zarr.Array:
 
 @contextmanager
 def _told(place: Place, result: Result) -> Iterator[None]:
-    """Adds to errors of the disk what was written where."""
+    """Name the store, and what space would be enough, in errors of the system."""
     try:
         yield
     except OSError as error:

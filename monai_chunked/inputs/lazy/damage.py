@@ -27,7 +27,7 @@ DAMAGE = (RuntimeError, ValueError, EOFError, gzip.BadGzipFile, lzma.LZMAError, 
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """What those who read a NIfTI or NumPy file say of one that is damaged, in one sentence with its path."""
+    """Errors of a damaged NIfTI or NumPy file become one sentence with its path."""
     try:
         yield
     except (ImageFileError, HeaderDataError) as error:
@@ -56,13 +56,13 @@ def read_stored(array: Any, index: tuple[slice, ...]) -> np.ndarray:
 
 
 def _damaged_chunk(array: Any, index: tuple[slice, ...]) -> str | None:
-    """The first of the storage chunks under a part of an array that cannot be read, as its store calls it."""
+    """The first storage chunk under a part of an array that cannot be read, as its store calls it."""
     unit = array.shards or array.chunks
-    indices = [range(n)[part] for part, n in zip(index, array.shape)]
-    touched = [sorted({k // size for k in along}) for along, size in zip(indices, unit)]
+    indices = [range(size)[part] for part, size in zip(index, array.shape)]
+    touched = [sorted({k // length for k in along}) for along, length in zip(indices, unit)]
     for position in itertools.product(*touched):
         try:
-            array[tuple(slice(k * size, (k + 1) * size) for k, size in zip(position, unit))]
+            array[tuple(slice(k * length, (k + 1) * length) for k, length in zip(position, unit))]
         except DAMAGE:
             return f"{array.path}/{array.metadata.encode_chunk_key(position)}".strip("/")
     return None

@@ -24,10 +24,10 @@ NAMES = ("filename_or_obj", "ome_zarr")
 
 
 def files_under(value: Any, mapped: MappedFiles) -> Iterator[str]:
-    """Of an array or tensor, or of what one stands on.
+    """The files of an array or tensor, and of those that it stands on.
 
     Args:
-        value: of any kind; of what is none of those that are known nothing comes.
+        value: of any kind; one that is not known has no files.
         mapped: the files that tensors may lie in.
     """
     yield from files_of_metadata(getattr(value, "meta", None))
@@ -51,7 +51,7 @@ def files_under(value: Any, mapped: MappedFiles) -> Iterator[str]:
 
 
 def files_of_metadata(metadata: Any) -> Iterator[str]:
-    """Of one image, as in ``MetaTensor.meta``, or of several."""
+    """The files that metadata name, of one image as in ``MetaTensor.meta``, or of several."""
     if isinstance(metadata, Mapping):
         for name in NAMES:
             given = metadata.get(name)
@@ -63,7 +63,7 @@ def files_of_metadata(metadata: Any) -> Iterator[str]:
 
 
 def _is_of_results(path: str) -> bool:
-    """Whether an image that has this name was not read from there: it is a folder for what was made of the image."""
+    """Whether a path is a folder for results of the image of this name, and not what the image was read from."""
     folder = path.rstrip("/")
     if not os.path.isdir(folder):
         return False
@@ -72,7 +72,7 @@ def _is_of_results(path: str) -> bool:
 
 
 def _path(value: Any) -> Iterator[str]:
-    """Of a path; an open file says its own."""
+    """A value that is a path, or the path of an open file."""
     value = getattr(value, "filename", getattr(value, "name", value)) if hasattr(value, "read") else value
     if isinstance(value, (str, bytes, os.PathLike)) and value:
         yield os.fsdecode(value)
@@ -96,7 +96,7 @@ def _of_h5py(dataset: Any) -> Iterator[str]:
 def _of_zarr(array: Any) -> Iterator[str]:
     store, path = array.store, array.path
     while hasattr(store, "_store") and not hasattr(store, "root"):
-        store = store._store  # that another one wraps
+        store = store._store  # one store may wrap another
     if isinstance(getattr(store, "root", None), Path):
         yield str(store.root / path)
     elif hasattr(store, "fs"):

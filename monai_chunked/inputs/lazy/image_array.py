@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from monai_chunked.inputs.lazy.damage import read_stored
-from monai_chunked.inputs.lazy.lazy_array import LazyArray, is_mapped
+from monai_chunked.inputs.lazy.lazy_array import Array, LazyArray, is_mapped
 from monai_chunked.inputs.lazy.owned import Owned
 from monai_chunked.inputs.lazy.scaled_array import readable
 
@@ -23,11 +23,11 @@ class ImageArray(LazyArray):
     Args:
         source: anything with ``shape``, ``dtype`` and slicing. That of a class of your own needs a ``__reduce__`` that
             opens it, if other processes are to read it.
-        axes: for each dimension of the image that of the source, or ``None`` if it has none. Dimensions of the source
-            that are not named have size one.
+        axes: for each dimension of the image, the dimension of the source, or ``None`` if the source has none. Other
+            dimensions of the source have size one.
         meta: as ``MetaTensor.meta``, one for each image of a batch.
         chunks: for each dimension of the source, the length of its storage chunks; ``None``: it has none.
-        scaled: whether the source gives other numbers than its ``dtype`` says; of nibabel's ``dataobj`` it is known.
+        scaled: whether the source gives other numbers than its ``dtype`` says; for nibabel's ``dataobj`` it is known.
         time: dimension of the source and the index in it, for one point of a time series.
 
     Attributes:
@@ -39,7 +39,7 @@ class ImageArray(LazyArray):
 
     def __init__(
         self,
-        source: Any,
+        source: Array,
         axes: Sequence[int | None],
         meta: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         chunks: Sequence[int] | None = None,
@@ -54,14 +54,14 @@ class ImageArray(LazyArray):
         self.axes = tuple(axes)
         self.time = time
         self.meta = meta
-        self.shape = tuple(1 if a is None else int(source.shape[a]) for a in axes)
+        self.shape = tuple(1 if axis is None else int(source.shape[axis]) for axis in axes)
         self.dtype = np.dtype(np.float32) if scaled or dtype.kind == "f" else dtype
-        self.chunks = None if chunks is None else tuple(1 if a is None else int(chunks[a]) for a in axes)
+        self.chunks = None if chunks is None else tuple(1 if axis is None else int(chunks[axis]) for axis in axes)
         self.mapped = is_mapped(source)
 
     @property
-    def source(self) -> Any:
-        """As this process may read it."""
+    def source(self) -> Array:
+        """The source as this process may read it."""
         return self._owned.array
 
     @property
@@ -85,18 +85,18 @@ class ImageArray(LazyArray):
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """With integers, slices and ``...``, as in NumPy."""
+        """The voxels at integers, slices and ``...``, as in NumPy."""
         given = index if isinstance(index, tuple) else (index,)
         at = given.index(...) if ... in given else len(given)
         behind = given[at + 1 :]
         full = (*given[:at], *(slice(None),) * (self.ndim - at - len(behind)), *behind)
         if len(full) != self.ndim:
             raise IndexError(f"too many indices for an image of shape {self.shape}: {index}")
-        data = self._read(tuple(s if isinstance(s, slice) else slice(s, s + 1 or None) for s in full))
-        return data[tuple(slice(None) if isinstance(s, slice) else 0 for s in full)]
+        data = self._read(tuple(part if isinstance(part, slice) else slice(part, part + 1 or None) for part in full))
+        return data[tuple(slice(None) if isinstance(part, slice) else 0 for part in full)]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it."""
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """All voxels."""
         data = np.asarray(self[...], dtype)
         return data.copy() if copy else data
 

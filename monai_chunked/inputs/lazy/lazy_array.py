@@ -30,7 +30,7 @@ class LazyArray(ABC):
         shape: of the array.
         dtype: of what slicing gives.
         mapped: whether the operating system keeps in memory what is read again and again.
-        file: that it has open itself, for which another process must open it again; it does that by its pickle.
+        file: that the array has open itself; another process opens it again, by the pickle of the array.
     """
 
     shape: tuple[int, ...]
@@ -48,15 +48,15 @@ class LazyArray(ABC):
         """All that its voxels follow from: arrays and plain values, by the names of the attributes that hold them."""
 
 
-def is_mapped(array: Any) -> bool:
+def is_mapped(array: Array) -> bool:
     """Whether reading it again costs nothing: it is in memory, or the operating system keeps what was read there."""
     return isinstance(array, np.ndarray) or (isinstance(array, LazyArray) and array.mapped)
 
 
-def storage_chunks(array: Any) -> tuple[int | Sequence[int], ...] | None:
+def storage_chunks(array: Array) -> tuple[int | Sequence[int], ...] | None:
     """For each dimension the length of a storage chunk, or the lengths of all; ``None``: it can be read from anywhere.
 
-    Zarr, h5py and dask call them ``chunks``; h5py says ``None`` and other libraries something else if there are none.
+    Zarr, h5py and dask call them ``chunks``. Where there are none, h5py says ``None``, and others something else.
     """
     chunks = getattr(array, "chunks", None)
     return chunks if isinstance(chunks, tuple) and len(chunks) == len(array.shape) else None

@@ -13,14 +13,14 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from monai_chunked.inputs.lazy.lazy_array import LazyArray
+from monai_chunked.inputs.lazy.lazy_array import Array, LazyArray
 from monai_chunked.inputs.lazy.reopening import Way, check_marks, marks_of, way_to
 from monai_chunked.machine.mapped import map_for_writing
 from monai_chunked.machine.optional import is_of
@@ -34,17 +34,17 @@ THREAD_SAFE = ("dask", "h5py", "nibabel", "zarr")
 """Packages whose arrays several threads may read."""
 
 
-LOCKS: dict[type, Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
-"""By their types, what makes them."""
+LOCKS: dict[type, Callable[[], object]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
+"""Types of locks, and what makes a new one."""
 
 
 class Owned:
     """An array, or a tensor, for any process and thread.
 
-    In another process than that of its owner it is opened again when it is asked for first.
+    Another process than that of its owner opens it again when it first asks for it.
 
     Args:
-        array: with ``shape``, ``dtype`` and slicing.
+        array: with ``shape``, ``dtype`` and slicing, or ``None``.
 
     Attributes:
         array: as this process may read it.
@@ -55,10 +55,10 @@ class Owned:
         OSError: when the file has changed since.
     """
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Array | None) -> None:
         self._marks = {} if map_for_writing(array) is not None else marks_of(array)
         self._way: Way | None = None
-        self._held: tuple[int, Any, Any] | None = (os.getpid(), array, _lock_for(array))
+        self._held: tuple[int, Any, AbstractContextManager[object]] | None = (os.getpid(), array, _lock_for(array))
 
     @property
     def array(self) -> Any:
@@ -66,7 +66,7 @@ class Owned:
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """The array, which no other thread reads meanwhile if it is not known that several may."""
+        """The array, which no other thread reads meanwhile unless several may."""
         _, array, lock = self._here()
         with lock:
             yield array
@@ -80,7 +80,7 @@ class Owned:
             marks = marks_of(array)
         return {"_marks": marks, "_way": _unless_refused(_way_from_here, array), "_held": None}
 
-    def _here(self) -> tuple[int, Any, Any]:
+    def _here(self) -> tuple[int, Any, AbstractContextManager[object]]:
         held, process = self._held, os.getpid()
         if held is None or held[0] != process:
             array = self._opened() if held is None else held[1] if _is_of_any_process(held[1]) else self._again(held[1])
@@ -88,14 +88,14 @@ class Owned:
         return held
 
     def _opened(self) -> Any:
-        """In a process that was not forked."""
+        """Open the array in a process that was not forked."""
         check_marks(self._marks)
         assert self._way is not None
         function, arguments = self._way
         return function(*arguments)
 
-    def _again(self, array: Any) -> Any:
-        """In one that was."""
+    def _again(self, array: Array) -> Any:
+        """Open the array in a forked process."""
         check_marks(self._marks)
         pickler = _Reopening()
         _unless_refused(pickler.dump, array)
@@ -108,7 +108,7 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self) -> None:
         self.file = io.BytesIO()
-        self.kept: list[Any] = []
+        self.kept: list[object] = []
         super().__init__(self.file, 5)
 
     def persistent_id(self, value: Any) -> int | None:
@@ -125,16 +125,16 @@ class _Pickler(pickle.Pickler):
 
 
 class _Reopening(_Pickler):
-    """For a forked process, which has all memory of the other one."""
+    """For a forked process, which has a copy of all memory."""
 
     def reducer_override(self, value: Any) -> Any:
-        if type(value) in LOCKS:  # others may have held it
+        if type(value) in LOCKS:  # another thread may have held it when the process was forked
             return LOCKS[type(value)], ()
         return way_to(value) or super().reducer_override(value)
 
 
 class _Unpickler(pickle.Unpickler):
-    """What a pickler has pickled, with what it has kept."""
+    """Makes what a pickler has pickled, from what it has kept."""
 
     def __init__(self, pickler: _Pickler) -> None:
         super().__init__(io.BytesIO(pickler.file.getvalue()))
@@ -145,7 +145,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _InOneThread:
-    """An array of dask in a forked process, which waits for ever for the threads that dask has started before.
+    """An array of dask in a forked process, where the threads that dask has started before never answer.
 
     Args:
         array: of dask.
@@ -161,7 +161,7 @@ class _InOneThread:
         return np.asarray(self.array[index].compute(scheduler="synchronous"))
 
 
-def _is_of_any_process(array: Any) -> bool:
+def _is_of_any_process(array: object) -> bool:
     """Whether forked processes may read it as it is: memory, and what opens again by itself what it stands on."""
     return isinstance(array, (np.ndarray, torch.Tensor)) or (isinstance(array, LazyArray) and array.file is None)
 
@@ -170,13 +170,13 @@ def _holds_nothing(function: FunctionType) -> bool:
     return not (function.__closure__ or function.__defaults__ or function.__kwdefaults__)
 
 
-def _lock_for(array: Any) -> Any:
+def _lock_for(array: object) -> AbstractContextManager[object]:
     """What a thread holds while it reads."""
     safe = _is_of_any_process(array) or type(array).__module__.partition(".")[0] in THREAD_SAFE
     return nullcontext() if safe else threading.RLock()
 
 
-def _way_from_here(array: Any) -> Way:
+def _way_from_here(array: Array) -> Way:
     """How another process opens an array, or gets it.
 
     Raises:
@@ -188,11 +188,11 @@ def _way_from_here(array: Any) -> Way:
     return way or (_as_it_is, (array,))
 
 
-def _as_it_is(array: Any) -> Any:
+def _as_it_is(array: Array) -> Array:
     return array
 
 
-def _unless_refused(attempt: Callable[[Any], Result], array: Any) -> Result:
+def _unless_refused(attempt: Callable[[Array], Result], array: Array) -> Result:
     """What is made of an array.
 
     Raises:

@@ -23,15 +23,15 @@ Way = tuple[Callable[..., Any], tuple[Any, ...]]
 """What opens an array, and what it is called with."""
 
 Mark = tuple[int, int] | None
-"""Size and time of change of a file, by which it is seen that it is another one; ``None``: it is not there."""
+"""Size and time of change of a file, which differ if it has changed; ``None``: it is not there."""
 
 
 FROM_PLACES = ("sec2", "windows")
-"""Drivers of h5py that name the place with each read, so that it does not matter who has read elsewhere."""
+"""Drivers of h5py that name the place with each read, so that it does not matter where others have read."""
 
 
 class PrivateMap(np.memmap):
-    """A file that is mapped as nibabel does it: a process may change its own copy, which nobody does of this one."""
+    """A file that nibabel maps as a private copy, which nobody changes, so that it shows the file."""
 
 
 def file_of(array: Any) -> str | None:
@@ -51,7 +51,7 @@ def file_of(array: Any) -> str | None:
 
 
 def way_to(array: Any) -> Way | None:
-    """How to open an array; ``None``: it knows that itself, or there is nothing to open.
+    """How to open an array; ``None``: its own pickle says it, or there is nothing to open.
 
     Raises:
         pickle.PicklingError: when it cannot be opened again.
@@ -101,13 +101,14 @@ def _dataset(path: str, name: str) -> Any:
 
 
 def marks_of(array: Any) -> dict[str, Mark]:
-    """Of the file that an array is in, by its path, as far as it is known."""
+    """The mark of the file that an array is in, by its path; empty if no file is known."""
     path = file_of(array)
     return {} if path is None else {path: _mark(path)}
 
 
 def check_marks(marks: Mapping[str, Mark]) -> None:
-    """
+    """Check that files are there and have not changed.
+
     Raises:
         FileNotFoundError: when a file is not there.
         OSError: when it has changed.

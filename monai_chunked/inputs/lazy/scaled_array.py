@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.volumeutils import apply_read_scaling
 
-from monai_chunked.inputs.lazy.lazy_array import LazyArray, is_mapped
+from monai_chunked.inputs.lazy.lazy_array import Array, LazyArray, is_mapped
 from monai_chunked.inputs.lazy.owned import Owned
 
 __all__ = ["ScaledArray", "readable", "scaled_by"]
@@ -20,22 +20,22 @@ class ScaledArray(LazyArray):
     """What a file stores, scaled as nibabel does it, in float32.
 
     Args:
-        array: what is stored; what scales by itself comes with a slope of 1 and an intercept of 0.
+        array: what is stored. An array that scales by itself comes with a slope of 1 and an intercept of 0.
         slope: of the file.
         inter: of the file.
     """
 
-    def __init__(self, array: Any, slope: float = 1.0, inter: float = 0.0) -> None:
+    def __init__(self, array: Array, slope: float = 1.0, inter: float = 0.0) -> None:
         self._owned = Owned(array)
         self.slope = slope
         self.inter = inter
         self.shape = tuple(array.shape)
         stored = np.dtype(array.dtype)
-        self.dtype = np.dtype(np.float32) if stored.kind in "biuf" else stored  # others are refused as they are
+        self.dtype = np.dtype(np.float32) if stored.kind in "biuf" else stored  # others are refused later, as they are
         self.mapped = is_mapped(array)
 
     @property
-    def array(self) -> Any:
+    def array(self) -> Array:
         """What is stored."""
         return self._owned.array
 
@@ -49,7 +49,7 @@ class ScaledArray(LazyArray):
         return {"array": self.array, "slope": float(self.slope), "inter": float(self.inter)}
 
 
-def scaled_by(proxy: Any, stored: Any) -> Any:
+def scaled_by(proxy: ArrayProxy, stored: Array) -> Array:
     """What a file stores, with the scaling that it asks for if there is one.
 
     Args:
@@ -60,8 +60,8 @@ def scaled_by(proxy: Any, stored: Any) -> Any:
     return stored if plain else ScaledArray(stored, proxy.slope, proxy.inter)
 
 
-def readable(array: Any) -> Any:
-    """An array that gives what its dtype says: a ``dataobj`` of nibabel has that of its file, even where it scales."""
+def readable(array: Array) -> Array:
+    """An array that gives the dtype that it says: that of a scaling ``dataobj`` is of its file, so it is wrapped."""
     if not nibabel.is_proxy(array) or (type(array) is ArrayProxy and (array.slope, array.inter) == (1, 0)):
         return array
     return ScaledArray(array)

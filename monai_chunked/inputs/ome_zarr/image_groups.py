@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_chunked.inputs.ome_zarr.multiscales import as_stated
 from monai_chunked.machine.store_names import is_url
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["what_it_holds"]
 
@@ -15,15 +18,10 @@ SHOWN = 3
 """Images that a message names."""
 
 
-def what_it_holds(group: Any, path: str) -> str:
-    """A sentence that says what a group is, and which images in it can be opened.
-
-    Args:
-        group: a ``zarr.Group`` without an image.
-        path: of the group.
-    """
+def what_it_holds(group: zarr.Group, path: str) -> str:
+    """A sentence that says what a group without an image is, and which images in it can be opened."""
     stated = as_stated(dict(group.attrs))
-    if "plate" in stated:  # first, for that of bioformats2raw says the other, too
+    if "plate" in stated:  # first, since a plate of bioformats2raw says both
         wells = _paths(stated["plate"], "wells")
         images = [f"{well}/{image}" for well in wells[:SHOWN] for image in _fields(group, well)]
         return f"{path} is a plate of {len(wells)} wells, not an image; {_open_one(path, images)}"
@@ -47,7 +45,7 @@ def what_it_holds(group: Any, path: str) -> str:
 
 
 def _open_one(path: str, images: Iterable[str]) -> str:
-    """What can be opened."""
+    """What to open instead, as the end of a sentence."""
     paths = [f"{path.rstrip('/')}/{image}" for image in images]
     if not paths:
         return "pass the path of an image or an array"
@@ -56,18 +54,18 @@ def _open_one(path: str, images: Iterable[str]) -> str:
 
 
 def _paths(stated: Any, key: str) -> list[str]:
-    """Of wells or images."""
+    """Paths of the wells or images that metadata list."""
     listed = stated.get(key) if isinstance(stated, Mapping) else None
     return [str(entry["path"]) for entry in listed or () if isinstance(entry, Mapping) and "path" in entry]
 
 
-def _fields(group: Any, well: str) -> list[str]:
+def _fields(group: zarr.Group, well: str) -> list[str]:
     """Images of a well."""
     return _paths(as_stated(group[well].attrs).get("well"), "images") if well in group else []
 
 
-def _series(group: Any) -> list[str]:
-    """Images of a collection: those that it lists, else numbers from 0 on."""
+def _series(group: zarr.Group) -> list[str]:
+    """Images of a collection: those that it lists, else those that are called 0, 1, ..."""
     series = as_stated(group["OME"].attrs).get("series") if "OME" in group else None
     if isinstance(series, list):
         return [str(name) for name in series]

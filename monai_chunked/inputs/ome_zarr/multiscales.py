@@ -31,7 +31,7 @@ class Level:
 
     Attributes:
         array: the path of its array in the group of the image.
-        axes: as its metadata have them; ``None`` where there is no telling.
+        axes: as the metadata have them; ``None``: they do not say.
         steps: transformations from voxels to the world, in turn.
         path: of the group, for messages.
     """
@@ -45,7 +45,7 @@ class Level:
         """What is said of each dimension of an array of this shape.
 
         Raises:
-            ValueError: when that does not fit, or is nothing that is known.
+            ValueError: when that does not fit, or is of an unknown kind.
         """
         axes = [""] * len(shape) if self.axes is None else self.axes
         if len(axes) != len(shape):
@@ -53,10 +53,10 @@ class Level:
         scale, translation = [1.0] * len(shape), [0.0] * len(shape)
         for kind, values in self._transformations(self.steps, len(shape)):
             if kind == "scale":
-                scale = [a * b for a, b in zip(scale, values)]
-                translation = [a * b for a, b in zip(translation, values)]
+                scale = [before * value for before, value in zip(scale, values)]
+                translation = [before * value for before, value in zip(translation, values)]
             else:
-                translation = [a + b for a, b in zip(translation, values)]
+                translation = [before + value for before, value in zip(translation, values)]
         objects = (axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes)
         return [
             NamedAxis(str(axis.get("name") or ""), axis.get("type"), axis.get("unit"), *placed)
@@ -64,7 +64,7 @@ class Level:
         ]
 
     def _transformations(self, steps: Any, dims: int) -> Iterator[tuple[str, list[float]]]:
-        """Scales and translations."""
+        """Scales and translations, also those in sequences."""
         for step in steps:
             kind = step.get("type") if isinstance(step, Mapping) else None
             if kind == "sequence":
@@ -103,7 +103,7 @@ def level_of(attributes: Mapping[str, Any], number: int, path: str) -> Level | N
     dataset = datasets[number]
     steps = dataset.get("coordinateTransformations") or []
     if "coordinateSystems" in image:
-        axes: Any = _system(_listed(image, "coordinateSystems", path), steps, path)
+        axes: object = _system(_listed(image, "coordinateSystems", path), steps, path)
     else:
         steps = [*steps, *(image.get("coordinateTransformations") or [])]
         first = image.get("version", stated.get("version")) in FIRST_VERSIONS
@@ -114,7 +114,7 @@ def level_of(attributes: Mapping[str, Any], number: int, path: str) -> Level | N
 
 
 def level_with(attributes: Mapping[str, Any], array: str, path: str) -> int | None:
-    """The level of an image whose array this is; ``None`` if it is none of them."""
+    """The level of an image that has this array; ``None`` if none has."""
     stated = as_stated(attributes)
     if "multiscales" not in stated:
         return None
@@ -129,7 +129,7 @@ def as_stated(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _listed(stated: Mapping[str, Any], key: str, path: str) -> Sequence[Mapping[str, Any]]:
-    """A list with something in it."""
+    """A list of objects that is not empty."""
     listed = stated.get(key)
     if not isinstance(listed, Sequence) or not listed or not all(isinstance(entry, Mapping) for entry in listed):
         raise ValueError(f"{path} has OME-Zarr metadata whose {key} are {listed!r}, and should be a list of objects")
@@ -153,7 +153,7 @@ def _system(systems: Sequence[Mapping[str, Any]], steps: Sequence[Any], path: st
     return _listed(matching[0], "axes", path)
 
 
-def _are_numbers(values: Any, count: int) -> bool:
+def _are_numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, Sequence)
         and len(values) == count

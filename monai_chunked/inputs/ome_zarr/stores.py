@@ -13,9 +13,13 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_chunked.machine.store_names import is_url, without_store_endings
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store
 
 __all__ = ["archive_of", "may_be_in_store", "member", "name_in_store", "open_node"]
 
@@ -24,7 +28,7 @@ ARCHIVES = (".ozx", ".zip")
 
 
 SUFFIXES = (".zarr", *ARCHIVES)
-"""Of the names of stores."""
+"""Endings of the names of stores."""
 
 
 GROUPS = ("zarr.json", ".zgroup")
@@ -43,7 +47,7 @@ def archive_of(path: str) -> tuple[str, str] | None:
 
     >>> archive_of("https://host/plate.ozx/A/1/0")
     ('https://host/plate.ozx', 'A/1/0')
-    >>> archive_of("zip://A/1/0::https://host/plate.ozx")  # which fsspec opens as it is
+    >>> archive_of("zip://A/1/0::https://host/plate.ozx")  # fsspec opens it as it is
     """
     if "::" in path:
         return None
@@ -63,7 +67,10 @@ def open_node(path: str) -> Any:
         ValueError: when there is no array and no group.
         OSError: when there is one whose metadata cannot be read.
     """
-    zarr = _zarr()
+    try:
+        import zarr
+    except ImportError:
+        raise ImportError("reading Zarr needs zarr 3: pip install 'zarr>=3'") from None
     store, inside = _store(path)
     try:
         return zarr.open(store, path=inside, mode="r")
@@ -73,12 +80,12 @@ def open_node(path: str) -> Any:
         raise _damaged(store, inside, path, error) from error
 
 
-def member(group: Any, name: str, path: str) -> Any:
+def member(group: zarr.Group, name: str, path: str) -> Any:
     """An array or group in a group.
 
     Args:
-        group: a ``zarr.Group``.
-        name: the path in it.
+        group: that it is in.
+        name: its path in the group.
         path: of the group, for messages.
 
     Raises:
@@ -110,7 +117,7 @@ def may_be_in_store(url: str) -> bool:
 def name_in_store(path: str) -> str:
     """What results of an image are called: after its store, and where it lies in that.
 
-    Images of plates and series are all called ``0`` or so.
+    Images of plates and series themselves are all called ``0`` or so.
 
     >>> name_in_store("https://host/plate.ome.zarr/A/1/0"), name_in_store("https://host/embryo.ome.zarr")
     ('plate_A_1_0', 'embryo')
@@ -128,15 +135,7 @@ def name_in_store(path: str) -> str:
     return "_".join([without_store_endings(parts[at]), *parts[at + 1 :]])
 
 
-def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError:
-        raise ImportError("reading Zarr needs zarr 3: pip install 'zarr>=3'") from None
-    return zarr
-
-
-def _store(path: str) -> tuple[Any, str]:
+def _store(path: str) -> tuple[Store, str]:
     """The store that a path leads to, and the path in it."""
     from zarr.storage import FsspecStore, LocalStore, ZipStore
 
@@ -154,13 +153,13 @@ def _store(path: str) -> tuple[Any, str]:
 
 
 def _root(file: zipfile.ZipFile) -> str:
-    """The folder of a zip file that the store is in: none by the specification, the only one in others."""
+    """The folder of a zip file that the store is in: none as the specification has it, or the only one."""
     names = file.namelist()
     folders = {name.split("/")[0] for name in names}
     return folders.pop() if len(folders) == 1 and all("/" in name for name in names) else ""
 
 
-def _is_there(store: Any, inside: str) -> bool:
+def _is_there(store: Store, inside: str) -> bool:
     """Whether there is an array or a group, whatever its metadata say."""
     from zarr.core.sync import sync
 
@@ -168,7 +167,7 @@ def _is_there(store: Any, inside: str) -> bool:
 
 
 def _what_is_there(path: str) -> str:
-    """Of what is no Zarr array or group."""
+    """A sentence on a path without a Zarr array or group."""
     if is_url(path) or archive_of(path):
         return f"there is no Zarr array or group at {path} (no {', '.join(METADATA[:3])})"
     if not Path(path).is_dir():
@@ -177,8 +176,8 @@ def _what_is_there(path: str) -> str:
     return f"{path} is {holds}, so it is no Zarr array or group; MONAI's LoadImage reads other folders"
 
 
-def _damaged(store: Any, inside: str, path: str, error: Exception) -> OSError:
-    """What cannot be read of the metadata of an array or group."""
+def _damaged(store: Store, inside: str, path: str, error: Exception) -> OSError:
+    """The error that says what of the metadata of an array or group cannot be read."""
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 

@@ -18,7 +18,7 @@ __all__ = ["open_zarr"]
 def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> ImageArray:
     """An array, or a level of an image in a group, see :py:func:`open_image`."""
     node = open_node(path)
-    known = {"image_name": name_in_store(path)}
+    further = {"image_name": name_in_store(path)}
     image = path
     if hasattr(node, "shape"):
         around = _image_around(path)
@@ -27,7 +27,7 @@ def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> Imag
                 raise ValueError(f"level={level} is for OME-Zarr images; {path} is an array, which has one level, 0")
             names = getattr(node.metadata, "dimension_names", None) or [None] * len(node.shape)
             described = [NamedAxis(str(name or "")) for name in names]
-            return arrange(node, path, axes=axes, described=described, time=time, known=known)
+            return arrange(node, path, axes=axes, described=described, time=time, further=further)
         image, node, level = around
     stated = level_of(dict(node.attrs), level, image)
     if stated is None:
@@ -36,13 +36,13 @@ def open_zarr(path: str, axes: str | None, level: int, time: int | None) -> Imag
     if not hasattr(array, "shape"):
         raise ValueError(f"{stated.array!r} in {image} is a group, though it is named as the array of level {level}")
     described = stated.described(array.shape)
-    return arrange(array, path, axes=axes, described=described, time=time, known={**known, "ome_zarr": image})
+    return arrange(array, path, axes=axes, described=described, time=time, further={**further, "ome_zarr": image})
 
 
 def _image_around(path: str) -> tuple[str, Any, int] | None:
     """The image whose level an array is: its path, its group, and the number of the level."""
     group, _, array = (path if is_url(path) else os.path.abspath(path)).rpartition("/")
-    for _ in range(2):  # some have levels in a folder of their own
+    for _ in range(2):  # some images have their levels in a folder
         if is_url(path) and not may_be_in_store(group):
             return None
         try:

@@ -82,28 +82,28 @@ def forecast_parts(
     """
     images = [_Image(parts, image, voxel_bytes, background_adds) for image in range(parts.images)]
     handing_on, independent = [], []
-    known = np.zeros(len(work.ends), bool)
+    seen = np.zeros(len(work.ends), bool)
     for numbers in parts.ranges:
         pieces = list(_pieces(images, numbers))
         batches = work.predicted[_batches(work, numbers)]
         held = [image.handed(base, start, stop) for image, base, start, stop in pieces]
-        opened = [span for each in held for span in each.spans]
-        kept, sent = sum(each.kept for each in held), sum(each.sent for each in held)
+        opened = [span for share in held for span in share.spans]
+        kept, sent = sum(share.kept for share in held), sum(share.sent for share in held)
         done = int(batches.sum()), int((batches > 0).sum())
         handing_on.append(PartForecast(numbers, *done, _peak(opened, len(voxel_bytes)), kept, sent))
 
         alone = [image.alone(base, start, stop) for image, base, start, stop in pieces]
-        needed = np.unique(np.searchsorted(work.ends, np.concatenate([each.needed for each in alone]), side="right"))
-        twice = int(work.predicted[needed[known[needed]]].sum())
-        known[needed] = True
+        needed = np.unique(np.searchsorted(work.ends, np.concatenate([share.needed for share in alone]), side="right"))
+        twice = int(work.predicted[needed[seen[needed]]].sum())
+        seen[needed] = True
         done = int(work.predicted[needed].sum()), len(needed)
-        opened = [span for each in alone for span in each.spans]
+        opened = [span for share in alone for span in share.spans]
         independent.append(PartForecast(numbers, *done, _peak(opened, len(voxel_bytes)), twice=twice))
     return PartsForecast(workers, int(work.predicted.sum()), tuple(handing_on), tuple(independent))
 
 
 def _batches(work: Work, numbers: range) -> slice:
-    """Those of a part, which ends where batches end."""
+    """The batches of a part; it ends where one of them does."""
     return slice(*np.searchsorted(work.ends, [numbers.start, numbers.stop - 1], side="right") + np.array([0, 1]))
 
 
@@ -125,14 +125,14 @@ class _Handed(NamedTuple):
 
 
 class _Alone(NamedTuple):
-    """What it does there by itself: open chunks, and the numbers of the windows that it needs."""
+    """What a part does in one image by itself: open chunks, and the numbers of the windows that it needs."""
 
     spans: list[_Span]
     needed: np.ndarray
 
 
 def _pieces(images: Sequence[_Image], numbers: range) -> Iterator[tuple[_Image, int, int, int]]:
-    """The images that a part has windows of, the number of the first window there, and those of the part there."""
+    """The images that a part has windows of: the number of their first window, and where in them the part is."""
     count = len(images[0].seen)
     for index in range(numbers.start // count, (numbers.stop - 1) // count + 1):
         base = index * count

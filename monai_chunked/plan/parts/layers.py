@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, reduce
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class HeadChunks:
 
     @cached_property
     def opens(self) -> np.ndarray | None:
-        """For each chunk the first window that is not skipped; ``None``: none is, so that it follows from the grid."""
+        """For each chunk its first window that is not skipped; ``None``: none is skipped, so that the grid says it."""
         if self._seen is None:
             return None
         numbers = np.where(self._seen, np.arange(len(self._seen)), NEVER).reshape(self.shape)
@@ -54,7 +53,7 @@ class Layers:
     """Some layers of windows along the slowest dimension, and the chunks that they touch.
 
     Args:
-        head: of which.
+        head: the chunks of the head.
         windows: indices of the layers along the slowest dimension.
     """
 
@@ -66,23 +65,23 @@ class Layers:
         self._around = [slowest, *head.around[1:]]
 
     def wider(self) -> Layers:
-        """These, and those before them that touch the same chunks."""
+        """These layers, and those before them that touch the same chunks."""
         return Layers(self.head, range(self._around[0][0].start, self.windows.stop))
 
-    def cut(self, each: np.ndarray) -> np.ndarray:
-        """Of something for each window of the image, a view of what is in these layers."""
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """Of a value for each window of the image, a view of those in these layers."""
         row = self.head.row
-        return each[self.windows.start * row : self.windows.stop * row].reshape(-1, *self.head.shape[1:])
+        return values[self.windows.start * row : self.windows.stop * row].reshape(-1, *self.head.shape[1:])
 
     def numbers(self) -> np.ndarray:
-        """Of the windows."""
+        """The numbers of the windows."""
         row = self.head.row
         return np.arange(self.windows.start * row, self.windows.stop * row).reshape(-1, *self.head.shape[1:])
 
     def opens(self) -> np.ndarray:
         """For each chunk the number of the first window that is not skipped."""
-        known = self.head.opens
-        return self._corner(0) if known is None else known[self.chunks.start : self.chunks.stop]
+        opens = self.head.opens
+        return self._corner(0) if opens is None else opens[self.chunks.start : self.chunks.stop]
 
     def last(self) -> np.ndarray:
         """For each chunk the number of its last window."""
@@ -90,28 +89,27 @@ class Layers:
 
     def sizes(self) -> np.ndarray:
         """For each chunk its bytes."""
-        each = [self.head.sizes[0][self.chunks.start : self.chunks.stop], *self.head.sizes[1:]]
-        sizes: np.ndarray = reduce(np.multiply.outer, each) * self.head.voxel_bytes
-        return sizes
+        sides = [self.head.sizes[0][self.chunks.start : self.chunks.stop], *self.head.sizes[1:]]
+        return reduce(np.multiply.outer, sides) * self.head.voxel_bytes
 
-    def of_chunks(self, each: np.ndarray, what: np.ufunc) -> np.ndarray:
-        """For each chunk what comes of a number of each window here that touches it."""
+    def of_chunks(self, numbers: np.ndarray, what: np.ufunc) -> np.ndarray:
+        """For each chunk, what comes of the numbers of the windows here that touch it."""
         inside = [range(max(a.start, self.windows.start), min(a.stop, self.windows.stop)) for a in self._around[0]]
         moved = [range(a.start - self.windows.start, a.stop - self.windows.start) for a in inside]
-        return _reduced(each, [moved, *self._around[1:]], what, NEVER)
+        return _reduced(numbers, [moved, *self._around[1:]], what, NEVER)
 
-    def of_windows(self, each: np.ndarray, chunks: range) -> np.ndarray:
-        """For each window whether it touches one of some chunks, of which some layers are given."""
+    def of_windows(self, chosen: np.ndarray, chunks: range) -> np.ndarray:
+        """For each window, whether it touches one of the chosen chunks; these are given for some layers of chunks."""
         touched = [self.head.touched[0][w] for w in self.windows]
         inside = [range(max(a.start, chunks.start), min(a.stop, chunks.stop)) for a in touched]
         moved = [range(a.start - chunks.start, max(a.stop, a.start) - chunks.start) for a in inside]
-        return _reduced(each, [moved, *self.head.touched[1:]], np.logical_or, False)
+        return _reduced(chosen, [moved, *self.head.touched[1:]], np.logical_or, False)
 
-    def products(self, each: np.ndarray) -> np.ndarray:
-        """For each chunk, how many voxels the windows for which this is true add to it in all."""
+    def products(self, chosen: np.ndarray) -> np.ndarray:
+        """For each chunk, how many voxels the chosen windows add to it in all."""
         shared = self.head.shared
         here = shared[0][self.windows.start : self.windows.stop, self.chunks.start : self.chunks.stop]
-        voxels = each.astype(np.float64)  # exact, and PyTorch's manner of products of integers is slow
+        voxels = chosen.astype(np.float64)  # exact, and PyTorch's manner of products of integers is slow
         for side in (here, *shared[1:]):
             voxels = np.tensordot(voxels, side, axes=(0, 0))
         return voxels.round().astype(np.int64)
@@ -119,7 +117,7 @@ class Layers:
     def _corner(self, which: int) -> np.ndarray:
         number = np.zeros((), np.int64)
         for around, size in zip(self._around, self.head.shape):
-            number = np.add.outer(number * size, np.array([each[which] for each in around], np.int64))
+            number = np.add.outer(number * size, np.array([windows[which] for windows in around], np.int64))
         return number
 
 
@@ -130,9 +128,9 @@ def _shared(grid: ChunkGrid, dim: int) -> np.ndarray:
     return np.maximum(np.minimum.outer(kept[:, 1], cuts[1:]) - low, 0).astype(np.float64)
 
 
-def _reduced(each: np.ndarray, around: Sequence[Sequence[range]], what: np.ufunc, nothing: Any) -> np.ndarray:
-    """What comes of the values in a box, for the product of some ranges in each dimension."""
+def _reduced(values: np.ndarray, around: Sequence[Sequence[range]], what: np.ufunc, nothing: int) -> np.ndarray:
+    """What comes of the values in each box; its sides are a range in each dimension."""
     for ranges in around:
-        parts = [what.reduce(each[one.start : one.stop], axis=0, initial=nothing) for one in ranges]
-        each = np.stack(parts, axis=-1)
-    return each
+        parts = [what.reduce(values[side.start : side.stop], axis=0, initial=nothing) for side in ranges]
+        values = np.stack(parts, axis=-1)
+    return values

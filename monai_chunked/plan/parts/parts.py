@@ -58,12 +58,12 @@ class Parts:
         """The parts that add to a chunk, in the order in which they do; the last one finishes it."""
         owner = self.owner(chunk)
         number = self._opens(chunk)
-        found = [owner if number is None else self.part_of(number)]
-        while found[-1] != owner:
-            number = self._first_from(chunk, self.ranges[found[-1]].stop)
+        parts = [owner if number is None else self.part_of(number)]
+        while parts[-1] != owner:
+            number = self._first_from(chunk, self.ranges[parts[-1]].stop)
             assert number is not None
-            found.append(self.part_of(number))
-        return found
+            parts.append(self.part_of(number))
+        return parts
 
     def inherited(self, part: int) -> dict[ChunkId, int]:
         """The chunks that a part adds to, or finishes, after others; from whom it gets their sums.
@@ -74,7 +74,7 @@ class Parts:
         return self._neighbours(self.ranges[part].start, part, -1)
 
     def handed_on(self, part: int) -> dict[ChunkId, int]:
-        """The chunks that others add to after a part; to whom it gives their sums. In the same order."""
+        """The chunks that others add to after a part; to whom it gives their sums. In the order of ``inherited()``."""
         return self._neighbours(self.ranges[part].stop, part, 1)
 
     def passes_on(self, part: int) -> bool:
@@ -83,13 +83,13 @@ class Parts:
         image, number = divmod(numbers.start, self._windows_per_image)
         last = [_across(grid, number)[1] for grid in self.grids] if number else []
         stop = numbers.stop - image * self._windows_per_image
-        return any(bool((each >= stop).any()) for each in last)
+        return any(bool((windows >= stop).any()) for windows in last)
 
     def first_window(self, part: int, done: Container[ChunkId] = ()) -> int:
         """The first window that a part must see to finish its chunks by itself.
 
         Args:
-            part: which one.
+            part: its number.
             done: chunks that it need not finish, though they are its own.
         """
         start = self.ranges[part].start
@@ -102,14 +102,14 @@ class Parts:
 
     @cached_property
     def _starts(self) -> list[int]:
-        return [each.start for each in self.ranges]
+        return [numbers.start for numbers in self.ranges]
 
     @cached_property
     def _windows_per_image(self) -> int:
         return len(self.grids[0].windows)
 
     def _number(self, chunk: ChunkId, which: int) -> int:
-        """Of the first (0) or the last (-1) window that touches a chunk."""
+        """The number of the first (0) or the last (-1) window that touches a chunk."""
         grid = self.grids[chunk.head]
         position = [grid.around[d][c][which] for d, c in enumerate(chunk.position)]
         return chunk.image * self._windows_per_image + grid.windows.number(position)
@@ -126,7 +126,7 @@ class Parts:
         return None
 
     def _first_from(self, chunk: ChunkId, number: int) -> int | None:
-        """The number of the first window from one on that touches a chunk."""
+        """The number of the first window, from this one on, that touches a chunk."""
         grid, base = self.grids[chunk.head], chunk.image * self._windows_per_image
         here = grid.windows.position(number - base)
         stride, first = 1, 0
@@ -144,23 +144,23 @@ class Parts:
 
     def _neighbours(self, number: int, part: int, step: int) -> dict[ChunkId, int]:
         """The chunks on both sides of a window that a part adds to, and who does before (-1) or after (1) it."""
-        found = []
+        neighbours = []
         for order, chunk in enumerate(self._across(number)):
             touching = self.touching(chunk)
             if part in touching and 0 <= touching.index(part) + step < len(touching):
-                found.append((touching.index(part), order, chunk, touching[touching.index(part) + step]))
-        return {chunk: other for _, _, chunk, other in sorted(found)}
+                neighbours.append((touching.index(part), order, chunk, touching[touching.index(part) + step]))
+        return {chunk: neighbour for _, _, chunk, neighbour in sorted(neighbours)}
 
     def _across(self, number: int) -> Iterator[ChunkId]:
         """The chunks that windows before a number touch and others from there on, in the order they are finished."""
         image, number = divmod(number, self._windows_per_image)
         if number == 0:
             return
-        found = []
+        chunks = []
         for head, grid in enumerate(self.grids):
             positions, last = _across(grid, number)
-            found += [(at, head, tuple(position)) for at, position in zip(last.tolist(), positions.tolist())]
-        for _, head, position in sorted(found):
+            chunks += [(at, head, tuple(position)) for at, position in zip(last.tolist(), positions.tolist())]
+        for _, head, position in sorted(chunks):
             yield ChunkId(image, head, position)
 
 
@@ -168,14 +168,14 @@ def _across(grid: ChunkGrid, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the chunks that windows before a number touch and others from there on; their last windows."""
     slowest = grid.windows.order[0]
     near = list(grid.touched_along(slowest, grid.windows.position(number)[slowest]))
-    each = [np.array(near) if d == slowest else np.arange(size) for d, size in enumerate(grid.shape)]
+    indices = [np.array(near) if d == slowest else np.arange(size) for d, size in enumerate(grid.shape)]
     first = last = np.zeros(1, np.int64)
     for d in grid.windows.order:
-        side = [grid.around[d][c] for c in each[d].tolist()]
+        side = [grid.around[d][c] for c in indices[d].tolist()]
         first = np.add.outer(first * grid.windows.shape[d], [around[0] for around in side])
         last = np.add.outer(last * grid.windows.shape[d], [around[-1] for around in side])
     inside = np.argwhere((first[0] < number) & (number <= last[0]))
     positions = np.empty_like(inside)
     for k, d in enumerate(grid.windows.order):
-        positions[:, d] = each[d][inside[:, k]]
+        positions[:, d] = indices[d][inside[:, k]]
     return positions, last[0][tuple(inside.T)]

@@ -49,7 +49,7 @@ def work_of(
     run = np.repeat(np.arange(len(lengths)), lengths)
     seen = _seen(windows, images, skipped)
     before = np.cumsum(seen) - seen
-    before -= before[(np.cumsum(lengths) - lengths)[run]]  # in the same run
+    before -= before[(np.cumsum(lengths) - lengths)[run]]  # from the start of its run
     batch = np.stack([run, before // sw_batch_size])
     ends = np.append(np.flatnonzero((np.diff(batch) != 0).any(axis=0)) + 1, len(run))
     starts = np.append(0, ends[:-1])
@@ -101,7 +101,7 @@ def needed_windows(grids: Sequence[ChunkGrid], images: int, done: Container[Chun
             for position in np.ndindex(*grid.shape):
                 if ChunkId(image, head, position) not in done:
                     around = [grid.around[d][c] for d, c in enumerate(position)]
-                    needed[image][tuple(slice(each.start, each.stop) for each in around)] = True
+                    needed[image][tuple(slice(side.start, side.stop) for side in around)] = True
     return _in_scan_order(windows, needed)
 
 
@@ -109,13 +109,12 @@ def _seen(windows: WindowGrid, images: int, skipped: Skipped | None) -> np.ndarr
     """For each window in scan order over all images, whether the network may see it."""
     if skipped is None:
         return np.ones(images * len(windows), bool)
-    each = np.broadcast_to(~skipped.each, (images, *windows.shape))
-    return _in_scan_order(windows, each)
+    return _in_scan_order(windows, np.broadcast_to(~skipped.each, (images, *windows.shape)))
 
 
-def _in_scan_order(windows: WindowGrid, each: np.ndarray) -> np.ndarray:
-    """What there is for each image and position, flat."""
-    return each.transpose(0, *(d + 1 for d in windows.order)).ravel()
+def _in_scan_order(windows: WindowGrid, values: np.ndarray) -> np.ndarray:
+    """A value for each image and position in the window grid, as a flat array in scan order."""
+    return values.transpose(0, *(d + 1 for d in windows.order)).ravel()
 
 
 def _next(work: Work, batch: int) -> int:

@@ -1,8 +1,8 @@
 """
 Arrays as a text that can be kept and compared.
 
-What is in memory is known by all its voxels, what lies in files by these: by their content where that is read in no
-time, else by path, size and time of change. Other arrays cannot be described.
+An array in memory is described by all its voxels. One in files is described by them: by their content if they are
+small, else by path, size and time of change. Other arrays cannot be described.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,7 +58,7 @@ class DerivedArray(Protocol):
 
 
 def array_text(value: Any, describer: Describes) -> str | None:
-    """Of an array; ``None`` if it is none of those that are known."""
+    """The text of an array; ``None`` if its kind is not known."""
     if isinstance(value, np.ndarray):
         return _of_numpy(value, describer)
     if hasattr(type(value), "stands_on"):
@@ -66,7 +66,7 @@ def array_text(value: Any, describer: Describes) -> str | None:
         parts = (describer.describe(part, f".{name}") for name, part in derived.stands_on.items())
         return f"{type(value).__name__}({', '.join(parts)})"
     if type(value).__module__ == "dask._task_spec":
-        return describer.cannot(value)  # part of something else than an array
+        return describer.cannot(value)  # it is part of something else than an array
     if type(value) is ArrayProxy:
         return _of_proxy(value, describer)
     for package, kind, of in (
@@ -80,7 +80,7 @@ def array_text(value: Any, describer: Describes) -> str | None:
 
 
 def digest_of_tensor(tensor: torch.Tensor) -> str:
-    """Of dtype, shape, order in memory and all bytes."""
+    """A digest of dtype, shape, order in memory and all bytes."""
     tensor = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     digest.update(f"{tensor.dtype} {_layout(tuple(tensor.shape), tensor.stride())}".encode())
@@ -93,7 +93,7 @@ def digest_of_tensor(tensor: torch.Tensor) -> str:
 
 
 def sampled(array: Any) -> str:
-    """Of the voxels of at most 64 small boxes, spread over the three largest dimensions."""
+    """A digest of the voxels of at most 64 small boxes, spread over the three largest dimensions."""
     shape = tuple(array.shape)
     digest = hashlib.blake2b(f"{array.dtype} {shape}".encode(), digest_size=DIGEST_BYTES)
     largest = sorted(range(len(shape)), key=lambda d: -shape[d])[:3]
@@ -143,7 +143,7 @@ def _parts(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]
 
 
 def _of_voxels(array: Any) -> str:
-    """Of an array in memory that is not NumPy's."""
+    """A digest of an array in memory that is not NumPy's."""
     shape = tuple(array.shape)
     digest = hashlib.blake2b(f"{array.dtype} {shape}".encode(), digest_size=DIGEST_BYTES)
     for part in _parts(shape, np.dtype(array.dtype).itemsize):
@@ -152,7 +152,7 @@ def _of_voxels(array: Any) -> str:
 
 
 def _of_files(paths: list[Path], describer: Describes, value: Any, root: Path | None = None) -> str:
-    """Of files; where they are small by their content, so that it does not matter when they were written."""
+    """The text of files: of their content if they are small, so that it does not matter when they were written."""
     if not paths or not all(path.is_file() for path in paths):
         return describer.cannot(value, f"of which {paths[0] if paths else root} is no file")
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -188,7 +188,7 @@ def _of_h5py(dataset: Any, describer: Describes) -> str:
 def _of_zarr(array: Any, describer: Describes) -> str:
     store = array.store
     while hasattr(store, "_store") and not hasattr(store, "root"):
-        store = store._store  # that another one wraps
+        store = store._store  # one store may wrap another
     kind = type(store).__mro__
     if any(cls.__name__ == "MemoryStore" for cls in kind):
         return _of_voxels(array)
@@ -202,14 +202,14 @@ def _of_zarr(array: Any, describer: Describes) -> str:
     return f"zarr({_of_files(paths, describer, array, folder)}, {array.dtype}, {array.shape})"
 
 
-def _file_of_array(array: Any) -> Callable[[str], Any]:
+def _file_of_array(array: Any) -> Callable[[str], re.Match[str] | None]:
     """Whether a path in the folder of an array belongs to it: its metadata, and its storage chunks."""
     more = max(len(array.shape) - 1, 0)
     return re.compile(rf"zarr\.json|\.zarray|\.zattrs|c|(c[/.])?\d+([/.]\d+){{{more}}}").fullmatch
 
 
 def _of_dask(array: Any, describer: Describes) -> str:
-    """By the arrays that it stands on, and what is done to them."""
+    """The text of the arrays that it stands on, and of what is done to them."""
     graph = dict(array.__dask_graph__())
     node = _DaskGraph(graph, describer).node
     keys = list(_flat(array.__dask_keys__()))
@@ -217,14 +217,14 @@ def _of_dask(array: Any, describer: Describes) -> str:
 
 
 class _DaskGraph:
-    """Names of tasks are random at times, so each is known by the order in which it is met."""
+    """Describes tasks. Their names may be random, so a task is called by the order in which it is met."""
 
-    def __init__(self, graph: Mapping[Any, Any], describer: Describes) -> None:
+    def __init__(self, graph: Mapping[Hashable, Any], describer: Describes) -> None:
         self.graph = graph
         self.describer = describer
-        self.numbers: dict[Any, int] = {}
+        self.numbers: dict[Hashable, int] = {}
 
-    def node(self, key: Any) -> str:
+    def node(self, key: Hashable) -> str:
         if key in self.numbers:
             return f"task {self.numbers[key]}"
         self.numbers[key] = len(self.numbers)
@@ -232,14 +232,14 @@ class _DaskGraph:
 
     def of(self, value: Any, otherwise: Callable[[Any, str], str]) -> str:
         if type(value).__module__ != "dask._task_spec":
-            if isinstance(value, tuple) and value and callable(value[0]):  # as dask had tasks before
+            if isinstance(value, tuple) and value and callable(value[0]):  # a task of an older version of dask
                 return self.describer.cannot(value, "of a version of dask that is not known")
             return "a lock" if type(value).__name__ in LOCKS else otherwise(value, ".task")
         if hasattr(value, "func"):
             if not value.dependencies and not _makes_constants(value.func):
                 return self.describer.cannot(value, f"({value.func} may read a file)")
             parts = [self.of(part, self.describer.describe) for part in value.args]
-            named = [f"{k}={self.of(part, self.describer.describe)}" for k, part in value.kwargs.items()]
+            named = [f"{name}={self.of(part, self.describer.describe)}" for name, part in value.kwargs.items()]
             return f"{self.describer.describe(value.func, '.func')}({', '.join([*parts, *named])})"
         if hasattr(value, "value"):
             return self.of(value.value, self.describer.describe)
@@ -251,7 +251,7 @@ def _makes_constants(function: Any) -> bool:
     return str(getattr(function, "__module__", "")) in ("dask.array.wrap", "dask._task_spec")
 
 
-def _flat(keys: Any) -> Iterator[Any]:
+def _flat(keys: list[Any]) -> Iterator[Hashable]:
     for key in keys:
         if isinstance(key, list):
             yield from _flat(key)

@@ -1,8 +1,8 @@
 """
 Functions, classes and modules as a text that can be kept and compared.
 
-Those of the user are known by their code and by the values that it refers to, those of installed packages and of Python
-by name and version.
+Those of the user are described by their code and the values that it refers to, those of installed packages and of
+Python by name and version.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dis
 import importlib
 from collections.abc import Iterator
 from functools import partial
-from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
+from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,15 @@ NO_CODE = {
     "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__",
     "__type_params__", "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__",
 }  # fmt: skip
-"""Of a class: where it is written, and what follows from its methods."""
+"""Attributes of a class that say where it is written, or follow from its methods."""
 
 
 MAKING = {"__new__", "__init__", "__post_init__", "__init_subclass__", "__set_name__"}
-"""Of the class of an object that is there: what has run already."""
+"""Methods that have run already if an object of the class exists."""
 
 
 MAKES = {"__init__", "__class__", "type"}
-"""By which methods may make objects of their own class."""
+"""Names by which methods may make objects of their own class."""
 
 
 LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
@@ -64,35 +64,35 @@ def function_text(function: FunctionType, describer: Describes) -> str:
     parts = [
         function.__qualname__,
         describer.describe(function.__code__, " (its code)"),
-        ", ".join(f"{k}: {describer.describe(v, f'.{k}')}" for k, v in held.items()),
-        ", ".join(_closed_over(k, v, describer) for k, v in closure),
+        ", ".join(f"{name}: {describer.describe(value, f'.{name}')}" for name, value in held.items()),
+        ", ".join(_closed_over(name, value, describer) for name, value in closure),
         ", ".join(_globals(function, describer)),
     ]
     return f"function({'; '.join(parts)})"
 
 
 def _closed_over(name: str, value: Any, describer: Describes) -> str:
-    # that of super(), of an object that is there
+    # the class that super() uses, of an object that exists
     of = describer.kind if name == "__class__" and isinstance(value, type) else describer.describe
     return f"{name}: {of(value, f'.{name}')}"
 
 
 def class_text(cls: type, describer: Describes, made: bool = False) -> str:
-    """By all that it has.
+    """The text of a class: all that it has, or name and version if it is not the user's.
 
     Args:
-        cls: of the user, or else its name and version are enough.
-        describer: describes that.
-        made: it is asked for as the class of an object that is there.
+        cls: the class.
+        describer: describes what it has.
+        made: an object of the class exists.
     """
     named = by_name(cls, cls.__module__)
     if named is not None:
         return named
     held = [
-        f"{k}: {describer.describe(v, f'.{k}')}"
-        for k, v in sorted(vars(cls).items())
-        if k not in (NO_CODE | MAKING if made and not _makes_more(cls) else NO_CODE)
-        if not isinstance(v, (GetSetDescriptorType, MemberDescriptorType))
+        f"{name}: {describer.describe(value, f'.{name}')}"
+        for name, value in sorted(vars(cls).items())
+        if name not in (NO_CODE | MAKING if made and not _makes_more(cls) else NO_CODE)
+        if not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
     ]
     of = describer.kind if made else describer.describe
     bases = ", ".join(of(base, f"({base.__qualname__})") for base in cls.__bases__)
@@ -100,14 +100,14 @@ def class_text(cls: type, describer: Describes, made: bool = False) -> str:
 
 
 def module_text(module: ModuleType, describer: Describes, names: frozenset[str] | None = None) -> str:
-    """Of the user's: the attributes with these names, all of them if that is not known."""
+    """The text of a module of the user: its attributes with these names, or all if names are not known."""
     version = installed_version(module.__name__)
     if version is not None:
         return f"module {module.__name__} {version}"
-    held = {k: v for k, v in vars(module).items() if (k in names if names else not k.startswith("__"))}
+    held = {key: value for key, value in vars(module).items() if (key in names if names else not key.startswith("__"))}
     if names is None:
         return f"module {module.__name__} {{{describer.items(held.items())}}}"
-    texts = [f"{k}: {_global(held[k], k, names, describer)}" for k in sorted(held)]
+    texts = [f"{key}: {_global(held[key], key, names, describer)}" for key in sorted(held)]
     return f"module {module.__name__} {{{', '.join(texts)}}}"
 
 
@@ -129,7 +129,7 @@ def _makes_more(cls: type) -> bool:
 
 
 def builtin_text(value: Any, describer: Describes) -> str:
-    """Of a function that is not written in Python, or of a ufunc."""
+    """The text of a function that is not written in Python, or of a ufunc."""
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, (ModuleType, type)):
         return f"{describer.describe(owner, '.__self__')}.{value.__name__}"
@@ -142,15 +142,14 @@ def builtin_text(value: Any, describer: Describes) -> str:
 
 
 def _globals(function: FunctionType, describer: Describes) -> Iterator[str]:
-    """The values that code refers to by name."""
+    """The texts of the values that code refers to by name."""
     codes = list(_codes(function.__code__))
     names = frozenset(name for code in codes for name in code.co_names)
     builtins: Any = function.__globals__.get("__builtins__", {})
     builtins = builtins if isinstance(builtins, dict) else vars(builtins)
     for code in codes:
         instructions = list(dis.get_instructions(code))
-        loaded = dict.fromkeys(i.argval for i in instructions if i.opname in LOADS)
-        for name in loaded:
+        for name in dict.fromkeys(step.argval for step in instructions if step.opname in LOADS):
             if name in function.__globals__:
                 yield f"{name}: {_global(function.__globals__[name], name, names, describer)}"
             elif name in builtins:
@@ -179,7 +178,7 @@ def _imported(name: str, package: str | None, names: frozenset[str], describer: 
         return f"{name}: nothing"
 
 
-def _content(cell: Any) -> Any:
+def _content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # it is empty

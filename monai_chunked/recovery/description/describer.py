@@ -2,8 +2,8 @@
 Values of any kind as a text that can be kept and compared: the same text, in this process and in others, for what
 computes the same.
 
-What a value is decides who describes it: arrays, code, networks and objects have modules of their own. What has no
-value that could be compared, such as an open file, is said and never guessed.
+Arrays, code, networks and objects have modules of their own, which describe them. What has no value that could be
+compared, such as an open file, is named and never guessed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from types import (
@@ -56,7 +56,7 @@ DEVICE = re.compile(r"(cpu|cuda|hip|hpu|ipu|mps|mtia|npu|privateuseone|vulkan|xl
 
 
 REFERENCE = re.compile(r"#\d+")
-"""What is said of something that has been described before."""
+"""The text of something that has been described before."""
 
 
 OF_THE_CLASS = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType)
@@ -77,16 +77,16 @@ class Describer:
 
     def __init__(self, vouched: bool = False) -> None:
         self.vouched = vouched
-        self.weights: dict[Any, str] = {}
-        self._digests: dict[Any, tuple[torch.Tensor, str]] = {}
-        self._numbers: dict[Any, int] = {}
-        self._kept: list[Any] = []
+        self.weights: dict[Hashable, str] = {}
+        self._digests: dict[Hashable, tuple[torch.Tensor, str]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._kept: list[object] = []
         self._path: list[str] = []
         self.details: Details = {}
         self._inside: Details | None = {}
 
     def text(self, value: Any, name: str) -> str:
-        """Of a part that has a name.
+        """The text of a part that has a name.
 
         Raises:
             Undescribable: when something in it cannot be described, and the user does not vouch for it.
@@ -102,7 +102,7 @@ class Describer:
             self._path = []
 
     def voxels(self, value: Any, name: str) -> str:
-        """Of a tensor or array ``(B, C, *spatial)``: where its kind is not known, what it says of itself is not enough.
+        """The text of a tensor or array ``(B, C, *spatial)``. An array must be of a kind that is known.
 
         Raises:
             Undescribable: when it cannot be described, and the user does not vouch for it.
@@ -119,14 +119,14 @@ class Describer:
         return f"{text} {sampled(value)}" if VOUCHED in text else text
 
     def weights_text(self, state: Mapping[str, Any]) -> str:
-        """Of a ``state_dict``; its tensors are known by their names in what is described afterwards."""
+        """The text of a ``state_dict``; what is described afterwards calls its tensors by their names."""
         text = self.text(dict(state), "network.state_dict()")
-        self.details = {}  # their number is large, and who changes one changes all
-        self.weights = {_memory(v): k for k, v in state.items() if isinstance(v, torch.Tensor) and _has_memory(v)}
+        self.details = {}  # there are many, and whoever changes one changes all
+        self.weights = {_memory(t): name for name, t in state.items() if isinstance(t, torch.Tensor) and _has_memory(t)}
         return text
 
     def describe(self, value: Any, name: str = "") -> str:
-        """Of a part of what is being described."""
+        """The text of a part of what is being described."""
         kind = type(value)
         if kind in ATOMS:
             text = _atom_text(value)
@@ -137,34 +137,34 @@ class Describer:
             return keep(f"({self.each(value)})" if kind is tuple or kind is torch.Size else self._described(value))
 
     def kind(self, cls: type, name: str = "") -> str:
-        """Of the class of an object that is there: how it was made does not count."""
+        """The text of the class of an object that exists, so that how it makes objects does not count."""
         return self.once(cls, (id(cls), "kind"), functools.partial(class_text, cls, self, made=True), name)
 
     def cannot(self, value: Any, why: str = "") -> str:
-        """There is nothing to compare."""
+        """What is said of a value that cannot be compared; raises unless the user vouches for it."""
         if self.vouched:
             return VOUCHED
         path = "".join(self._path).lstrip(".")
         raise Undescribable(path, f"{type(value)} {why}".strip())
 
     def each(self, values: Iterable[Any]) -> str:
-        """Of values that have no names."""
+        """The texts of values that have no names."""
         return ", ".join(self.describe(value, f"[{k}]") for k, value in enumerate(values))
 
     def items(self, items: Iterable[tuple[Any, Any]]) -> str:
-        """Of values with the names that they have."""
-        return ", ".join(f"{self.describe(k)}: {self.describe(v, f'.{k}')}" for k, v in items)
+        """The texts of values and of their names."""
+        return ", ".join(f"{self.describe(key)}: {self.describe(value, f'.{key}')}" for key, value in items)
 
     def state(self, state: Any) -> str:
-        """Attributes, with their names in messages."""
+        """The text of attributes, with their names in messages."""
         if isinstance(state, dict):
             return "{" + self.items(state.items()) + "}"
-        if isinstance(state, tuple) and len(state) == 2 and all(isinstance(s, (dict, NoneType)) for s in state):
+        if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, (dict, NoneType)) for part in state):
             return f"({self.state(state[0])}, {self.state(state[1])})"
         return self.describe(state)
 
-    def once(self, value: Any, key: Any, of: Callable[[], str], name: str = "") -> str:
-        """By its number, if it has been described before or is being described."""
+    def once(self, value: Any, key: Hashable, of: Callable[[], str], name: str = "") -> str:
+        """What ``of`` gives, or a number if the value with this key has been described before or is being described."""
         if key in self._numbers:
             return f"#{self._numbers[key]}"
         self._numbers[key] = len(self._numbers)
@@ -174,7 +174,7 @@ class Describer:
 
     @contextmanager
     def _at(self, name: str) -> Iterator[Callable[[str], str]]:
-        """Within it, details are those of a part with this name; what is yielded keeps the text of this part."""
+        """Collect details of a part with this name; yields what keeps the text of the part."""
         above = self._inside
         if name and above is not None:
             self._inside = {}
@@ -223,7 +223,7 @@ class Describer:
         return self.once(value, id(value), functools.partial(self._by_reference, value))
 
     def _by_reference(self, value: Any) -> str:
-        """What may hold itself."""
+        """The text of a value that may hold itself."""
         if type(value) is list:
             return f"[{self.each(value)}]"
         if type(value) is dict or isinstance(value, MappingProxyType):
@@ -247,8 +247,8 @@ class Describer:
             return f"cached({self.describe(value.__wrapped__)})"
         return object_text(value, self)
 
-    def _set(self, values: Any) -> str:
-        """Its order is of no account, so nothing in it may get a number that depends on the order."""
+    def _set(self, values: set[Any] | frozenset[Any]) -> str:
+        """The order of a set does not count, so nothing in it may get a number that depends on the order."""
         numbers, texts, self._inside = self._numbers, [], None
         for value in values:
             self._numbers = dict(numbers)
@@ -271,7 +271,7 @@ class Describer:
 
 
 def _atom_text(value: Any) -> str:
-    """Devices of a type compute the same, so that processes may each have one of their own."""
+    """Without the number of a device: those of a type compute the same, and each process may have its own."""
     if type(value) is torch.device:
         return f"device(type={value.type!r})"
     if type(value) is str and DEVICE.fullmatch(value):
@@ -280,11 +280,11 @@ def _atom_text(value: Any) -> str:
 
 
 def sorted_metadata(metadata: Mapping[Any, Any]) -> dict[str, Any]:
-    """MONAI collects it from sets, whose order is another one in every process."""
+    """Metadata in order: MONAI collects it from sets, whose order is another one in every process."""
     return {str(key): value for key, value in sorted(metadata.items(), key=lambda item: str(item[0]))}
 
 
-def _memory(tensor: torch.Tensor) -> Any:
+def _memory(tensor: torch.Tensor) -> Hashable:
     """The same for tensors over the same memory."""
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device
 

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import FunctionType
 
 __all__ = ["by_name", "full_name", "installed_version"]
 
@@ -20,24 +20,24 @@ PACKAGES = {"site-packages", "dist-packages"}
 PYTHON = tuple(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "platstdlib"))
 
 
-def by_name(value: Any, module: str | None) -> str | None:
-    """Name and version of a function or class, if that is all there is to know; ``None``: it is the user's."""
+def by_name(value: type | FunctionType, module: str | None) -> str | None:
+    """Name and version of a function or class, if these tell all of it; ``None``: it is the user's."""
     version = installed_version(module)
     if version is None or installed_version(value.__module__) is None:
-        return None  # as what a decorator of a package makes of a function of the user
-    named: Any = sys.modules.get(value.__module__)
+        return None  # a decorator of a package may have made it of a function of the user
+    named: object = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
         named = getattr(named, part, None)
     return f"{value.__module__}.{value.__qualname__} {version}" if named is value else None
 
 
-def full_name(value: Any) -> str:
-    """Of a function or class, with its module."""
+def full_name(value: object) -> str:
+    """The name of a function or class with its module."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
 
 
 def installed_version(module: str | None) -> str | None:
-    """Version of what a module is a part of; ``None``: it is the user's own.
+    """The version of the package that a module is part of, or of Python; ``None``: it is the user's own.
 
     >>> installed_version("collections.abc") == platform.python_version(), installed_version("__main__")
     (True, None)

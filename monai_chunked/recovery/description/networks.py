@@ -30,13 +30,13 @@ def network_text(module: torch.nn.Module, describer: Describes) -> str:
         options = getattr(module.dynamo_ctx, "compiler_config", None) or {}
         numbers = {key: held for key, held in options.items() if type(held) in (bool, int, float)}  # others are paths
         return f"compiled({describer.describe(module._orig_mod, '._orig_mod')}, {describer.describe(numbers)})"
-    if isinstance(module, torch.nn.parallel.DistributedDataParallel):  # differs in what gradients go through
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel):  # it differs only in how gradients are gathered
         return f"distributed({describer.describe(module.module, '.module')})"
     state: Any = module.__getstate__()
     if isinstance(state, dict):
         ignored = {name for cls, names in NO_STATE.items() if full_name(type(module)).endswith(cls) for name in names}
-        held = {k: v for k, v in state.items() if k not in ignored and not _of_state_dict(k)}
-        state = _without_ids_of_hooks(held)
+        state = {name: held for name, held in state.items() if name not in ignored and not _of_state_dict(name)}
+        state = _without_ids_of_hooks(state)
     compiled = "compiled " if getattr(module, "_compiled_call_impl", None) else ""
     kind, forward = type(module), type(module).forward
     return f"{compiled}{describer.kind(kind)}.{describer.describe(forward, '.forward')}{describer.state(state)}"
@@ -49,14 +49,14 @@ def _of_state_dict(name: str) -> bool:
 
 def _without_ids_of_hooks(state: Mapping[str, Any]) -> dict[str, Any]:
     """Hooks are numbered throughout the process; what counts is their order."""
-    hooks = {k for k in state if "_hooks" in k and isinstance(state[k], dict)}
-    ids = sorted({number for k in hooks for number in state[k]})
-    renamed = {number: position for position, number in enumerate(ids)}
-    return {k: {renamed[n]: v for n, v in held.items()} if k in hooks else held for k, held in state.items()}
+    hooks = {name for name in state if "_hooks" in name and isinstance(state[name], dict)}
+    ids = sorted({number for name in hooks for number in state[name]})
+    at = {number: position for position, number in enumerate(ids)}
+    return {name: {at[n]: hook for n, hook in held.items()} if name in hooks else held for name, held in state.items()}
 
 
 def _scripted(module: torch.jit.ScriptModule) -> str:
-    """By what would be saved, without the parts of names that tell how many modules the process has made."""
+    """The text of what would be saved, without the parts of names that count the modules of the process."""
 
     def plain(text: str) -> str:
         return re.sub(r"[./]?___torch_mangle_\d+", "", text)

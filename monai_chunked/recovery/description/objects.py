@@ -24,9 +24,9 @@ def object_text(value: Any, describer: Describes) -> str:
         return describer.cannot(value) if version is None else f"{full_name(value)}{reduced} {version}"
     function, arguments, *rest = reduced
     state, in_list, in_dict = (*rest, None, None, None)[:3]
-    if kind is Compose:  # draws no numbers itself, and is seeded by chance
+    if kind is Compose:  # it draws no numbers itself, and is seeded by chance
         state = {key: held for key, held in state.items() if key != "R"}
-    # it is there already, so that how objects of its class are made does not count
+    # the object exists, so that how objects of its class are made does not count
     made_by = "itself" if function is kind else describer.describe(function)
     parts = [describer.kind(kind), made_by, describer.each(part for part in arguments if part is not kind)]
     parts.append(describer.state(state))

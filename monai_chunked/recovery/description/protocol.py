@@ -1,8 +1,8 @@
-"""Who describes a value asks back for what that holds: what the two sides of this conversation may count on."""
+"""What those who describe a value may ask of the describer, for the values in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
 __all__ = ["Describes", "Undescribable"]
@@ -21,32 +21,32 @@ class Undescribable(Exception):
 
 
 class Describes(Protocol):
-    """Asks what a value is, and is asked for what it holds. Names become the path to what cannot be described."""
+    """Describes the values in a value. Their names become the path to what cannot be described."""
 
     def describe(self, value: Any, name: str = "") -> str:
         """The same text for what computes the same."""
         ...
 
     def kind(self, cls: type, name: str = "") -> str:
-        """Of the class of an object that is there: how it was made does not count."""
+        """The text of the class of an object that exists, so that how it makes objects does not count."""
         ...
 
     def cannot(self, value: Any, why: str = "") -> str:
-        """It has no value that could be compared."""
+        """What is said of a value that cannot be compared; raises unless the user vouches for it."""
         ...
 
     def each(self, values: Iterable[Any]) -> str:
-        """Of values that have no names."""
+        """The texts of values that have no names."""
         ...
 
     def items(self, items: Iterable[tuple[Any, Any]]) -> str:
-        """Of values with the names that they have."""
+        """The texts of values and of their names."""
         ...
 
     def state(self, state: Any) -> str:
-        """Of the attributes of an object, as pickle gets them."""
+        """The text of the attributes of an object, as pickle gets them."""
         ...
 
-    def once(self, value: Any, key: Any, of: Callable[[], str], name: str = "") -> str:
-        """What ``of`` gives; a number, if what has this key has been described before or is being described."""
+    def once(self, value: Any, key: Hashable, of: Callable[[], str], name: str = "") -> str:
+        """What ``of`` gives, or a number if the value with this key has been described before or is being described."""
         ...
