@@ -28,7 +28,7 @@ OURS = (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt, ChunkedSl
 
 
 def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindowInferer | str:
-    """An inferer of its own that gives what another one gives, in chunks.
+    """A new inferer that gives in chunks what another one gives.
 
     Args:
         inferer: MONAI's, or one that works in chunks already.
@@ -59,7 +59,7 @@ def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindo
     if kind is SliceInferer:
         if has_more:
             return "MONAI's SliceInferer may keep further arguments from the network"
-        given["roi_size"] = inferer.orig_roi_size  # a call changes the other one
+        given["roi_size"] = inferer.orig_roi_size  # MONAI's calls change roi_size
         result = ChunkedSliceInferer(inferer.spatial_dim, **given)
     else:
         adapts = kind is SlidingWindowInfererAdapt
