@@ -53,24 +53,24 @@ class OutputTests:
     """
 
     shape: tuple[int, ...] = (2, 3, 9, 7, 8)
-    """Of a result, ``(B, C, *spatial)``."""
+    """The shape of a result, ``(B, C, *spatial)``."""
 
     cuts: tuple[tuple[int, ...], ...] = ((0, 4, 6, 9), (0, 3, 7), (0, 8))
     """Where its chunks begin in each spatial dimension, and the size."""
 
     dtypes: tuple[torch.dtype, ...] = (torch.uint8, torch.float32)
-    """Of results that the output can hold."""
+    """Dtypes of results that the output can hold."""
 
     def make(self, folder: Path) -> Output:
         """A new output that may use this folder."""
         raise NotImplementedError
 
     def metadata(self, folder: Path) -> tuple[Metadata, ...]:
-        """Of each image of the batch. Different images have different names."""
+        """The metadata of each image of the batch. Different images have different names."""
         return tuple({"filename_or_obj": f"image{k}.nii"} for k in range(self.shape[0]))
 
     def voxels(self, result: Any) -> list[np.ndarray]:
-        """Those of what :py:meth:`OutputWriter.finish` returned, ``(C, *spatial)`` for each image."""
+        """The voxels of what :py:meth:`OutputWriter.finish` returned, ``(C, *spatial)`` for each image."""
         return [np.asarray(image) for image in result]
 
     def check(self, result: Any, expected: torch.Tensor) -> None:

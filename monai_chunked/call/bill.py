@@ -164,7 +164,7 @@ class _Bill:
         return torch.device("cpu" if output == "cpu" else self.settings.device or source)
 
     def _batch_bytes(self) -> int:
-        """Of a batch: its windows, also those read ahead or mirrored, their predictions, and the importance map."""
+        """A batch: its windows, also those read ahead or mirrored, their predictions, and the importance map."""
         ahead = self.source is not None and self.source.is_far(self.device)
         roi, itemsize = prod(self.windows.roi_size), self.sum_dtype.itemsize
         window = self.channels * roi * (self.source.dtype.itemsize if self.source else 4)

@@ -53,8 +53,7 @@ FILE_OUTPUTS = {".nii.gz": "NiftiOutput", ".nii": "NiftiOutput", ".zarr": "ZarrO
 
 def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
     """Spatial size of a window, with the size of the input where ``roi_size`` gives none."""
-    dims = len(shape) - 2
-    given = ensure_tuple(roi_size)
+    dims, given = len(shape) - 2, ensure_tuple(roi_size)
     if len(given) != dims and np.ndim(roi_size) > 0:
         missing = {
             1: "If the batch dimension is missing, pass inputs[None]. ",

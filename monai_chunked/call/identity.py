@@ -24,8 +24,7 @@ def fingerprint_of_call(call: Call, output: tuple[type[Output], Mapping[str, Any
         output: what is said of the output, where the call has another one.
     """
     described = _described(call)
-    output = output or described_output(call.output)
-    if output is not None:
+    if (output := output or described_output(call.output)) is not None:
         described["output"] = output
     ids = {"network_id": call.settings.network_id, "run_id": call.settings.run_id}
     return fingerprint_of(call.source, call.condition, call.network.network, described, **ids)

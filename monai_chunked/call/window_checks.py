@@ -103,7 +103,7 @@ def check_skip(skip: Any) -> Skip | None:
 
 
 def check_mask(mask: Any, shape: Sequence[int]) -> Array | None:
-    """Of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
+    """A mask of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
     if mask is None:
         return None
     own, dtype, size = getattr(mask, "shape", None), getattr(mask, "dtype", None), tuple(shape[2:])

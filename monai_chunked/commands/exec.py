@@ -99,7 +99,7 @@ def run_program(name: str, arguments: Sequence[str], is_module: bool) -> None:
 
 
 def _run_script(path: str) -> None:
-    """As Python does it, with an absolute ``__file__``, in a ``__main__`` that is still there when Python exits."""
+    """Run it as Python does, with an absolute ``__file__``, in a ``__main__`` that lives until Python exits."""
     loader = SourceFileLoader("__main__", path)
     code = compile(loader.get_data(path), path, "exec", dont_inherit=True)
     module = ModuleType("__main__")

@@ -21,7 +21,7 @@ PARAMETERS = (
     "roi_size", "sw_batch_size", "overlap", "mode", "sigma_scale", "padding_mode", "cval", "sw_device", "device",
     "progress", "cpu_thresh", "buffer_steps", "buffer_dim", "with_coord",
 )  # fmt: skip
-"""Of MONAI's inferers, but for the importance map that they may have computed already."""
+"""The parameters of MONAI's inferers, but for the importance map that they may have computed already."""
 
 
 OURS = (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt, ChunkedSliceInferer)

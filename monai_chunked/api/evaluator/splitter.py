@@ -102,8 +102,7 @@ class Splitter:
             self._leave(transform)
             self.device = transform.converter.device
             return None
-        reason = self._why_not(transform, kind)
-        if reason is not None:
+        if (reason := self._why_not(transform, kind)) is not None:
             return reason if reason is self.without_inverse else f"{name_of(transform)} {reason}"
         others = [key for key in keys if key != self.key]
         own: Any = restricted(transform, [self.key]) if others else transform
