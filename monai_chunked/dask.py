@@ -77,7 +77,7 @@ def infer(
     check_inputs(inputs)
     given = Settings.given(inferer) | ({} if output is None else {"output": output, "output_dir": None})
     settings = Settings.check(inputs.shape, **given)
-    if settings.process_group is not None:  # what workers cannot do each by itself
+    if settings.process_group is not None:
         raise ValueError("process_group is for torchrun, not for workers of Dask; leave it out")
     of_workers = replace(settings, output="cpu", output_dir=None, overwrite=False, mask=None, progress=False)
     call = Call.of(source_of(inputs), BoundNetwork(network_factory, (), {}), replace(settings, sw_device=None))

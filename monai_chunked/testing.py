@@ -7,6 +7,7 @@ Nothing else in the package imports this module, which needs pytest.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,34 +53,34 @@ class OutputTests:
     """
 
     shape: tuple[int, ...] = (2, 3, 9, 7, 8)
-    """Of a result, ``(B, C, *spatial)``."""
+    """The shape of a result, ``(B, C, *spatial)``."""
 
     cuts: tuple[tuple[int, ...], ...] = ((0, 4, 6, 9), (0, 3, 7), (0, 8))
     """Where its chunks begin in each spatial dimension, and the size."""
 
     dtypes: tuple[torch.dtype, ...] = (torch.uint8, torch.float32)
-    """Of results that the output can hold."""
+    """Dtypes of results that the output can hold."""
 
     def make(self, folder: Path) -> Output:
         """A new output that may use this folder."""
         raise NotImplementedError
 
     def metadata(self, folder: Path) -> tuple[Metadata, ...]:
-        """Of each image of the batch. Different images have different names."""
+        """The metadata of each image of the batch. Different images have different names."""
         return tuple({"filename_or_obj": f"image{k}.nii"} for k in range(self.shape[0]))
 
     def voxels(self, result: Any) -> list[np.ndarray]:
-        """Those of what :py:meth:`OutputWriter.finish` returned, ``(C, *spatial)`` for each image."""
+        """The voxels of what :py:meth:`OutputWriter.finish` returned, ``(C, *spatial)`` for each image."""
         return [np.asarray(image) for image in result]
 
     def check(self, result: Any, expected: torch.Tensor) -> None:
         """What :py:meth:`OutputWriter.finish` returned has these voxels, ``(B, C, *spatial)``."""
-        found = self.voxels(result)
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected.numpy()):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-            assert one.tobytes() == other.tobytes(), "zeros have another sign, or what is not a number other bits"
+        images = self.voxels(result)
+        assert len(images) == len(expected)
+        for image, voxels in zip(images, expected.numpy()):
+            assert image.dtype == voxels.dtype
+            np.testing.assert_array_equal(image, voxels)
+            assert image.tobytes() == voxels.tobytes(), "zeros have another sign, or what is not a number other bits"
 
     @pytest.fixture(params=["first dtype", "last dtype", "first dtype, mostly zeros", "last dtype, mostly zeros"])
     def expected(self, request: pytest.FixtureRequest) -> torch.Tensor:
@@ -97,8 +98,8 @@ class OutputTests:
 
     def result(self, folder: Path, expected: torch.Tensor, **changes: Any) -> Result:
         """What is known of a result before its first chunk."""
-        known: dict[str, Any] = {"name": "prediction", "cuts": self.cuts, "metadata": self.metadata(folder)}
-        return Result(**{**known, "shape": tuple(expected.shape), "dtype": expected.dtype, **changes})
+        usual: dict[str, Any] = {"name": "prediction", "cuts": self.cuts, "metadata": self.metadata(folder)}
+        return Result(**{**usual, "shape": tuple(expected.shape), "dtype": expected.dtype, **changes})
 
     def test_every_voxel_comes_back(self, tmp_path: Path, expected: torch.Tensor) -> None:
         writer = self.make(tmp_path).create(self.result(tmp_path, expected))
@@ -133,15 +134,14 @@ class OutputTests:
         self.check(writer.finish(), expected)
 
     def test_several_results_do_not_mix(self, tmp_path: Path, expected: torch.Tensor) -> None:
-        output, other = self.make(tmp_path), expected.flip(2)
+        output, values = self.make(tmp_path), (expected, expected.flip(2))
         names = ["prediction-a", "prediction-b"]
-        one, two = (output.create(self.result(tmp_path, expected, name=name)) for name in names)
+        writers = [output.create(self.result(tmp_path, expected, name=name)) for name in names]
         for chunk in _chunks(expected, self.cuts):
-            _write(one, expected, [chunk])
-            _write(two, other, [chunk])
-        first, second = one.finish(), two.finish()
-        self.check(first, expected)
-        self.check(second, other)
+            for writer, voxels in zip(writers, values):
+                _write(writer, voxels, [chunk])
+        for result, voxels in zip([writer.finish() for writer in writers], values):
+            self.check(result, voxels)
 
     def test_memory_is_the_result(self, tmp_path: Path, expected: torch.Tensor) -> None:
         writer = self.make(tmp_path).create(self.result(tmp_path, expected))
@@ -172,7 +172,7 @@ class OutputTests:
         _write(writer, expected, _chunks(expected, self.cuts)[:count])
         writer.abandon()
         writer.abandon()
-        folders = {each for folder in output.folders(result.metadata) for each in (folder, *folder.parents)}
+        folders = {path for folder in output.folders(result.metadata) for path in (folder, *folder.parents)}
         assert set(tmp_path.rglob("*")) - before - folders == set(), "folders that are left must be named by folders()"
         assert [path for path in folders if path.is_file()] == []
 
@@ -206,8 +206,8 @@ class OutputTests:
         assert {path: path.read_bytes() for path in before} == before
 
     def test_settings_do_not_say_where_results_are(self, tmp_path: Path) -> None:
-        one, other = self.resumable(tmp_path / "a"), self.resumable(tmp_path / "b")
-        assert one.settings == other.settings
+        here, elsewhere = self.resumable(tmp_path / "a"), self.resumable(tmp_path / "b")
+        assert here.settings == elsewhere.settings
 
     def test_what_was_written_is_safe_once(self, tmp_path: Path, expected: torch.Tensor) -> None:
         writer = self.resumable(tmp_path).create(self.result(tmp_path, expected, resumable=True))
@@ -284,6 +284,6 @@ def _write(writer: OutputWriter, expected: torch.Tensor, chunks: Chunks) -> None
         writer.write(image, box, expected[image][(slice(None), *box)].clone())
 
 
-def _named(safe: Any, written: Chunks) -> Chunks:
+def _named(safe: Iterable[tuple[int, Box]] | None, written: Chunks) -> Chunks:
     """What :py:meth:`ResumableWriter.flush` said is safe, where these have been written."""
     return written if safe is None else list(safe)

@@ -44,13 +44,7 @@ class ChunkedSlidingWindowInfererAdapt(SlidingWindowInfererAdapt, ChunkedSliding
         labels = inferer(image, network)
     """
 
-    def __call__(
-        self,
-        inputs: Array,
-        network: Network,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def __call__(self, inputs: Array, network: Network, *args: Any, **kwargs: Any) -> Any:
         """
         Args:
             inputs, network, args, kwargs: as in :py:class:`ChunkedSlidingWindowInferer`.
@@ -81,12 +75,12 @@ class ChunkedSlidingWindowInfererAdapt(SlidingWindowInfererAdapt, ChunkedSliding
         prediction_size: Sequence[int] | None = None,
         workers: int | None = None,
     ) -> ChunkPlan:
-        """As that of :py:class:`ChunkedSlidingWindowInferer`, before memory runs out."""
+        """What a call would take before memory runs out, see :py:meth:`ChunkedSlidingWindowInferer.plan`."""
         way = self if self.device is not None else self._with(None)
         return ChunkedSlidingWindowInferer.plan(way, inputs_or_shape, out_channels, prediction_size, workers)
 
     def _ways(self, inputs: Array) -> list[ChunkedSlidingWindowInferer]:
-        """What is tried, one after the other."""
+        """The inferers that are tried in turn, each with more in CPU memory than the one before."""
         source = getattr(inputs, "device", torch.device("cpu"))
         is_large = self.cpu_thresh is not None and prod(inputs.shape[2:]) > self.cpu_thresh
         ways = [] if is_large or source.type == "cpu" else [self._with(source)]

@@ -30,7 +30,7 @@ NOT_TAKEN = (
     "image_size", "sw_batch_size", "process_fn", "with_coord", "skip", "mirror_axes", "mirror_batch", "fill_batches",
     "network_id", "run_id",
 )  # fmt: skip
-"""Parameters that are for who runs the network."""
+"""Parameters of the inferer that are for whoever runs the network."""
 
 
 class ChunkAggregator:
@@ -158,9 +158,9 @@ class ChunkAggregator:
                 prediction.heads.scaled(sizes(batch[0].box), self._call.settings.windows.roi_size)
             )
         for window, of_window in zip(batch, prediction.of_windows()):
-            for other in self._windows:  # those before it are left out by the mask
-                self._assembly.add(other, of_window if other == window else None)
-                if other == window:
+            for scanned in self._windows:  # the mask leaves out those before it
+                self._assembly.add(scanned, of_window if scanned == window else None)
+                if scanned == window:
                     break
         self._taken += len(batch)
 
@@ -190,13 +190,13 @@ class ChunkAggregator:
             )
         batch = []
         for number, row in enumerate(map(tuple, rows.tolist()), start=self._taken):
-            own = self._order.get(row)
-            if own != number:
+            place = self._order.get(row)
+            if place != number:
                 box = ", ".join(f"{start}:{stop}" for start, stop in zip(row[1:], row[1 + dims :]))
-                if own is None:
+                if place is None:
                     reason = "is none of the sampler's"
                 else:
-                    reason = "came already" if own < number else "came too early"
+                    reason = "came already" if place < number else "came too early"
                 following = windows_text([self._expected[number]]) if number < len(self._expected) else "none"
                 raise ValueError(
                     f"window image {row[0]} [{box}] {reason}; windows must come in scan order, each of them once (no "
@@ -210,7 +210,7 @@ class ChunkAggregator:
             raise RuntimeError(f"this ChunkAggregator is closed, {self._over}; make another one")
 
     def _abandon(self, error: BaseException, why: str) -> None:
-        """Leave nothing behind."""
+        """Close, and leave no half of a result behind."""
         self._over = why
         if self._assembly is not None:
             self._assembly.finisher.abandon()

@@ -72,7 +72,7 @@ class CallAsMonai:
         self.started = False
 
     def why_not(self) -> str | None:
-        """Why it is left to MONAI's code, as the answer might be another one; ``None``: it is not."""
+        """Why the call is left to MONAI's code, as the answer might be another one; ``None``: it is not."""
         reason = why_not_alike(self.inputs, self.parameters["buffer_steps"])
         if reason is not None:
             return reason
@@ -85,7 +85,7 @@ class CallAsMonai:
         return None
 
     def run(self) -> Any:
-        """What it returns, from chunks.
+        """The answer, made in chunks.
 
         Raises:
             ValueError, TypeError: when a parameter does not fit, or a prediction.
@@ -105,7 +105,7 @@ class CallAsMonai:
 
 
 def _takes(predictor: Callable[..., Any], name: str) -> bool:
-    """Whether a network has a parameter of this name, or of any. If not, MONAI's own code could not but raise."""
+    """Whether a network has a parameter of this name, or takes any name. If not, MONAI's own code would raise."""
     call: Any = predictor.forward if isinstance(predictor, torch.nn.Module) else predictor
     if hasattr(call, "schema"):  # of TorchScript
         return any(argument.name == name for argument in call.schema.arguments)

@@ -184,14 +184,14 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         process_group: dist.ProcessGroup | Literal["world"] | None = None,
         rounding: Literal["monai"] | None = None,
     ) -> None:
-        known = check_mode(mode) in [map.value for map in BlendMode]  # to MONAI
+        is_monais = check_mode(mode) in [blending.value for blending in BlendMode]
         super().__init__(
-            roi_size, sw_batch_size, overlap, check_mode(mode) if known else BlendMode.CONSTANT, sigma_scale,
-            padding_mode, cval, sw_device, device, bool(progress), cache_roi_weight_map and known, cpu_thresh,
+            roi_size, sw_batch_size, overlap, check_mode(mode) if is_monais else BlendMode.CONSTANT, sigma_scale,
+            padding_mode, cval, sw_device, device, bool(progress), cache_roi_weight_map and is_monais, cpu_thresh,
             buffer_steps, buffer_dim, with_coord,
         )  # fmt: skip
         self._cached = self.roi_weight_map
-        self.mode: Any = self.mode if known else check_mode(mode)
+        self.mode: Any = self.mode if is_monais else check_mode(mode)
         self.progress: Any = progress
         self.chunk_size, self.preprocessing = chunk_size, preprocessing
         self.postprocessing, self.inverse = postprocessing, inverse
@@ -232,8 +232,8 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
             network: called with windows ``(windows, C, *roi_size)``.
             args: further arguments of the network.
             kwargs: further keyword arguments of the network, but for ``device``, ``buffer_steps`` and ``buffer_dim``,
-                which take the place of the inferer's, and ``condition``, of the shape of ``inputs`` whose
-                windows go to the network along with those of the input.
+                which take the place of the inferer's, and ``condition``, of the shape of ``inputs``, whose windows go
+                to the network along with those of the input.
 
         Raises:
             ValueError, TypeError, OSError: see :py:func:`chunked_sliding_window_inference`.
@@ -273,19 +273,19 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
     def _infer(
         self,
         inputs: Array,
-        network: Callable[..., Any],
+        network: Network,
         args: Sequence[Any],
         kwargs: dict[str, Any],
         *,
         call: Callable[..., Any] | None = None,
         **own: Any,
     ) -> Any:
-        """A call of what calls the network, with settings of its own in place of the inferer's."""
+        """Run the network, or ``call`` in its place, with ``own`` settings in place of the inferer's."""
         condition = kwargs.pop("condition", None)
         check_inputs(inputs)
         if condition is not None:
             check_same_shape(condition, inputs)
-        if self.roi_weight_map is self._cached and self.mode not in list(BlendMode):  # set later; MONAI has no such
+        if self.roi_weight_map is self._cached and self.mode not in list(BlendMode):  # cached for another mode
             own["roi_weight_map"] = None
         given = Settings.given(self) | own
         given |= {name: kwargs.pop(name) for name in ("device", "buffer_steps", "buffer_dim") if name in kwargs}
@@ -294,6 +294,6 @@ class ChunkedSlidingWindowInferer(SlidingWindowInferer):
         bound = BoundNetwork(network, args, kwargs, call, None if call is None else self._wrapper())
         return chunked_sliding_window_inference(inputs, predictor=bound, condition=condition, **given)
 
-    def _wrapper(self) -> Any:
+    def _wrapper(self) -> object:
         """What is done with the network beside calling it, in a form that can be compared."""
         return None

@@ -81,8 +81,8 @@ def patch() -> Patch:
 
     It takes effect at once, in all modules, those that are imported later too, and with it in
     ``SlidingWindowInferer``, ``SlidingWindowInfererAdapt``, ``SliceInferer``, their subclasses and objects that were
-    pickled. The function and the classes stay the objects that they are. What the answer could differ of in any bit
-    is left to MONAI's own code: see ``docs/unedited_programs.md``.
+    pickled. The function and the classes stay the objects that they are. Calls whose answer could differ in any bit
+    are left to MONAI's own code: see ``docs/unedited_programs.md``.
 
     ``postprocessing`` as in :py:func:`chunked_sliding_window_inference` is one more keyword of it, where the network
     has no parameter of that name: programs that forward keywords can save the memory of their scores by it.
@@ -120,19 +120,19 @@ def sliding_window_inference(*args: Any, **kwargs: Any) -> Any:
     return infer_as_monai(*args, **kwargs)
 
 
-def _begin(patch: Patch) -> None:
+def _begin(patched: Patch) -> None:
     with _lock:
-        _patches.append(patch)
+        _patches.append(patched)
         monais.__code__ = sliding_window_inference.__code__
         monais.__signature__ = PATCHED_SIGNATURE  # type: ignore[attr-defined]
 
 
-def _end(patch: Patch) -> bool:
-    """Whether the patch was still there."""
+def _end(patched: Patch) -> bool:
+    """Take a patch away; returns whether it was still there."""
     with _lock:
-        if patch not in _patches:
+        if patched not in _patches:
             return False
-        _patches.remove(patch)
+        _patches.remove(patched)
         if not _patches:
             monais.__code__ = unpatched.__code__
             del monais.__signature__  # type: ignore[attr-defined]
@@ -140,11 +140,11 @@ def _end(patch: Patch) -> bool:
 
 
 def _in_a_forked_process() -> None:
-    """It counts its own calls, and waits for no thread that it does not have."""
+    """A forked process counts its own calls, and has a lock that none of its parent's threads holds."""
     global _lock
     _lock = threading.Lock()
-    for patch in _patches:
-        patch.tally = Tally()
+    for patched in _patches:
+        patched.tally = Tally()
 
 
 if hasattr(os, "register_at_fork"):
@@ -187,5 +187,5 @@ def infer_as_monai(*args: Any, **kwargs: Any) -> Any:
 
 def _count(call: Chunked | str) -> None:
     with _lock:
-        for patch in _patches:
-            patch.tally.add(call)
+        for patched in _patches:
+            patched.tally.add(call)

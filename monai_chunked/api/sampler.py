@@ -80,13 +80,8 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"preprocessing it takes {', '.join(OPTIONS)}"
             )
         self._mask = Owned(mask)
-        self._parameters = {
-            "roi_size": roi_size,
-            "overlap": overlap,
-            "border": border,
-            "preprocessing": preprocessing,
-            **options,
-        }
+        named = {"roi_size": roi_size, "overlap": overlap, "border": border, "preprocessing": preprocessing}
+        self._parameters = {**named, **options}
         self.source = source_of(inputs)
         settings = Settings.check(inputs.shape, **self.parameters)
         self.skipped = settings.skipped()
@@ -100,7 +95,7 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What was given."""
+        """The parameters that were given, by name."""
         return {**self._parameters, "mask": self._mask.array}
 
     def __len__(self) -> int:
@@ -147,7 +142,7 @@ class WindowSampler(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.skipped is not None and self.skipped.window(window.image, window.position)
 
     def _image(self) -> Image:
-        """What this thread of this process reads from: rows that are kept are not for several of them."""
+        """What this thread of this process reads from: each keeps rows of its own."""
         process, image = getattr(self._reader, "image", (None, None))
         if image is None or process != os.getpid():
             settings = self.settings

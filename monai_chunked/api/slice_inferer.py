@@ -33,13 +33,7 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
         labels = inferer(volume, network_2d)
     """
 
-    def __call__(
-        self,
-        inputs: Array,
-        network: Network,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def __call__(self, inputs: Array, network: Network, *args: Any, **kwargs: Any) -> Any:
         """
         Args:
             inputs: ``(B, C, H, W, D)``.
@@ -47,8 +41,8 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
             args, kwargs: as in :py:class:`ChunkedSlidingWindowInferer`.
 
         Raises:
-            ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match, or MONAI's own, in an early
-                version, takes no ``condition``.
+            ValueError: when ``spatial_dim``, ``roi_size`` and ``inputs`` do not match, or ``condition`` is given, which
+                the ``SliceInferer`` of early versions of MONAI does not take.
         """
         check_inputs(inputs)
         roi_size = list(ensure_tuple(self.orig_roi_size))
@@ -72,5 +66,5 @@ class ChunkedSliceInferer(SliceInferer, ChunkedSlidingWindowInferer):
 
         return self._infer(inputs, network, args, kwargs, call=slices, roi_size=roi_size, roi_weight_map=weights)
 
-    def _wrapper(self) -> Any:
+    def _wrapper(self) -> object:
         return type(self).network_wrapper, self.spatial_dim

@@ -46,8 +46,8 @@ class Chunked:
         self._geometry["sw_device"] = parameters["sw_device"] or inputs.device
         self._geometry["device"] = parameters["device"] or inputs.device
 
-    def plan(self, postprocessing: Any) -> ChunkPlan | None:
-        """What it takes with a postprocessing; ``None``: predictions are of another size than windows, or precision."""
+    def plan(self, postprocessing: str | None) -> ChunkPlan | None:
+        """What it takes with a postprocessing; ``None``: inputs are not float32, or results of another size."""
         if not self._is_float32 or any(head[2:] != self._shape[2:] for head in self.heads):
             return None
         inferer: Any = SimpleNamespace(**self._geometry, output="device", postprocessing=postprocessing)

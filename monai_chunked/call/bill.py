@@ -107,7 +107,7 @@ class _Bill:
         ]
 
     def plan(self, workers: int | None) -> ChunkPlan:
-        """All of it, and for so many workers."""
+        """The plan of the run, and of the parts of so many workers."""
         windows, forecast = self.windows, self.layout.forecast
         runs = self.images // forecast.images
         padded = prod(windows.image_size) * self.sum_dtype.itemsize
@@ -135,7 +135,7 @@ class _Bill:
         )
 
     def _items(self) -> Iterator[Item]:
-        """Of what open and finished chunks, a batch, the output and rows of the input take."""
+        """What open and finished chunks, a batch, the output and rows of the input take."""
         forecast, result_device = self.layout.forecast, self._result_device()
         in_files, here = result_device is None, _level(self.device)
         if self.settings.postprocessing or result_device != self.device or forecast.moved:
@@ -147,9 +147,9 @@ class _Bill:
         yield Item(FACES, here, max(bill.inverse_bytes() for bill in self.bills))
         yield Item(BATCH, here, self._batch_bytes())
         sizes = [bill.result_bytes() for bill in self.bills]
-        known = [size for size in sizes if size is not None]
-        if len(known) == len(sizes):
-            yield Item(OUTPUT, None if result_device is None else _level(result_device), self.images * sum(known))
+        known_sizes = [size for size in sizes if size is not None]
+        if len(known_sizes) == len(sizes):
+            yield Item(OUTPUT, None if result_device is None else _level(result_device), self.images * sum(known_sizes))
         if self.source and (rows := self.source.rows(self.windows)):
             yield Item(ROWS, CPU if rows.in_memory else SCRATCH, rows.nbytes)
 
@@ -164,7 +164,7 @@ class _Bill:
         return torch.device("cpu" if output == "cpu" else self.settings.device or source)
 
     def _batch_bytes(self) -> int:
-        """Of a batch: its windows, also those read ahead or mirrored, their predictions, and the importance map."""
+        """A batch: its windows, also those read ahead or mirrored, their predictions, and the importance map."""
         ahead = self.source is not None and self.source.is_far(self.device)
         roi, itemsize = prod(self.windows.roi_size), self.sum_dtype.itemsize
         window = self.channels * roi * (self.source.dtype.itemsize if self.source else 4)
@@ -175,7 +175,7 @@ class _Bill:
         return self.settings.sw_batch_size * batch + roi * itemsize
 
     def _advice(self) -> str | None:
-        """What another scan order would save, if that is a lot; where windows are skipped nobody has counted that."""
+        """What another scan order would save, if that is a lot; not counted where windows are skipped."""
         if self.skipped is not None:
             return None
         size = self.settings.image_size
@@ -214,7 +214,7 @@ class _HeadBill:
     sum_dtype: torch.dtype
 
     def result_bytes(self) -> int | None:
-        """Of the result of one image; ``None`` if that depends on what the postprocessing returns."""
+        """The bytes of one image's result; ``None`` if they depend on what the postprocessing returns."""
         voxel = self._result_voxel()
         return None if voxel is None else prod(self.ending.size) * voxel
 
@@ -225,7 +225,7 @@ class _HeadBill:
         return None if form is None else form.voxel_bytes
 
     def finished_bytes(self, results: int, skips: bool) -> int:
-        """Of the largest chunk: its weights, and so many results; whether windows are skipped matters too."""
+        """The bytes of the largest finished chunk: weights, so many results, and scores where windows are skipped."""
         labels, itemsize = self.chain is not None and self.chain.is_argmax, self.sum_dtype.itemsize
         voxel = label_dtype(self.head.channels).itemsize if labels else self.head.channels * itemsize
         # of chunks that were skipped channels share their memory, until a callable gets them
@@ -234,7 +234,7 @@ class _HeadBill:
         return largest * (itemsize + scores + results * voxel)
 
     def inverse_bytes(self) -> int:
-        """Of the faces that are kept of finished chunks, and of the largest box that is made of one."""
+        """The bytes of the faces that are kept of finished chunks, and of the largest box that is made of one."""
         if not self.ending.moves:
             return 0
         voxel = (self.chain or Chain()).voxel_before(self.head.channels, torch.float32).nbytes
@@ -243,7 +243,7 @@ class _HeadBill:
         return kept * voxel + made * (self._result_voxel() or voxel)
 
     def monai_inverse_bytes(self) -> int:
-        """Of MONAI's ``Invertd``, which holds scores in float64 before and after, and their coordinates."""
+        """The bytes of MONAI's ``Invertd``, which holds scores in float64 before and after, and their coordinates."""
         if not self.ending.moves:
             return 0
         read, made = prod(self.ending.grid.size), prod(self.ending.size)

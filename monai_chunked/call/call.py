@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +38,11 @@ Fingerprint = tuple[Mapping[str, str], Sequence[str]]
 """A text for each part that a result depends on, and what of them cannot be described."""
 
 MARGIN = 0.9
-"""Of the memory that is free, the part that open chunks may take if nobody sets a limit."""
+"""The part of free memory that open chunks may take if nobody sets a limit."""
 
 
 def sum_dtype_of(source: Source, settings: Settings) -> torch.dtype:
-    """Of weights, and of what predictions are added up in."""
+    """The dtype of weights, and of the sums of predictions."""
     as_input = source.dtype.is_floating_point and settings.rounding is not None
     return source.dtype if as_input or source.dtype == torch.float64 else torch.float32
 
@@ -62,10 +61,10 @@ def result_dtype_of(source: Source, padding_mode: str = "constant") -> torch.dty
     if padding_mode == "constant" or source.dtype.itemsize > 2 or not torch.is_autocast_enabled(source.device.type):
         return source.dtype
     dims = len(source.shape) - 2
-    some = torch.zeros((1, 1, *[2] * dims), dtype=source.dtype, device=source.device)
+    sample = torch.zeros((1, 1, *[2] * dims), dtype=source.dtype, device=source.device)
     try:
-        return F.pad(some, [1, 1] * dims, mode=padding_mode).dtype
-    except (RuntimeError, NotImplementedError):  # who pads the input says so
+        return F.pad(sample, [1, 1] * dims, mode=padding_mode).dtype
+    except (RuntimeError, NotImplementedError):  # padding the input will raise it
         return source.dtype
 
 
@@ -145,7 +144,7 @@ class Call:
         *,
         inversion: Inversion | None,
     ) -> Call:
-        """The same, where it is known how predictions are brought to the patients' grids."""
+        """What these settings ask for, with an inversion that is known already."""
         device, sum_dtype = with_index(settings.sw_device or source.device), sum_dtype_of(source, settings)
         padded = tuple(settings.windows.image_size) != tuple(settings.image_size)
         return cls(
@@ -197,7 +196,7 @@ class Call:
 
     @property
     def known_dtype(self) -> torch.dtype | None:
-        """Of the result, where it is known before a chunk is finished."""
+        """The dtype of the result, where it is known before a chunk is finished."""
         return self.result_dtype if self.keeps_scores else None
 
     def used(self) -> tuple[UsedFile, ...]:
@@ -211,7 +210,7 @@ class Call:
         return ending_of(grid, self.inversion)
 
     def volume(self, heads: Heads, skipped: Skipped | None = None) -> Volume:
-        """What is laid out."""
+        """What there is to lay out."""
         return Volume(self.settings.windows, self.settings.image_size, heads, self.sum_dtype.itemsize, skipped)
 
     def lay_out(self, heads: Heads, cuts: Sequence[Cuts] | None = None, skipped: Skipped | None = None) -> Layout:
@@ -240,10 +239,8 @@ class Call:
         return layout
 
 
-def used_files(settings: Settings, source: Source, reads: Mapping[str, Any]) -> tuple[UsedFile, ...]:
-    """All of a call that are there, each once.
-
-    That a file was read already makes no difference: it is a loss all the same.
+def used_files(settings: Settings, source: Source, reads: Mapping[str, object]) -> tuple[UsedFile, ...]:
+    """The files of a call that are there, each once, also those that are read already: to lose them is a loss, too.
 
     Args:
         settings: what is asked for.
@@ -251,19 +248,19 @@ def used_files(settings: Settings, source: Source, reads: Mapping[str, Any]) -> 
         reads: what else is read, by the name of the parameter: a source, or a network with its further arguments.
     """
     mapped = MappedFiles()
-    known: dict[str, Any] = {"inputs": source, "mask": settings.mask, "roi_weight_map": settings.roi_weight_map}
-    found = {file: name for name, value in reversed({**known, **reads}.items()) for file in _files_of(value, mapped)}
-    return tuple(UsedFile(file, name) for file, name in found.items() if "://" in file or os.path.exists(file))
+    always: dict[str, object] = {"inputs": source, "mask": settings.mask, "roi_weight_map": settings.roi_weight_map}
+    names = {file: name for name, value in reversed({**always, **reads}.items()) for file in _files_of(value, mapped)}
+    return tuple(UsedFile(file, name) for file, name in names.items() if "://" in file or os.path.exists(file))
 
 
-def _files_of(value: Any, mapped: MappedFiles) -> Iterator[str]:
+def _files_of(value: object, mapped: MappedFiles) -> Iterator[str]:
     if isinstance(value, Source):
         yield from files_of_metadata(value.metadata)
         yield from files_under(value.origin, mapped)
     elif isinstance(value, BoundNetwork):
         network = value.network
         weights = [*network.parameters(), *network.buffers()] if isinstance(network, torch.nn.Module) else []
-        for each in itertools.chain(weights, value.args, value.kwargs.values()):
-            yield from files_under(each, mapped)
+        for held in itertools.chain(weights, value.args, value.kwargs.values()):
+            yield from files_under(held, mapped)
     else:
         yield from files_under(value, mapped)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from monai.transforms import Invertd
 from monai.utils import BlendMode, PytorchPadMode, ensure_tuple, fall_back_tuple
 
+from monai_chunked.inputs.lazy.lazy_array import Array
 from monai_chunked.inputs.source import check_inputs
 from monai_chunked.outputs.base import Output
 from monai_chunked.plan.sizes import check_positive, per_dimension
@@ -52,8 +53,7 @@ FILE_OUTPUTS = {".nii.gz": "NiftiOutput", ".nii": "NiftiOutput", ".zarr": "ZarrO
 
 def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
     """Spatial size of a window, with the size of the input where ``roi_size`` gives none."""
-    dims = len(shape) - 2
-    given = ensure_tuple(roi_size)
+    dims, given = len(shape) - 2, ensure_tuple(roi_size)
     if len(given) != dims and np.ndim(roi_size) > 0:
         missing = {
             1: "If the batch dimension is missing, pass inputs[None]. ",
@@ -71,11 +71,11 @@ def check_roi_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
         raise TypeError(f"roi_size={roi_size} must be an int, or ints (or None) for each spatial dimension") from None
 
 
-def check_sw_batch_size(sw_batch_size: Any) -> int:
+def check_sw_batch_size(sw_batch_size: object) -> int:
     return check_positive("sw_batch_size", sw_batch_size)
 
 
-def check_overlap(overlap: Any, dims: int) -> tuple[float, ...]:
+def check_overlap(overlap: object, dims: int) -> tuple[float, ...]:
     values = _numbers("overlap", overlap, dims)
     if not all(0 <= o < 1 for o in values):
         raise ValueError(f"overlap={overlap} must be at least 0 and less than 1 in every dimension")
@@ -90,16 +90,16 @@ def check_sigma_scale(sigma_scale: Any, dims: int, mode: str) -> Any:
     return sigma_scale
 
 
-def check_mode(mode: Any) -> str:
+def check_mode(mode: object) -> str:
     return check_choice("mode", mode, list(MODES))
 
 
-def check_padding_mode(padding_mode: Any) -> str:
+def check_padding_mode(padding_mode: object) -> str:
     return check_choice("padding_mode", padding_mode, [m.value for m in PytorchPadMode])
 
 
-def check_output(output: Any) -> str | Output:
-    """An output, or one of their names. What was meant by anything else is said where it can be guessed."""
+def check_output(output: object) -> str | Output:
+    """An output, or the name of one. For anything else the error says what was meant, if that can be guessed."""
     if isinstance(output, Output):
         return output
     if isinstance(output, type):
@@ -139,21 +139,21 @@ def check_buffer(buffer_steps: int | None, buffer_dim: int, dims: int) -> int | 
     return buffer_steps
 
 
-def check_condition(condition: Any, inputs: Any) -> None:
+def check_condition(condition: Array | None, inputs: Array) -> None:
     """Its windows are those of the input; the number of channels may be another."""
     if condition is None:
         return
     check_inputs(condition, "condition")
-    own, other = tuple(condition.shape), tuple(inputs.shape)
-    if own[:1] + own[2:] != other[:1] + other[2:]:
+    shape, of_inputs = tuple(condition.shape), tuple(inputs.shape)
+    if shape[:1] + shape[2:] != of_inputs[:1] + of_inputs[2:]:
         raise ValueError(
-            f"condition of shape {tuple(condition.shape)} does not match inputs of shape {tuple(inputs.shape)}; "
+            f"condition of shape {shape} does not match inputs of shape {of_inputs}; "
             f"batch and spatial dimensions must be the same"
         )
 
 
-def check_same_shape(condition: Any, inputs: Any) -> None:
-    """As MONAI's inferer asks for it."""
+def check_same_shape(condition: Array, inputs: Array) -> None:
+    """MONAI's inferer wants the same number of channels, too."""
     check_inputs(condition, "condition")
     if tuple(condition.shape) != tuple(inputs.shape):
         raise ValueError(
@@ -170,20 +170,20 @@ def check_preprocessing(preprocessing: Any) -> Any:
     return preprocessing
 
 
-def check_postprocessing(postprocessing: Any, inverse: Any) -> Chains:
-    """What is done to scores; ``inverse``, which is checked, and an ``Invertd`` in it are one too many."""
+def check_postprocessing(postprocessing: object, inverse: object) -> Chains:
+    """What is done to scores. An ``Invertd`` in it is refused beside an ``inverse``, which is checked already."""
     chains = chains_of(postprocessing)
     if inverse is not None and any(chain.invert for chain in all_of(chains)):
         raise ValueError(
             "inverse= and Invertd in postprocessing= both bring the prediction to the patient's grid; choose one"
         )
+    if inverse is None:
+        return chains
     # all of a postprocessing comes behind an inverse= that is given beside it
-    return (
-        chains if inverse is None else of_each(lambda chain: replace(chain, before=(), after=chain.functions), chains)
-    )
+    return of_each(lambda chain: replace(chain, before=(), after=chain.functions), chains)
 
 
-def check_inverse(inverse: Any) -> ImageInverse | Invertd | None:
+def check_inverse(inverse: object) -> ImageInverse | Invertd | None:
     """``None``, ``"image"``, an :py:class:`ImageInverse` or an ``Invertd``."""
     if inverse is None:
         return None
@@ -228,14 +228,14 @@ def check_process_group(process_group: Any) -> Any:
     return process_group
 
 
-def check_choice(name: str, value: Any, accepted: Sequence[str], other: str = "") -> str:
+def check_choice(name: str, value: object, accepted: Sequence[str], more: str = "") -> str:
     text = str(getattr(value, "value", value))
     if text not in accepted:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}{other}")
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, accepted))}{more}")
     return text
 
 
-def _numbers(name: str, value: Any, dims: int) -> tuple[float, ...]:
+def _numbers(name: str, value: object, dims: int) -> tuple[float, ...]:
     values = per_dimension(name, value, dims)
     if not all(isinstance(v, numbers.Real) for v in values):
         raise TypeError(f"{name}={value!r} must be made of numbers")

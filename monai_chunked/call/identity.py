@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import monai
@@ -15,7 +16,7 @@ from monai_chunked.transforms.chain import of_each
 __all__ = ["described_output", "fingerprint_of_call"]
 
 
-def fingerprint_of_call(call: Call, output: tuple[Any, Any] | None = None) -> Fingerprint:
+def fingerprint_of_call(call: Call, output: tuple[type[Output], Mapping[str, Any]] | None = None) -> Fingerprint:
     """A text for each part that the result depends on, and what of them cannot be described.
 
     Args:
@@ -23,19 +24,18 @@ def fingerprint_of_call(call: Call, output: tuple[Any, Any] | None = None) -> Fi
         output: what is said of the output, where the call has another one.
     """
     described = _described(call)
-    output = output or described_output(call.output)
-    if output is not None:
+    if (output := output or described_output(call.output)) is not None:
         described["output"] = output
     ids = {"network_id": call.settings.network_id, "run_id": call.settings.run_id}
     return fingerprint_of(call.source, call.condition, call.network.network, described, **ids)
 
 
-def described_output(output: Output) -> tuple[Any, Any] | None:
+def described_output(output: Output) -> tuple[type[Output], Mapping[str, Any]] | None:
     """Type and settings of an output whose runs can be resumed."""
     return (type(output), output.settings) if isinstance(output, ResumableOutput) else None
 
 
-def _described(call: Call) -> dict[str, Any]:
+def _described(call: Call) -> dict[str, object]:
     """What the result depends on, beside the input, the network and the output."""
     settings, network, device, inversion = call.settings, call.network, call.device, call.inversion
     autocast = torch.is_autocast_enabled(device.type)

@@ -49,7 +49,7 @@ class Observer:
         Args:
             window: which one.
             predicted: whether the network saw it.
-            stitcher: how many chunks are ``finished``, of how many in ``total``, and the ``open_bytes`` of others.
+            stitcher: how many chunks are ``finished``, of how many in ``total``, and the ``open_bytes``.
         """
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def checked(default: Any, check: Callable[..., Any], *others: str) -> Any:
     """A parameter that is checked.
 
     Args:
-        default: as if the user gave it.
+        default: what it is if the user gives nothing; checked, too.
         check: makes its value of what the user gave, and of the others.
         others: names of parameters, whose values are checked already if they stand above; of ``shape`` or ``dims`` of
             the input; or of ``skips``, whether windows may be skipped.
@@ -128,12 +128,12 @@ class Settings:
         return cls(image_size=tuple(shape[2:]), **values)
 
     @classmethod
-    def of_inferer(cls, inferer: Any, shape: Sequence[int]) -> Settings:
-        """Those of an inferer, also of one of MONAI's, which lacks what we add."""
+    def of_inferer(cls, inferer: object, shape: Sequence[int]) -> Settings:
+        """The settings of an inferer, also of one of MONAI's, which lacks what we add."""
         return cls.check(shape, **cls.given(inferer))
 
     @classmethod
-    def given(cls, inferer: Any) -> dict[str, Any]:
+    def given(cls, inferer: object) -> dict[str, Any]:
         """The parameters of an inferer, by name."""
         names = (parameter.name for parameter in fields(cls) if parameter.name != "image_size")
         return {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
@@ -165,7 +165,7 @@ class Settings:
 
     @property
     def chains(self) -> list[Chain]:
-        """Of all heads, or the one that is for all of them."""
+        """The chains of all heads, or the one that is for all of them."""
         return all_of(self.postprocessing)
 
     def chains_of(self, heads: Heads) -> list[Chain]:
@@ -197,7 +197,7 @@ class Settings:
         return (self.device_memory, self.cpu_memory) != (None, None)
 
     def limits(self, device: torch.device) -> Limits:
-        """Of what open chunks take, where predictions are on this device."""
+        """The limits of what open chunks take, where predictions are on this device."""
         return Limits(0 if device.type == "cpu" else self.device_memory, self.cpu_memory)
 
     def labels_on_cpu(self, device: torch.device) -> bool:

@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 
-def check_border(border: Any, dims: int) -> tuple[str, ...]:
+def check_border(border: object, dims: int) -> tuple[str, ...]:
     if not isinstance(border, str) and len(ensure_tuple(border)) != dims:
         raise ValueError(f"border={border!r} must be one value, or one for each of {dims} spatial dimensions")
     return tuple(check_choice("border", value, list(BORDERS)) for value in ensure_tuple_rep(border, dims))
 
 
-def check_min_size(min_size: Any, border: Sequence[str], roi_size: Sequence[int]) -> tuple[int, ...] | None:
+def check_min_size(min_size: object, border: Sequence[str], roi_size: Sequence[int]) -> tuple[int, ...] | None:
     """The least size of a window that is cut, for each dimension."""
     if min_size is None:
         return None
@@ -69,7 +69,7 @@ def check_fill_batches(fill_batches: object, border: Sequence[str]) -> bool:
 
 
 def check_process_fn(process_fn: Any, border: Sequence[str], skips: bool) -> Any:
-    """It says the weights of the windows that are predicted, and nothing of those that are skipped."""
+    """Refused where windows of several sizes are skipped: it says the weights of predicted ones alone."""
     if process_fn is not None and skips and "adaptive" in border:
         raise ValueError(
             f"process_fn={process_fn!r} may change the weights of windows, of which border='adaptive' has several "
@@ -79,7 +79,7 @@ def check_process_fn(process_fn: Any, border: Sequence[str], skips: bool) -> Any
     return process_fn
 
 
-def check_mirror_axes(mirror_axes: Any, dims: int) -> tuple[int, ...]:
+def check_mirror_axes(mirror_axes: object, dims: int) -> tuple[int, ...]:
     """Spatial axes, each of them once; none for ``None``."""
     axes = () if mirror_axes is None else ensure_tuple(mirror_axes)
     if not all(isinstance(axis, (int, np.integer)) and 0 <= axis < dims for axis in axes) or len(set(axes)) < len(axes):
@@ -91,7 +91,7 @@ def check_mirror_axes(mirror_axes: Any, dims: int) -> tuple[int, ...]:
 
 
 def check_skip(skip: Any) -> Skip | None:
-    """A callable; what a number stands for is made one."""
+    """The callable that skips windows, made of a number if that was given."""
     if isinstance(skip, numbers.Real) and not isinstance(skip, (bool, np.bool_)):
         return AtMost(float(skip))
     if not (skip is None or callable(skip)) or isinstance(skip, type):
@@ -103,7 +103,7 @@ def check_skip(skip: Any) -> Skip | None:
 
 
 def check_mask(mask: Any, shape: Sequence[int]) -> Array | None:
-    """Of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
+    """A mask of the spatial size of the input ``(B, C, *spatial)``; dimensions that it lacks in front are added."""
     if mask is None:
         return None
     own, dtype, size = getattr(mask, "shape", None), getattr(mask, "dtype", None), tuple(shape[2:])
@@ -132,7 +132,7 @@ def check_mask(mask: Any, shape: Sequence[int]) -> Array | None:
 
 
 def check_background(background: Any) -> Any:
-    """A number, or several; which of them is for what is known with the heads of the network."""
+    """A number, or several: which channels they are for is only known with the heads of the network."""
     if isinstance(background, dict):
         parts = list(background.values())
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ REPLACED = ("SupervisedEvaluator", "monai.engines.SupervisedEvaluator", "monai.e
 """What :py:class:`ChunkedEvaluator` takes the place of."""
 
 
-def add_bundle(commands: Any) -> None:
+def add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of a command line.
 
     Args:
@@ -116,7 +116,7 @@ class ChunkedWorkflow(ConfigWorkflow):
         for part in _parts(self.parser.config):
             if part["_target_"] in REPLACED:
                 part["_target_"] = CHUNKED
-        self._told: list[Any] = []
+        self._told: list[Evaluator] = []
         result = super().initialize()
         self._tell_what_is_left()
         return result
@@ -126,37 +126,37 @@ class ChunkedWorkflow(ConfigWorkflow):
         with patch() as patched:  # what it has run is logged at the end
             result = super().run()
         self._tell_what_is_left()
-        in_chunks = any(isinstance(each, ChunkedEvaluator) for each in self._evaluators().values())
+        in_chunks = any(isinstance(evaluator, ChunkedEvaluator) for evaluator in self._evaluators().values())
         if not (patched.tally.calls or in_chunks):
             logger.warning("nothing ran in chunks: %s", NOTHING)
         return result
 
-    def _evaluators(self) -> dict[str, Any]:
-        """All that there are by now, by their ID."""
+    def _evaluators(self) -> dict[str, Evaluator]:
+        """The evaluators that are made by now, by their ID."""
         made = self.parser.ref_resolver.resolved_content.items()
-        return {name.replace("::", "#"): each for name, each in made if isinstance(each, Evaluator)}
+        return {name.replace("::", "#"): part for name, part in made if isinstance(part, Evaluator)}
 
     def _tell_what_is_left(self) -> None:
-        """Of evaluators that could not be replaced in the config, once each."""
-        for name, each in self._evaluators().items():
-            if isinstance(each, ChunkedEvaluator) or any(each is other for other in self._told):
+        """Warn of evaluators that could not be replaced in the config, of each once."""
+        for name, evaluator in self._evaluators().items():
+            if isinstance(evaluator, ChunkedEvaluator) or any(evaluator is told for told in self._told):
                 continue
-            self._told.append(each)
-            kind = type(each)
+            self._told.append(evaluator)
+            kind = type(evaluator)
             why = BY_OTHERS if kind is SupervisedEvaluator else f"it is {kind.__name__}, not SupervisedEvaluator"
             logger.warning("%s: postprocessing left whole: %s", name, why)
 
 
-def _parts(config: Any) -> Iterator[dict[str, Any]]:
+def _parts(config: object) -> Iterator[dict[str, Any]]:
     """All parts of a config that make something."""
     if isinstance(config, Mapping):
         if isinstance(config.get("_target_"), str) and isinstance(config, dict):
             yield config
-        parts: Any = config.values()
+        parts: Iterable[object] = config.values()
     else:
         parts = config if isinstance(config, list) else ()
-    for each in parts:
-        yield from _parts(each)
+    for part in parts:
+        yield from _parts(part)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from zipfile import is_zipfile
 
 from monai_chunked.api.patching import Patch, patch
@@ -25,7 +24,7 @@ class NoProgram(ValueError):
     """There is nothing to run."""
 
 
-def add_exec(commands: Any) -> None:
+def add_exec(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of a command line.
 
     Args:
@@ -58,7 +57,7 @@ def _say(patched: Patch, process: int) -> None:
 
 
 def path_of(name: str) -> str:
-    """Of a program: a file or folder, or a command that is written in Python.
+    """The path of a program: a file, a folder, or a command that is written in Python.
 
     Raises:
         NoProgram: when there is none.
@@ -67,14 +66,14 @@ def path_of(name: str) -> str:
         raise NoProgram("exec needs a program, as in: python -m monai_chunked exec program.py, or exec -m module")
     if os.path.exists(name):
         return name
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise NoProgram(f"exec {name}: there is no such file, folder or command; a module is run by exec -m {name}")
-    with open(found, "rb") as file:
+    with open(path, "rb") as file:
         is_python = b"python" in file.readline()
-    if not is_python and not is_zipfile(found):  # as commands are on Windows
-        raise NoProgram(f"exec {name}: {found} is not written in Python; name the program or the module that it starts")
-    return found
+    if not is_python and not is_zipfile(path):  # as commands are on Windows
+        raise NoProgram(f"exec {name}: {path} is not written in Python; name the program or the module that it starts")
+    return path
 
 
 def run_program(name: str, arguments: Sequence[str], is_module: bool) -> None:
@@ -100,7 +99,7 @@ def run_program(name: str, arguments: Sequence[str], is_module: bool) -> None:
 
 
 def _run_script(path: str) -> None:
-    """As Python does it, with an absolute ``__file__``, in a ``__main__`` that is still there when Python exits."""
+    """Run it as Python does, with an absolute ``__file__``, in a ``__main__`` that lives until Python exits."""
     loader = SourceFileLoader("__main__", path)
     code = compile(loader.get_data(path), path, "exec", dont_inherit=True)
     module = ModuleType("__main__")

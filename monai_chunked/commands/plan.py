@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from monai.utils import optional_import
 
@@ -28,7 +29,7 @@ INSTEAD = "give its parameters instead of --config-file, as in --roi-size 128 12
 """What to do with an inferer that cannot be asked."""
 
 
-def add_plan(commands: Any) -> None:
+def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of a command line.
 
     Args:
@@ -74,7 +75,7 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _inferer(options: argparse.Namespace, config: Any) -> SlidingWindowInferer:
+def _inferer(options: argparse.Namespace, config: ConfigParser | None) -> SlidingWindowInferer:
     names = ["roi_size", "sw_batch_size", "overlap", "buffer_steps", "buffer_dim", "chunk_size"]
     names += ["device_memory", "cpu_memory", "sw_device", "mode", "border", "min_size", "mirror_axes"]
     given: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -96,10 +97,8 @@ def _inferer(options: argparse.Namespace, config: Any) -> SlidingWindowInferer:
     return inferer
 
 
-def _config(path: str) -> Any:
+def _config(path: str) -> ConfigParser:
     """A parser that has read a bundle's config."""
-    from monai.bundle import ConfigParser
-
     errors: tuple[type[Exception], ...] = (ValueError,)
     if not path.endswith(".json"):
         yaml, has_yaml = optional_import("yaml")
@@ -114,10 +113,10 @@ def _config(path: str) -> Any:
     return config
 
 
-def _parsed(config: Any, name: str) -> Any:
+def _parsed(config: ConfigParser, name: str) -> Any:
     if name not in config:
-        known = ", ".join(key for key in config.get() if key != "_meta_")
-        raise ValueError(f"--inferer-id {name} is not in the config, which has {known}")
+        ids = ", ".join(key for key in config.get() if key != "_meta_")
+        raise ValueError(f"--inferer-id {name} is not in the config, which has {ids}")
     try:
         return config.get_parsed_content(name)
     except (KeyError, ValueError, RuntimeError, ImportError) as error:
@@ -125,22 +124,22 @@ def _parsed(config: Any, name: str) -> Any:
         raise ValueError(f"{name!r} of the config cannot be made ({reason}); {INSTEAD}") from error
 
 
-def _classes(config: Any) -> list[int]:
-    """Of the network, without making it."""
-    for network, name in ((network, name) for network in NETWORKS for name in CLASSES):
-        if config is not None and f"{network}#{name}" in config:
-            return [int(_parsed(config, f"{network}#{name}"))]
+def _classes(config: ConfigParser | None) -> list[int]:
+    """How many the network returns, without making it."""
+    for part in (f"{network}#{name}" for network in NETWORKS for name in CLASSES):
+        if config is not None and part in config:
+            return [int(_parsed(config, part))]
     where = (
         "where there is no --config-file" if config is None else f"here: no {' or '.join(NETWORKS)} says out_channels"
     )
     raise ValueError(f"--classes is needed {where}")
 
 
-def _advice(config: Any, name: str, inferer: Any) -> str:
+def _advice(config: ConfigParser, name: str, inferer: object) -> str:
     """What to do with an inferer that is no sliding window inferer itself."""
     said = f"{name!r} is {type(inferer).__name__}, not a SlidingWindowInferer"
     inside = [
-        each for each in _inside(config.get(name), name) if isinstance(_parsed(config, each), SlidingWindowInferer)
+        part for part in _inside(config.get(name), name) if isinstance(_parsed(config, part), SlidingWindowInferer)
     ]
     if inside:
         return f"{said}, but it holds one: --inferer-id {inside[0]} plans for it"
@@ -149,10 +148,10 @@ def _advice(config: Any, name: str, inferer: Any) -> str:
     return f"{said}{told}; {INSTEAD}"
 
 
-def _inside(config: Any, name: str) -> Iterator[str]:
+def _inside(config: object, name: str) -> Iterator[str]:
     """Ids of all that a part of the config makes or refers to."""
     if isinstance(config, Mapping):
-        parts: Any = config.items()
+        parts: Iterable[tuple[Any, Any]] = config.items()
     else:
         parts = enumerate(config) if isinstance(config, list) else ()
     for key, value in parts:

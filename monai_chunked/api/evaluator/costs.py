@@ -25,17 +25,17 @@ PLAIN = (bool, int, float, str, list, tuple, torch.device)
 
 
 @contextmanager
-def plan_logged(network: Any, inferer: Any, image: Any, which: str) -> Iterator[None]:
+def plan_logged(network: Any, inferer: ChunkedSlidingWindowInferer, image: Any, which: str) -> Iterator[None]:
     """Log the plan once, after the first prediction.
 
     Args:
         network: its forward pass is watched.
         inferer: plans.
         image: what it runs on.
-        which: image this is, as in "the first image".
+        which: what the log calls the image, such as "the first image".
     """
 
-    def say(module: Any, inputs: Any, outputs: Any) -> None:
+    def say(module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
         handle.remove()
         _, heads = flatten(outputs)
         if all(isinstance(head, torch.Tensor) and head.dim() > 2 for head in heads):
@@ -52,13 +52,13 @@ def plan_logged(network: Any, inferer: Any, image: Any, which: str) -> Iterator[
         handle.remove()
 
 
-def what_plans(inferer: Any) -> str:
-    """The parameters that a plan depends on, to know whether they are still the same."""
+def what_plans(inferer: ChunkedSlidingWindowInferer) -> str:
+    """The parameters that a plan depends on, as text: if it stays the same, so does the plan."""
     given = Settings.given(inferer)
     return repr({name: value for name, value in given.items() if isinstance(value, PLAIN)})
 
 
-def _can_be_watched(network: Any, inferer: Any) -> bool:
+def _can_be_watched(network: object, inferer: ChunkedSlidingWindowInferer) -> bool:
     """Whether a hook changes nothing. Runs that may be resumed or are shared compare the network with its hooks."""
     plans = type(inferer) in (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt)
     if not plans or isinstance(inferer.output, ResumableOutput):

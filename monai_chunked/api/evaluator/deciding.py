@@ -16,7 +16,7 @@ __all__ = ["Decision", "PredictionCall", "ends_in_scores", "text_of", "why_not_b
 
 
 SCORES = {Activationsd, CastToTyped, EnsureTyped, Identityd, ToDeviced}
-"""What leaves scores as many as they are. If there is nothing else, there is nothing to save."""
+"""Transforms that keep the number of scores. If there are no others, chunks save nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Decision:
     reason: str | None
     left_by: str | None = None
 
-    def left(self, own: Any) -> str:
+    def left(self, own: object) -> str:
         """What is not done in chunks, in words.
 
         Args:
@@ -86,12 +86,12 @@ def why_not_batched(invert: Invertd, images: Images, size: tuple[int, ...]) -> s
 
 def ends_in_scores(streamed: Compose | None) -> bool:
     """Whether what is done in chunks saves nothing."""
-    return streamed is None or all(type(each) in SCORES for each in streamed.transforms)
+    return streamed is None or all(type(transform) in SCORES for transform in streamed.transforms)
 
 
 def text_of(transforms: Compose | None) -> str:
-    """As in ``Activationsd(pred), AsDiscreted(pred)``."""
-    names = [] if transforms is None else [_name(each) for each in transforms.transforms]
+    """The transforms by name, as in ``Activationsd(pred), AsDiscreted(pred)``."""
+    names = [] if transforms is None else [_name(transform) for transform in transforms.transforms]
     return ", ".join(names) or "nothing"
 
 

@@ -71,8 +71,8 @@ class ChunkedEvaluator(SupervisedEvaluator):
         if not optional_import("ignite")[1]:
             raise ImportError("ChunkedEvaluator needs PyTorch Ignite: pip install pytorch-ignite")
         self._ending: _Ending | None = None
-        self._decollates: Any = None
-        self._ends: Any = None
+        self._decollates: Callable[..., Any] | None = None
+        self._ends: Callable[..., Any] | None = None
         self._now: _Iteration | None = None
         self._told: set[str] = set()
         super().__init__(*args, **kwargs)
@@ -99,8 +99,8 @@ class ChunkedEvaluator(SupervisedEvaluator):
         super()._register_postprocessing(self._ending)
         self._ends = self._handlers(IterationEvents.MODEL_COMPLETED)[-1]
 
-    def _handlers(self, event: IterationEvents) -> list[Any]:
-        """Those of an event, in their order. Ignite has no other way to ask whether there are any."""
+    def _handlers(self, event: IterationEvents) -> list[Callable[..., Any]]:
+        """The handlers of an event, in their order. Ignite has no public way to ask for them."""
         return [handler for handler, *_ in self._event_handlers.get(event, ())]
 
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
@@ -131,14 +131,14 @@ class ChunkedEvaluator(SupervisedEvaluator):
         blending = chunked if call is not None and blends_alike(self.inferer, call.inputs) else self.inferer
         if whole is None or (reason := self._why_not()) is not None:
             return Decision(blending, None, whole, None if whole is None else reason)
-        found = split(whole, CommonKeys.PRED, None)
-        reason = self._why_not_inverted(found.streamed, call)
+        parts = split(whole, CommonKeys.PRED, None)
+        reason = self._why_not_inverted(parts.streamed, call)
         if reason is not None:
-            found = split(whole, CommonKeys.PRED, None, reason)
-        if ends_in_scores(found.streamed):
-            return Decision(blending, None, whole, found.reason or "postprocessing ends in scores")
-        chunked.postprocessing = found.streamed
-        return Decision(chunked, found.streamed, found.behind, reason, found.reason)
+            parts = split(whole, CommonKeys.PRED, None, reason)
+        if ends_in_scores(parts.streamed):
+            return Decision(blending, None, whole, parts.reason or "postprocessing ends in scores")
+        chunked.postprocessing = parts.streamed
+        return Decision(chunked, parts.streamed, parts.behind, reason, parts.reason)
 
     def _why_not(self) -> str | None:
         """What stands in the way of doing anything in chunks."""
@@ -161,7 +161,7 @@ class ChunkedEvaluator(SupervisedEvaluator):
         Returns:
             what stands in the way; ``None``: nothing does, or there is no ``Invertd``.
         """
-        inverts = [] if streamed is None else [each for each in streamed.transforms if isinstance(each, Invertd)]
+        inverts = [] if streamed is None else [step for step in streamed.transforms if isinstance(step, Invertd)]
         if streamed is None or not inverts:
             return None
         if self.compile:
@@ -206,7 +206,7 @@ class _Iteration:
 
     Args:
         evaluator: whose iteration it is.
-        batch: of it.
+        batch: of this iteration.
     """
 
     def __init__(self, evaluator: ChunkedEvaluator, batch: Any) -> None:
@@ -218,10 +218,9 @@ class _Iteration:
         return getattr(self.evaluator, name)
 
     def inferer(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
-        """Decided on no earlier than this: ``prepare_batch`` may have changed what the evaluator has."""
+        """Decide, and predict. Not earlier, because ``prepare_batch`` may change what the evaluator has."""
         evaluator = self.evaluator
-        decision = evaluator._decide(PredictionCall(self.batch, inputs, bool(args or kwargs)))
-        self.decision = decision
+        decision = self.decision = evaluator._decide(PredictionCall(self.batch, inputs, bool(args or kwargs)))
         evaluator._tell(decision)
         try:
             return self._predicted(decision, inputs, network, *args, **kwargs)
@@ -230,7 +229,7 @@ class _Iteration:
                 evaluator.inferer.cpu_thresh = decision.inferer.cpu_thresh
 
     def _predicted(self, decision: Decision, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
-        """With the plan in the log, where there is something new."""
+        """The prediction, with its plan in the log where that is a new one."""
         evaluator = self.evaluator
         silent = decision.streamed is None or evaluator.compile or not logger.isEnabledFor(logging.INFO)
         if silent or not evaluator._is_new(f"{text_of(decision.streamed)}: {what_plans(decision.inferer)}"):
@@ -241,7 +240,7 @@ class _Iteration:
 
 
 class _Ending:
-    """A postprocessing as MONAI's engines call it: of it, what this iteration leaves.
+    """A postprocessing as MONAI's engines call it. It does what this iteration has not done in chunks.
 
     Args:
         evaluator: whose iteration it is.
@@ -261,13 +260,13 @@ class _Ending:
         if decision is None:  # whoever made this prediction did not ask
             evaluator._tell(Decision(evaluator.inferer, None, self.postprocessing, OWN_ITERATION))
             return self.postprocessing(data)
-        kinds = set() if decision.streamed is None else {type(each) for each in decision.streamed.transforms}
+        kinds = set() if decision.streamed is None else {type(transform) for transform in decision.streamed.transforms}
         if get_track_meta() and not kinds <= KEEPS_CLASS:
             data = {**data, CommonKeys.PRED: _as_meta_tensor(data[CommonKeys.PRED])}
         return data if decision.behind is None else decision.behind(data)
 
 
 def _as_meta_tensor(prediction: Any) -> Any:
-    """As transforms return tensors of images that have no metadata."""
+    """A tensor as a ``MetaTensor``, which is what transforms return; all else as it is."""
     plain = isinstance(prediction, torch.Tensor) and not isinstance(prediction, MetaTensor)
     return MetaTensor(prediction) if plain else prediction

@@ -21,14 +21,14 @@ PARAMETERS = (
     "roi_size", "sw_batch_size", "overlap", "mode", "sigma_scale", "padding_mode", "cval", "sw_device", "device",
     "progress", "cpu_thresh", "buffer_steps", "buffer_dim", "with_coord",
 )  # fmt: skip
-"""Of MONAI's inferers, but for the importance map that they may have computed already."""
+"""The parameters of MONAI's inferers, but for the importance map that they may have computed already."""
 
 
 OURS = (ChunkedSlidingWindowInferer, ChunkedSlidingWindowInfererAdapt, ChunkedSliceInferer)
 
 
 def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindowInferer | str:
-    """An inferer of its own that gives what another one gives, in chunks.
+    """A new inferer that gives in chunks what another one gives.
 
     Args:
         inferer: MONAI's, or one that works in chunks already.
@@ -59,7 +59,7 @@ def chunked_inferer(inferer: Any, has_more: bool = False) -> ChunkedSlidingWindo
     if kind is SliceInferer:
         if has_more:
             return "MONAI's SliceInferer may keep further arguments from the network"
-        given["roi_size"] = inferer.orig_roi_size  # a call changes the other one
+        given["roi_size"] = inferer.orig_roi_size  # MONAI's calls change roi_size
         result = ChunkedSliceInferer(inferer.spatial_dim, **given)
     else:
         adapts = kind is SlidingWindowInfererAdapt

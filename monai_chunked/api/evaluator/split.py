@@ -79,18 +79,18 @@ def split_postprocessing(
     >>> from monai.transforms import Activationsd, AsDiscreted, FillHolesd
     >>> ending = [Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], to_onehot=2), FillHolesd("pred")]
     >>> streamed, behind = split_postprocessing(ending)
-    >>> [(type(each).__name__, each.keys) for each in streamed.transforms]
+    >>> [(type(transform).__name__, transform.keys) for transform in streamed.transforms]
     [('Activationsd', ('pred',)), ('AsDiscreted', ('pred',))]
-    >>> [(type(each).__name__, each.keys) for each in behind.transforms]
+    >>> [(type(transform).__name__, transform.keys) for transform in behind.transforms]
     [('AsDiscreted', ('label',)), ('FillHolesd', ('pred',))]
     """
     if batch is None:
-        found = split(transforms, key, image_key)
+        parts = split(transforms, key, image_key)
     else:
-        found = with_images(transforms, key, batch, batch.get(image_key))
-    if found.reason is not None:
-        logger.info("left behind the inferer: %s", found.reason)
-    return found.streamed, found.behind
+        parts = with_images(transforms, key, batch, batch.get(image_key))
+    if parts.reason is not None:
+        logger.info("left behind the inferer: %s", parts.reason)
+    return parts.streamed, parts.behind
 
 
 def with_images(transforms: Any, key: Hashable, data: Any, image: Any) -> Split:
@@ -102,13 +102,13 @@ def with_images(transforms: Any, key: Hashable, data: Any, image: Any) -> Split:
         data: what the postprocessing is going to get beside the prediction, before it is decollated.
         image: what the network sees, ``(B, C, *spatial)``.
     """
-    found = split(transforms, key, None)
-    images = None if found.streamed is None else images_of(found.streamed, data, image)
+    parts = split(transforms, key, None)
+    images = None if parts.streamed is None else images_of(parts.streamed, data, image)
     if isinstance(images, str):
         return split(transforms, key, None, images)
-    if found.streamed is not None:
-        found.streamed.images = images
-    return found
+    if parts.streamed is not None:
+        parts.streamed.images = images
+    return parts
 
 
 def images_of(streamed: Streamed, data: Any, image: Any) -> Images | str | None:
@@ -121,7 +121,7 @@ def images_of(streamed: Streamed, data: Any, image: Any) -> Images | str | None:
     Returns:
         the images; ``None``: nothing is undone; or why ``Invertd`` does something else.
     """
-    inverts = [number for number, each in enumerate(streamed.transforms) if isinstance(each, Invertd)]
+    inverts = [number for number, transform in enumerate(streamed.transforms) if isinstance(transform, Invertd)]
     if not inverts:
         return None
     invert = streamed.transforms[inverts[0]]
@@ -133,27 +133,27 @@ def images_of(streamed: Streamed, data: Any, image: Any) -> Images | str | None:
     if not isinstance(value, MetaTensor) or value.dim() < 2:
         return f"{told}, which is {type(value).__name__} in the batch and does not say it"
     written = (InvertibleTransform.trace_key(key), invert.orig_meta_keys[0] or f"{key}_{invert.meta_key_postfix[0]}")
-    if found := [each for each in written if each in data]:
-        return f"{own} reads and writes {found[0]!r}, which is in the batch"
-    makes = any(type(each) not in KEEPS_CLASS for each in streamed.transforms[: inverts[0]])
-    if not makes and not isinstance(image, MetaTensor):
+    if present := [name for name in written if name in data]:
+        return f"{own} reads and writes {present[0]!r}, which is in the batch"
+    gets_metadata = any(type(transform) not in KEEPS_CLASS for transform in streamed.transforms[: inverts[0]])
+    if not gets_metadata and not isinstance(image, MetaTensor):
         return f"{own} does nothing to a prediction without metadata, and what the network sees has none"
     if len(value) != len(image):
         return f"{told}, of which there are {len(value)} in the batch, but the network sees {len(image)}"
     images = Images.of_batch(value)
-    if any(each.pending_operations for each in images.templates):
+    if any(template.pending_operations for template in images.templates):
         return f"{told}, which has pending operations (of transforms with lazy=True)"
     return images
 
 
 def split(transforms: Any, key: Hashable, image_key: Hashable | None, without_inverse: str | None = None) -> Split:
-    """As :py:func:`split_postprocessing`.
+    """Split a postprocessing, and log nothing.
 
     Args:
         transforms: all of them.
         key: of the prediction.
-        image_key: of what the inferer gets; ``None``: ``Invertd`` may undo what was done to any image, because who asks
-            gives its :py:func:`images_of` to what is streamed.
+        image_key: of what the inferer gets; ``None``: ``Invertd`` may undo what was done to any image, and the caller
+            sets ``streamed.images`` to its :py:func:`images_of`.
         without_inverse: why ``Invertd`` may not be taken; ``None``: it may.
     """
     whole = transforms if isinstance(transforms, Compose) else Compose(transforms)
@@ -161,13 +161,13 @@ def split(transforms: Any, key: Hashable, image_key: Hashable | None, without_in
         return Split(None, None)
     if (reason := _why_not_plain(whole)) is not None:
         return Split(None, whole, reason)
-    both = Splitter(key, image_key, without_inverse)
-    reason = both.take(_flat(whole))
-    if not both.streamed:
+    splitter = Splitter(key, image_key, without_inverse)
+    reason = splitter.take(_flat(whole))
+    if not splitter.streamed:
         return Split(None, whole, reason)
     behind = copy(whole)  # its options and its random state stay what they are
-    behind.transforms = tuple(both.behind)
-    return Split(Streamed(both.streamed), behind if behind.transforms else None, reason)
+    behind.transforms = tuple(splitter.behind)
+    return Split(Streamed(splitter.streamed), behind if behind.transforms else None, reason)
 
 
 def _why_not_plain(compose: Compose) -> str | None:
@@ -179,8 +179,8 @@ def _why_not_plain(compose: Compose) -> str | None:
 
 def _flat(compose: Compose) -> Iterator[Any]:
     options = ("map_items", "unpack_items", "log_stats", "lazy", "overrides")
-    for each in compose.transforms:
-        if type(each) is Compose and all(getattr(each, name) == getattr(compose, name) for name in options):
-            yield from _flat(each)
+    for transform in compose.transforms:
+        if type(transform) is Compose and all(getattr(transform, name) == getattr(compose, name) for name in options):
+            yield from _flat(transform)
         else:
-            yield each
+            yield transform

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from copy import copy
 from typing import Any
 
+import torch
 from monai import config
 from monai.data.meta_obj import get_track_meta
 from monai.transforms import (
@@ -55,24 +56,24 @@ class Splitter:
         behind: what is left.
         next: what comes next, the first one first.
         inverted: whether ``Invertd`` was taken.
-        changed: of keys, what leaves them as another thing than they were.
+        changed: for each key that is not what it was, the name of the transform that has changed it.
         selected: the keys that are left; ``None``: all.
         device: on which MONAI has the prediction now; ``None``: where it was.
-        recorded: of what is left, what changes nothing of the prediction but its metadata.
+        recorded: the part of what is left that only changes metadata of the prediction.
         dropped_by: what has dropped the metadata of the prediction; ``None``: it is there.
     """
 
     def __init__(self, key: Hashable, image_key: Hashable | None, without_inverse: str | None) -> None:
         self.key, self.image_key = map(_plain, (key, image_key))
         self.without_inverse = without_inverse
-        self.streamed: list[Any] = []
+        self.streamed: list[MapTransform] = []
         self.behind: list[Any] = []
         self.next: deque[Any] = deque()
         self.inverted = False
         self.changed: dict[Hashable, str] = {}
         self.selected: set[Hashable] | None = None
-        self.device: Any = None
-        self.recorded: list[Any] = []
+        self.device: torch.device | str | None = None
+        self.recorded: list[MapTransform] = []
         self.dropped_by: str | None = None
 
     def take(self, transforms: Iterator[Any]) -> str | None:
@@ -94,15 +95,14 @@ class Splitter:
             return f"{name_of(transform)} is no dictionary transform with keys"
         if keys.count(self.key) > 1:
             return f"{name_of(transform)} has the key {self.key!r} {keys.count(self.key)} times"
-        kind: Any = type(transform)
+        kind = type(transform)
         if self.key not in keys or kind is SelectItemsd:
             return self._pass(transform)
         if isinstance(transform, ToDeviced) and kind is ToDeviced:  # it is the last device that the result is on
             self._leave(transform)
             self.device = transform.converter.device
             return None
-        reason = self._why_not(transform, kind)
-        if reason is not None:
+        if (reason := self._why_not(transform, kind)) is not None:
             return reason if reason is self.without_inverse else f"{name_of(transform)} {reason}"
         others = [key for key in keys if key != self.key]
         own: Any = restricted(transform, [self.key]) if others else transform
@@ -118,7 +118,7 @@ class Splitter:
             self._leave(restricted(transform, others))
         return None
 
-    def _why_not(self, transform: Any, kind: Any) -> str | None:
+    def _why_not(self, transform: Any, kind: type[MapTransform]) -> str | None:
         if kind is Invertd:
             return self._why_not_inverse(transform.orig_keys[transform.keys.index(self.key)])
         return None if kind is ToTensord else why_whole_volume(transform, self.key) or self._why_late(transform)
@@ -150,7 +150,7 @@ class Splitter:
 
     def _leave(self, transform: MapTransform) -> None:
         self.behind.append(transform)
-        # whether an image has metadata is known where any image will do: it is looked at then
+        # where any image will do, images_of looks whether the one that is undone has metadata
         kept = keeps_metadata(transform) and not (self.image_key is not None and isinstance(transform, EnsureTyped))
         changed = (*(() if kept else transform.keys), *written_by(transform))
         self.changed.update(dict.fromkeys(changed, name_of(transform)))
@@ -179,13 +179,13 @@ class Splitter:
         number = transform.keys.index(self.key)
         if transform.other[number] is not None:
             return "has other=, whose last bits may depend on where Invertd leaves scores in memory"
-        between = next((each for each in reversed(self.streamed) if not stays_in_memory(each)), None)
+        between = next((earlier for earlier in reversed(self.streamed) if not stays_in_memory(earlier)), None)
         if transform.sigmoid[number] and not isinstance(between, Invertd):
             return f"has last bits that depend on where {name_of(between)}, behind Invertd, leaves scores in memory"
         return None
 
     def _take_typed(self, transform: EnsureTyped) -> None:
-        """Take the cast. Device, and metadata that are dropped, are of the whole."""
+        """Take the cast. To move the result and to drop its metadata is left for the whole."""
         given = transform.converter
         if given.device is None and given.track_meta:
             self._stream(transform)
@@ -208,7 +208,7 @@ class Splitter:
         self._move(given.device)
         self.dropped_by = None if given.track_meta else name_of(transform)
 
-    def _move(self, device: Any) -> None:
+    def _move(self, device: torch.device | str | None) -> None:
         if device is not None:
             self.behind.append(ToDeviced(self.key, device))
             self.device = device
@@ -217,7 +217,7 @@ class Splitter:
         """Take what it does to voxels and metadata, and look at its ``post_func`` next."""
         bare = copy(transform)
         bare.device, bare.post_func, bare.to_tensor = (None,), (None,), (True,)  # MONAI's inverse gives a MetaTensor
-        self.behind = [each for each in self.behind if not any(each is other for other in self.recorded)]
+        self.behind = [left for left in self.behind if not any(left is record for record in self.recorded)]
         self.dropped_by = None
         self.inverted = True
         self._stream(bare)
@@ -249,8 +249,8 @@ class Splitter:
         return None
 
 
-def _plain(key: Any) -> Any:
-    """MONAI's names of keys as what they are: text."""
+def _plain(key: Hashable) -> Hashable:
+    """A key as plain text, also if it is one of MONAI's enums."""
     return str(key) if isinstance(key, str) else key
 
 
@@ -259,7 +259,7 @@ def _of_post_func(function: Callable[[Any], Any], key: Hashable) -> MapTransform
     return EachVoxeld(own, own.keys) if isinstance(function, EachVoxel) else own
 
 
-def _with_converter(transform: Any, **changes: Any) -> Any:
+def _with_converter(transform: EnsureTyped | ToTensord, **changes: Any) -> Any:
     """The same transform with other parameters of its array transform."""
     result = copy(transform)
     result.converter = copy(transform.converter)
