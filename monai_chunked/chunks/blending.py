@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +63,7 @@ class Target(NamedTuple):
     first: bool
 
 
-Rows = tuple[np.ndarray, tuple[EllipsisType | slice, ...], bool]
+Rows = tuple[np.ndarray, Region, bool]
 """Rows of the sums of a target, where they lie in these rows of the window, and whether they are the first."""
 
 Part = tuple[np.ndarray, np.ndarray, list[Rows]]
@@ -266,7 +265,7 @@ def _parts(targets: list[Target], prediction: np.ndarray, weights: np.ndarray, n
         for start in range(rows.start, rows.stop, most):
             stop = min(start + most, rows.stop)
             in_sums = sums[:, start - rows.start : stop - rows.start]
-            by_rows.setdefault((start, stop), []).append((in_sums, (..., *rest), target.first))
+            by_rows.setdefault((start, stop), []).append((in_sums, (slice(None), slice(None), *rest), target.first))
     for (start, stop), targets_of_rows in by_rows.items():
         step = max(1, most // (stop - start))
         for channel in range(0, len(prediction), step):

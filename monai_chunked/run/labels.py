@@ -92,11 +92,7 @@ class Labels(torch.Tensor):
 
     @classmethod
     def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        cls, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         first = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
@@ -220,8 +216,8 @@ def _unguarded(value: Any) -> Any:
     return type(value)(map(_unguarded, value)) if type(value) in (list, tuple) else value
 
 
-def _with_meta(tensor: torch.Tensor, source: MetaTensor, cls: type) -> torch.Tensor:
-    result: torch.Tensor = torch.Tensor.as_subclass(tensor, cls)
+def _with_meta(tensor: torch.Tensor, source: MetaTensor, cls: type) -> MetaTensor:
+    result: MetaTensor = torch.Tensor.as_subclass(tensor, cls)
     result.__dict__ = dict(source.__dict__)
     return result
 
