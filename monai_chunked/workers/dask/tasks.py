@@ -39,9 +39,7 @@ class IndependentParts:
             the future of its boxes.
         """
         of_part = (self.cluster.worker, self._shared, self._inversion, part)
-        return self.cluster.submit(
-            f"part-{part}", _make, *of_part, priority=-part
-        )  # what comes in order is written in order
+        return self.cluster.submit(f"part-{part}", _make, *of_part, priority=-part)  # written in this order
 
 
 class LinkedParts:
