@@ -36,13 +36,13 @@ VECTOR = {"AVX2": 32, "AVX512": 64}
 
 
 SIGMOID_ERROR = 2.0**-18
-"""The most that a sigmoid in float32 is off, as a part of what it is; much more than it is in any library."""
+"""The largest relative error of a sigmoid in float32; that of any library is much smaller."""
 
 
 def undecided(threshold: float) -> tuple[float, float] | None:
-    """From which score to which it takes the sigmoid itself, with its last bits, to say whether it reaches a threshold.
+    """Between which scores only the sigmoid itself, with its last bits, can say whether it reaches a threshold.
 
-    Below, the sigmoid is less than the threshold whichever ``exp`` is in it, and above it is not.
+    Below, it is less than the threshold whichever ``exp`` is in it, and above it is not.
 
     Args:
         threshold: for the sigmoid.
@@ -89,9 +89,9 @@ class Activation:
         return ()
 
     def of(self, values: torch.Tensor, box: Box, image: int = 0) -> torch.Tensor:
-        """Of a chunk ``(C, *chunk)`` at a box of the volume of an image.
+        """The activation of a chunk ``(C, *chunk)`` at a box of the volume of an image.
 
-        MONAI computes it in float32, of whatever comes, and returns it as it came. What it converts lies row by row.
+        MONAI computes it in float32 and returns it in the dtype that came. What it converts lies row by row.
         """
         if values.dtype != torch.float32:
             return self._of(values.float(), box, None).to(values.dtype)
@@ -104,7 +104,7 @@ class Activation:
         if values.device.type != "cpu" or not vector:
             return result
         sources, targets = self._work.flat(values), self._work.flat(result)
-        # those left over in the chunk are not left over in the volume: several at once
+        # what is left over in the chunk is not left over in the volume, so it is computed several at once
         own = self._work.ends(sources.shape[1], vector).places()
         if len(own):
             more = -len(own) % (2 * vector * torch.get_num_threads())  # so that no thread has anything left over
@@ -119,13 +119,13 @@ class Activation:
 
 
 class _Softmax:
-    """Voxels are shared out to threads, all channels of each, however few they are."""
+    """Threads share the voxels, each with all its channels, however few there are."""
 
     def whole(self, values: torch.Tensor) -> torch.Tensor:
         return torch.softmax(values, 0)
 
     def one_by_one(self, values: torch.Tensor, vector: int) -> torch.Tensor:
-        return torch.cat([self.whole(some) for some in values.split(vector - 1, 1)], 1)
+        return torch.cat([self.whole(few) for few in values.split(vector - 1, 1)], 1)
 
     def flat(self, values: torch.Tensor) -> torch.Tensor:
         return values.view(len(values), -1)
@@ -141,7 +141,7 @@ class _Softmax:
 
 
 class _Sigmoid:
-    """Numbers are shared out to threads, whichever channel they are of."""
+    """Threads share the numbers, whichever channel they are of."""
 
     def whole(self, values: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(values)
@@ -179,12 +179,12 @@ class _Ends:
 
     @property
     def run(self) -> int:
-        """Of each thread."""
+        """How many numbers a thread computes one after the other."""
         threads = 1 if self.count <= self.grain else min(torch.get_num_threads(), -(-self.count // self.grain))
         return -(-self.count // threads)
 
     def places(self) -> np.ndarray:
-        """Where numbers lie one beside the other."""
+        """The places that are left over, where numbers lie without gaps."""
         ends = []
         for start in range(0, self.count, self.run):
             stop = min(start + self.run, self.count)
@@ -192,7 +192,7 @@ class _Ends:
         return np.concatenate(ends)
 
     def among(self, places: np.ndarray, row: int) -> np.ndarray:
-        """Which of some places, where there are gaps between rows of numbers: rows end there, too."""
+        """Which of these places are left over, where rows of numbers have gaps between them: there runs end too."""
         first = np.maximum(places // self.run * self.run, places // row * row)
         stop = np.minimum(np.minimum((places // self.run + 1) * self.run, self.count), (places // row + 1) * row)
         return np.asarray(places >= stop - (stop - first) % self.vector)
@@ -231,7 +231,7 @@ class _Order:
         return cls(shape, tuple(ordered), row)
 
     def left_over(self, ends: _Ends, box: Box) -> np.ndarray:
-        """What is left over of the tensor, and lies in a box of it, counted in the box."""
+        """The places that are left over in the tensor and lie in a box of it, counted within the box."""
         size = [self.shape[d] for d in self.dims]
         sizes = [side.stop - side.start for side in box]
         if self.row < prod(self.shape):
@@ -241,7 +241,7 @@ class _Order:
                 along = step * np.arange(box[d].start, box[d].stop)
                 places += along.reshape([-1 if k == d else 1 for k in range(len(box))])
             return np.flatnonzero(ends.among(places, self.row))
-        found = np.unravel_index(ends.places(), size)
-        at = [found[self.dims.index(d)] for d in range(len(box))]
-        inside = np.logical_and.reduce([(k >= side.start) & (k < side.stop) for k, side in zip(at, box)])
-        return np.asarray(np.ravel_multi_index([k[inside] - side.start for k, side in zip(at, box)], sizes))
+        indices = np.unravel_index(ends.places(), size)
+        at = [indices[self.dims.index(d)] for d in range(len(box))]
+        inside = np.logical_and.reduce([(n >= side.start) & (n < side.stop) for n, side in zip(at, box)])
+        return np.asarray(np.ravel_multi_index([n[inside] - side.start for n, side in zip(at, box)], sizes))

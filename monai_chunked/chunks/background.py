@@ -25,7 +25,7 @@ class Background:
     returns them. But channels with the same number have the same sums, which are computed once for all of them.
 
     Args:
-        values: one for each channel, ``(C,)``, of the dtype of the sums, where predictions are.
+        values: one for each channel, ``(C,)``, of the dtype of the sums, on the device of predictions.
         grid: where chunks are and which windows touch them.
         weights: to blend them with: from the size of a window to ``(1, *size)``, of the dtype of the sums. They are
             asked for when something is added.
@@ -43,8 +43,8 @@ class Background:
 
     @cached_property
     def adds(self) -> bool:
-        """Whether it makes any difference to add it: sums begin with zero, and zero more leaves them as they are."""
-        # who sets weights that are not finite sets those of all windows, which are of one size then
+        """Whether adding it makes a difference: sums begin with zero, and adding zero leaves them as they are."""
+        # weights that are not finite are set by the user, for all windows, which are of one size then
         return bool(self.values.any()) or not bool(self.weights(self.grid.windows.roi_size).isfinite().all())
 
     def of_window(self, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,8 +81,8 @@ def backgrounds_of(heads: Heads, background: Any) -> list[torch.Tensor]:
     Raises:
         ValueError: when it does not fit the heads.
     """
-    each = heads.match("background", background, numbers=True)
-    return [_of_channels(value, head) for value, head in zip(each, heads)]
+    values = heads.match("background", background, numbers=True)
+    return [_of_channels(value, head) for value, head in zip(values, heads)]
 
 
 def _of_channels(value: Any, head: Head) -> torch.Tensor:

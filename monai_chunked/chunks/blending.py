@@ -29,8 +29,8 @@ EXACT = (torch.float32, torch.float64)
 
 
 PART_BYTES, LEAST_PART_BYTES = 2**21, 2**16
-"""How much of a prediction is multiplied at a time on a CPU by all threads together, at most, and by one, at least:
-enough to need few calls."""
+"""Of a prediction on a CPU, all threads together multiply at most so much at a time, and one thread at least so much,
+which needs few calls."""
 
 
 PART = 8
@@ -58,16 +58,16 @@ class Target(NamedTuple):
     """
 
     sums: Any
-    in_sums: tuple[Any, ...]
+    in_sums: tuple[int | slice, ...]
     in_window: Region
     first: bool
 
 
-Rows = tuple[np.ndarray, tuple[Any, ...], bool]
-"""Sums of some rows of a target, where in these rows of the window they are, and whether they are the first."""
+Rows = tuple[np.ndarray, Region, bool]
+"""Rows of the sums of a target, where they lie in these rows of the window, and whether they are the first."""
 
 Part = tuple[np.ndarray, np.ndarray, list[Rows]]
-"""Some rows of some channels of a prediction, their weights, and what their product is added to."""
+"""Rows of a few channels of a prediction, their weights, and what their product is added to."""
 
 
 class Blending:
@@ -110,7 +110,7 @@ class Blending:
         self._threads = 1 if addresses_limited() else torch.get_num_threads()  # a thread takes 64 MiB and more of them
         self._on_cpu = open_chunks.levels.device.type == "cpu" and not differentiable
         self._by_numpy = False  # of the window at hand
-        self._result: Any = open_chunks.in_results.get(head)
+        self._result = open_chunks.in_results.get(head)
         self._products: list[np.ndarray] = []  # memory for each thread
         self._product = torch.empty(0)
         self._product_array = self._product.numpy()
@@ -174,7 +174,7 @@ class Blending:
             first = self.open_chunks.is_new(chunk)
             skipped = list(self.grid.pieces_before(position, window.position)) if first and self.background.adds else []
             if skipped:
-                begin: Any = self.background.sums(position, skipped)
+                begin = self.background.sums(position, skipped)
                 sums[...] = begin.numpy() if self._by_numpy else begin
                 first = False
             elif first and not (self._by_numpy and sizes(in_chunk) == sums.shape[1:]):
@@ -184,7 +184,7 @@ class Blending:
         return targets
 
     def _kept(self, chunk: ChunkId, in_window: Box, in_chunk: Box, prediction: torch.Tensor | None) -> Iterator[Target]:
-        """Where the product goes that is to be added to a chunk which somebody else has opened."""
+        """Where the product is kept for a chunk that somebody else has opened."""
         if prediction is None and not self.background.adds:
             return
         values = self.background.values if prediction is None else prediction
@@ -261,16 +261,16 @@ def _parts(targets: list[Target], prediction: np.ndarray, weights: np.ndarray, n
     most = max(1, nbytes // prediction[0, 0].nbytes)  # rows of a channel in all
     by_rows: dict[tuple[int, int], list[Rows]] = {}
     for target in targets:
-        sums, (_, rows, *others) = target.sums[target.in_sums], target.in_window
+        sums, (_, rows, *rest) = target.sums[target.in_sums], target.in_window
         for start in range(rows.start, rows.stop, most):
             stop = min(start + most, rows.stop)
             in_sums = sums[:, start - rows.start : stop - rows.start]
-            by_rows.setdefault((start, stop), []).append((in_sums, (..., *others), target.first))
-    for (start, stop), those in by_rows.items():
+            by_rows.setdefault((start, stop), []).append((in_sums, (slice(None), slice(None), *rest), target.first))
+    for (start, stop), targets_of_rows in by_rows.items():
         step = max(1, most // (stop - start))
         for channel in range(0, len(prediction), step):
             channels = slice(channel, channel + step)
-            in_channels = [(sums[channels], in_rows, first) for sums, in_rows, first in those]
+            in_channels = [(sums[channels], in_rows, first) for sums, in_rows, first in targets_of_rows]
             yield prediction[channels, start:stop], weights[:, start:stop], in_channels
 
 

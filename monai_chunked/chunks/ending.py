@@ -61,16 +61,16 @@ class Ending:
 
     @property
     def inverted(self) -> torch.dtype | None:
-        """That voxels have on the patient's grid; ``None``: that which they had."""
+        """The dtype of voxels on the patient's grid; ``None``: the one that they had."""
         return torch.float32 if self.undone is not None and self.undone.casts else None
 
     def form(self, head: Head, chain: Chain, dtype: torch.dtype) -> Form | None:
-        """That of the result, where it is known before a chunk is finished; ``dtype`` is that of scores."""
+        """The form of the result, where it is known before a chunk is finished, from the dtype of scores."""
         form = chain.form(head.channels, dtype, self.inverted)
         return None if form is None else Form(*form)
 
     def metadata(self, images: Sequence[Metadata], image_size: tuple[int, ...]) -> tuple[Metadata, ...]:
-        """Of the result, from that of the images."""
+        """The metadata of the result, made from those of the images."""
         if self.undone is None:
             return tuple(_at_resolution(image, image_size, self.grid.size) for image in images)
         named = ("filename_or_obj", "patch_index")
@@ -80,7 +80,7 @@ class Ending:
         )
 
     def finished(self, written: Mapping[ChunkId, int], images: int, head: int) -> Iterator[ChunkId]:
-        """The chunks that need not come once more, where some boxes of the result are written already."""
+        """The chunks that need not come again: every box of the result that they go into is written."""
         for image in range(images):
             yield from self.unneeded(written, image, head)[0]
 
@@ -149,7 +149,7 @@ def stages_of(
 
 
 def _making(head: Head, after: Sequence[Function]) -> tuple[Make, torch.dtype | None, Sequence[Function]]:
-    """What is made of pieces, of which dtype, and what is left to do: labels do not need all scores."""
+    """What is made of pieces, its dtype, and the functions that are left to do: labels do not need all scores."""
     first = inside(after[0]) if after else None
     if first is argmax:
         return (lambda piece, values: piece.labels(values)), label_dtype(head.channels), after[1:]
@@ -168,7 +168,7 @@ def _making(head: Head, after: Sequence[Function]) -> tuple[Make, torch.dtype | 
 
 
 def _threshold_of_sigmoid(after: Sequence[Function]) -> float | None:
-    """The threshold, if scores go through a sigmoid and then nothing is asked but whether they reach one."""
+    """The threshold, if scores go through a sigmoid and are then only compared with a threshold."""
     flat: list[Any] = []
     for transform in map(inside, after):
         if not stays_in_memory(transform):
@@ -182,7 +182,7 @@ def _threshold_of_sigmoid(after: Sequence[Function]) -> float | None:
 
 
 def _plain_dtype(transform: AsDiscreted) -> torch.dtype | None:
-    """Of what ``AsDiscreted`` returns, if it does one thing, along the channels."""
+    """The dtype that ``AsDiscreted`` returns, if it does one thing, along the channels."""
     options = transform.converter.kwargs
     plain = option(transform, "to_onehot") is None and option(transform, "rounding") is None
     if not plain or options.get("dim", 0) != 0 or options.get("keepdim", True) is not True:
@@ -194,13 +194,13 @@ def _plain_dtype(transform: AsDiscreted) -> torch.dtype | None:
 def _stages(
     functions: Sequence[Function], head: Head, size: tuple[int, ...], strides: Sequence[tuple[int, ...]] | None
 ) -> list[Stage]:
-    """On a grid of this size.
+    """The stages that do these functions on one grid.
 
     Args:
-        functions: what is done, one after the other.
+        functions: done one after the other.
         head: of the network.
         size: spatial size of the grid.
-        strides: of what the first of them gets, for each image; ``None``: voxels lie row by row, as for all others.
+        strides: of what the first function gets, for each image; ``None``: voxels lie row by row, as for all others.
     """
     stages: list[Stage] = []
     for function in functions:
@@ -214,7 +214,7 @@ def _stages(
 
 
 def _activation(transform: Any) -> Kind | None:
-    """What it is, if it is nothing but a softmax over the channels or a sigmoid."""
+    """Which activation a transform is, if it is nothing but a softmax over the channels or a sigmoid."""
     if type(transform) is Activationsd and option(transform, "other") is None:
         options = transform.converter.kwargs
         softmax, sigmoid = option(transform, "softmax"), option(transform, "sigmoid")
@@ -224,11 +224,11 @@ def _activation(transform: Any) -> Kind | None:
 
 
 def _positions(cuts: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
-    return set(itertools.product(*[range(len(each) - 1) for each in cuts]))
+    return set(itertools.product(*[range(len(borders) - 1) for borders in cuts]))
 
 
 def _at_resolution(metadata: Metadata, image_size: tuple[int, ...], size: tuple[int, ...]) -> Metadata:
-    """Of a result: where the network changes the resolution its voxels lie elsewhere, over the same volume."""
+    """The metadata of a result: at another resolution, its voxels lie elsewhere over the same volume."""
     affine = metadata.get("affine")
     if affine is None or size == image_size:
         return metadata

@@ -18,11 +18,11 @@ from monai_chunked.plan.chunk_grid import ChunkGrid
 __all__ = ["Division", "Finisher", "HeadFinisher", "Uncovered"]
 
 SMALL_SUM, SMALL_SUMS = 2**14, 2**8
-"""How many sums of weights of at most so many bytes are kept: for small chunks it is the calls that take long."""
+"""Sums of weights of at most so many bytes are kept, and how many: for small chunks the calls take the time."""
 
 
 AT_ONCE, AT_ONCE_ON_ACCELERATOR, PARTS = 2**20, 2**26, 16
-"""How many bytes of a sum of weights are there at a time, if a chunk is cut into no more than so many parts for it."""
+"""Bytes of a sum of weights that are there at a time, unless that cuts a chunk into more than so many parts."""
 
 
 class Division:
@@ -44,8 +44,8 @@ class Division:
         self.grid = grid
         self.weights = weights
         self.differentiable = differentiable
-        self._weights: dict[tuple[Any, ...], torch.Tensor] = {}
-        self._known: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._weights: dict[tuple[torch.device | int, ...], torch.Tensor] = {}
+        self._small_sums: dict[tuple[torch.device | int, ...], torch.Tensor] = {}
 
     def put(self, finished: Finished) -> Iterator[Finished]:
         values, position = finished.values, finished.chunk.position
@@ -65,14 +65,13 @@ class Division:
     def _sum_of_weights(
         self, position: tuple[int, ...], device: torch.device, rows: slice | None = None
     ) -> torch.Tensor:
-        """Of all windows over a chunk, ``(1, *chunk)``, or over these rows of it along the first dimension."""
+        """The sum for a chunk, ``(1, *chunk)``, or for these rows of it along the first dimension."""
         size = self.grid.chunk_size(position)
         rows = rows or slice(0, size[0])
         surroundings = (device, rows.start, rows.stop, *self.grid.surroundings(position))
-        known = self._known.get(surroundings)
-        if known is not None:
-            return known
-        total = None
+        total = self._small_sums.get(surroundings)
+        if total is not None:
+            return total
         windows = zip(self.grid.windows_of(position), self.grid.window_sizes_of(position))
         for (_, in_window, in_chunk), window in windows:
             weights = self._at(window, device)
@@ -84,12 +83,12 @@ class Division:
                 part = weights[(slice(None), slice(start + shift, stop + shift), *in_window[1:])]
                 total[(slice(None), slice(start - rows.start, stop - rows.start), *in_chunk[1:])].add_(part)
         assert total is not None
-        if total.nbytes <= SMALL_SUM and len(self._known) < SMALL_SUMS:
-            self._known[surroundings] = total
+        if total.nbytes <= SMALL_SUM and len(self._small_sums) < SMALL_SUMS:
+            self._small_sums[surroundings] = total
         return total
 
     def _at(self, size: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """The importance map of windows of a size, on a device."""
+        """The importance map of windows of this size, on a device."""
         weights = self._weights.get((device, *size))
         if weights is None:
             weights = self._weights[(device, *size)] = self.weights(size).to(device)
@@ -97,15 +96,15 @@ class Division:
 
 
 def _rows(values: torch.Tensor) -> Iterator[slice]:
-    """Of a chunk ``(C, *chunk)``, along its first spatial dimension: as many as are divided at a time."""
-    rows, *others = values.shape[1:]
+    """Rows of a chunk ``(C, *chunk)`` along its first spatial dimension, as many as are divided at a time."""
+    rows, *row_shape = values.shape[1:]
     most = AT_ONCE if values.device.type == "cpu" else AT_ONCE_ON_ACCELERATOR
-    step = max(1, most // (prod(others) * values.dtype.itemsize), -(-rows // PARTS))
+    step = max(1, most // (prod(row_shape) * values.dtype.itemsize), -(-rows // PARTS))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 class Uncovered:
-    """The stage behind the division: voxels that no window reaches get scores that somebody has chosen.
+    """The stage behind the division: voxels that no window reaches get the scores of the background.
 
     Args:
         grid: where chunks are, and how far windows reach.
@@ -221,8 +220,8 @@ class Finisher:
     """Brings the finished chunks of all heads to their results.
 
     Args:
-        heads: one for each head of the network.
-        known_bytes: of the results that are known.
+        heads: the finisher of each head of the network.
+        known_bytes: bytes of the results whose form is known.
     """
 
     def __init__(self, heads: Sequence[HeadFinisher], known_bytes: int = 0) -> None:

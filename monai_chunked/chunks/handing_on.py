@@ -27,7 +27,7 @@ NOTHING: Mapping[ChunkId, int] = MappingProxyType({})
 
 
 Products = dict[ChunkId, list[tuple[Box, torch.Tensor]]]
-"""For each chunk that others have opened what is to be added to it, ``(C, *size)``, and where, in that order."""
+"""For each chunk that others have opened: where to add, and what, ``(C, *size)``, in the order of the additions."""
 
 
 class Exchange(Protocol):
@@ -58,8 +58,8 @@ class HandingOn:
     Attributes:
         inherited: the chunks that others have opened; what is to be added to them is kept.
         products: that are kept.
-        kept_bytes: of all that was kept.
-        sent_bytes: of sums that were handed on.
+        kept_bytes: bytes of all products that were kept.
+        sent_bytes: bytes of all sums that were handed on.
     """
 
     def __init__(

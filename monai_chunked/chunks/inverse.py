@@ -15,7 +15,7 @@ import torch
 from monai_chunked.chunks.levels import Memory
 from monai_chunked.chunks.stages import Finished
 from monai_chunked.machine.memory import addresses_limited
-from monai_chunked.plan.boxes import Box
+from monai_chunked.plan.boxes import Box, intersection, sizes, within
 from monai_chunked.plan.chunk_grid import ChunkId
 from monai_chunked.resampling.axes import ChunkResampling
 from monai_chunked.resampling.pieces import Piece, pieces
@@ -24,7 +24,7 @@ __all__ = ["Inverse", "Make", "scores"]
 
 
 Make = Callable[[Piece, torch.Tensor], torch.Tensor]
-"""What is made of a piece, ``(C', *made)``, of the voxels that it reads, ``(C, *read)``."""
+"""Makes the voxels of a piece, ``(C', *made)``, from those that it reads, ``(C, *read)``."""
 
 
 def scores(piece: Piece, values: torch.Tensor) -> torch.Tensor:
@@ -43,8 +43,8 @@ class Inverse:
             alone, and faces that only they need may be missing.
 
     Attributes:
-        kept_bytes: of the faces that are kept.
-        most_kept_bytes: at any time so far.
+        kept_bytes: bytes of the faces that are kept.
+        most_kept_bytes: the most that were kept at any time so far.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Inverse:
                 self._count(values.nbytes)
 
     def _release(self, image: int, position: tuple[int, ...], dim: int) -> None:
-        """One chunk less needs a face; of a chunk that came in an earlier run there is none."""
+        """One chunk less needs a face. Chunks that came in an earlier run have left none."""
         face = self._faces.get((image, position, dim))
         if face is not None:
             face.users -= 1
@@ -109,28 +109,26 @@ class Inverse:
     def _made(self, finished: Finished, resampled: ChunkResampling, faces: Sequence[_Face]) -> torch.Tensor:
         """What the chunk makes, ``(C', *box)`` in the order of dimensions that are read."""
         parts = resampled.of(finished.chunk.position)
-        starts = [part.made.start for part in parts]
-        size = [part.made.stop - part.made.start for part in parts]
+        box = tuple(part.made for part in parts)
         sources = [(finished.box, finished.values), *((face.box, face.values) for face in faces)]
-        each = pieces(resampled.resampling, parts, [side.start for side in finished.box])
+        first, *others = pieces(resampled.resampling, parts, [side.start for side in finished.box])
 
         def make(piece: Piece) -> torch.Tensor:
             return self.make(piece, _gather(piece.read, sources))
 
         def put(piece: Piece, values: torch.Tensor) -> None:
-            here = tuple(slice(side.start - start, side.stop - start) for side, start in zip(piece.made, starts))
-            made[(slice(None), *here)] = values
+            made[within(piece.made, box)] = values
 
-        first = make(each[0])
-        made = first.new_empty((len(first), *size), dtype=self.dtype or first.dtype)
-        put(each[0], first)
-        del first
+        begin = make(first)
+        made = begin.new_empty((len(begin), *sizes(box)), dtype=self.dtype or begin.dtype)
+        put(first, begin)
+        del begin
         on_cpu = finished.values.device.type == "cpu"
-        if on_cpu and len(each) > 2 and torch.get_num_threads() > 1 and not addresses_limited():
+        if on_cpu and len(others) > 1 and torch.get_num_threads() > 1 and not addresses_limited():
             with ThreadPoolExecutor(torch.get_num_threads(), "monai_chunked-inverse") as threads:
-                list(threads.map(lambda piece: put(piece, make(piece)), each[1:]))
+                list(threads.map(lambda piece: put(piece, make(piece)), others))
         else:
-            for piece in each[1:]:
+            for piece in others:
                 put(piece, make(piece))
         return made
 
@@ -154,14 +152,10 @@ def _gather(read: Box, sources: Sequence[tuple[Box, torch.Tensor]]) -> torch.Ten
     """The voxels of a box, which lie in one or several others."""
     box, values = sources[0]
     if all(outer.start <= side.start and side.stop <= outer.stop for side, outer in zip(read, box)):
-        return values[_inside(read, box)]
-    gathered = values.new_empty((len(values), *(side.stop - side.start for side in read)))
+        return values[within(read, box)]
+    gathered = values.new_empty((len(values), *sizes(read)))
     for box, values in sources:
-        common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(read, box))
+        common = intersection(read, box)
         if all(side.start < side.stop for side in common):
-            gathered[_inside(common, read)] = values[_inside(common, box)]
+            gathered[within(common, read)] = values[within(common, box)]
     return gathered
-
-
-def _inside(box: Box, outer: Box) -> tuple[slice, ...]:
-    return (slice(None), *(slice(s.start - o.start, s.stop - o.start) for s, o in zip(box, outer)))

@@ -24,7 +24,7 @@ class Memory:
         pages: where it goes when it is recycled; ``None``: it is freed with its last tensor.
 
     Attributes:
-        in_result: whether what is in it has reached its place.
+        in_result: whether it is a part of the result, where what is in it stays.
     """
 
     def __init__(self, tensor: torch.Tensor, pages: Pages | None = None, in_result: bool = False) -> None:

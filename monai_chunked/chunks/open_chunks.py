@@ -54,11 +54,11 @@ class OpenChunks:
         self._opened = opened
         self._schedule = schedule = layout.schedule()
         by_image = layout.grids[0].windows.by_image(numbers)
-        self._steps = (moves for image, those in by_image for moves in schedule.steps(image, elsewhere, those))
+        self._steps = (moves for image, of_image in by_image for moves in schedule.steps(image, elsewhere, of_image))
         self._chunks: dict[ChunkId, Memory] = {}
         self._on_touch = on_touch
-        self._empty: dict[ChunkId, int] = {}  # with the level where the schedule has it
-        self._arrays: dict[ChunkId, np.ndarray] = {}  # over the same memory
+        self._empty: dict[ChunkId, int] = {}  # the level where the schedule has a chunk without memory
+        self._arrays: dict[ChunkId, np.ndarray] = {}  # over the memory of chunks
         self._level: dict[ChunkId, int] = {}
         self._new: set[ChunkId] = set()
         self._mover = ThreadPoolExecutor(1, "monai_chunked-move") if layout.forecast.moved else None
@@ -87,18 +87,18 @@ class OpenChunks:
         self._prepare()
 
     def is_open(self, chunk: ChunkId) -> bool:
-        """Whether it is; one that only skipped windows touch never is."""
+        """Whether a chunk that the window touches is open. One that only skipped windows touch never is."""
         return chunk in self._chunks
 
     def sums(self, chunk: ChunkId) -> torch.Tensor:
-        """Of a chunk that the window touches, ``(C, *chunk)``."""
+        """The sums of a chunk that the window touches, ``(C, *chunk)``."""
         memory = self._chunks[chunk]
         if memory.in_result:
             return memory.tensor
         return memory.tensor.view(-1, *self.grids[chunk.head].chunk_size(chunk.position))
 
     def array(self, chunk: ChunkId) -> np.ndarray:
-        """The same for NumPy, where it is in CPU memory; kept for the windows to come."""
+        """The sums as an array, where they are in CPU memory. It is kept for the windows to come."""
         array = self._arrays.get(chunk)
         if array is None:
             array = self._arrays[chunk] = self.sums(chunk).numpy()
@@ -142,7 +142,7 @@ class OpenChunks:
                 self._displace(chunk)
 
     def _fill(self, touched: Iterable[ChunkId]) -> None:
-        """Give memory to those of some chunks that have none yet."""
+        """Give memory to those of the touched chunks that have none yet."""
         with torch.no_grad(), self._stream():
             for chunk in touched:
                 level = self._empty.pop(chunk, None)
@@ -155,7 +155,7 @@ class OpenChunks:
             self._move(move)
 
     def _move(self, move: Move) -> bool:
-        """Make a move, if there is anything to move; ``False`` as for :py:meth:`_place`."""
+        """Make a move, if there is anything to move. Returns what :py:meth:`_place` returns."""
         if self._on_touch and (move.source is None or move.chunk in self._empty):
             self._empty[move.chunk] = move.target
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -57,10 +57,10 @@ class Stage(Protocol):
 
 
 class Cast:
-    """The stage of a head without postprocessing: scores get the dtype of the result.
+    """The stage in which values get another dtype.
 
     Args:
-        dtype: of the result.
+        dtype: the one that they get.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -106,7 +106,7 @@ class Postprocess:
     def finish(self) -> Iterable[Finished]:
         return ()
 
-    def _checked(self, result: Any, shape: tuple[int, ...], where: str) -> torch.Tensor:
+    def _checked(self, result: object, shape: tuple[int, ...], where: str) -> torch.Tensor:
         if not isinstance(result, (torch.Tensor, np.ndarray)):
             raise TypeError(f"postprocessing must return a tensor, got {type(result).__name__} for {where}")
         result = torch.as_tensor(result)

@@ -34,7 +34,7 @@ class WriteBehind:
         self.writer = writer
         self.threaded = threaded
         self._thread = ThreadPoolExecutor(1, "monai_chunked-write") if threaded else None
-        self._waiting: deque[tuple[Future[Any], Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[Future[None] | Future[bool], Callable[[], None]]] = deque()
         self._idle = True
         self._downloads = Downloads()
 
@@ -81,6 +81,6 @@ class WriteBehind:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def _write(self, image: int, box: Box, chunk: torch.Tensor, ready: Any) -> None:
+    def _write(self, image: int, box: Box, chunk: torch.Tensor, ready: torch.cuda.Event | None) -> None:
         with torch.no_grad():
             self.writer.write(image, box, self._downloads.get(chunk, ready))

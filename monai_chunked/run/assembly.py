@@ -39,7 +39,7 @@ Weights = Callable[[int, tuple[int, ...]], torch.Tensor]
 
 
 GROWTH = 1 / 16
-"""Of what open chunks and results take, the part by which the process may grow before it gives back what is free."""
+"""The process may grow by this part of what open chunks and results take before it gives back what is free."""
 
 
 LayOut = Callable[[Sequence[Cuts] | None], Layout]
@@ -126,7 +126,7 @@ class Assembly(NamedTuple):
     heads: Heads
 
     def add(self, window: Window, prediction: OfWindow | None) -> None:
-        """Add the next window, ``None``: it was not predicted; finish what it finishes."""
+        """Add the next window, and finish what it finishes; ``None``: it was not predicted."""
         for chunk in self.stitcher.add(window, prediction):
             self.finisher.put(chunk)
         self.finisher.poll()
@@ -141,7 +141,7 @@ class Assembly(NamedTuple):
 
 
 def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: Part, observer: Observer) -> Assembly:
-    """Everything behind the network. The run is recorded, and the results that can be started are.
+    """Everything behind the network. This records the run, and starts the results whose form is known.
 
     Args:
         run: the call that has begun.
@@ -154,7 +154,7 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
     call = run.call
     differentiable = torch.is_grad_enabled()
     scores = backgrounds_of(heads, call.settings.background)
-    of_heads = [partial(weights, number) for number in range(len(heads.each))]
+    of_heads = [partial(weights, number) for number in range(len(heads))]
 
     def stages(number: int, ending: Ending, chain: Chain) -> list[Stage]:
         grid = layout.grids[number]
@@ -162,7 +162,7 @@ def assemble(run: Run, layout: Layout, *, heads: Heads, weights: Weights, part: 
         return [
             division,
             Uncovered(grid, scores[number]),
-            *_stages(run, ending, chain, number=number, head=heads.each[number]),
+            *_stages(run, ending, chain, number=number, head=heads[number]),
         ]
 
     def threaded(writer: OutputWriter) -> bool:
@@ -199,7 +199,7 @@ def finisher_of(
     stages: Callable[[int, Ending, Chain], list[Stage]],
     threaded: Callable[[OutputWriter], bool],
 ) -> Finisher:
-    """What makes results of finished chunks. The run is recorded, and the results that can be started are.
+    """What makes results of finished chunks. This records the run, and starts the results whose form is known.
 
     Args:
         run: the call that has begun.
@@ -212,13 +212,13 @@ def finisher_of(
     chains = call.settings.chains_of(heads)
     run.record.begin(heads, [grid.cuts for grid in layout.grids])
     endings = [call.ending(grid) for grid in layout.grids]
-    forms = [ending.form(head, chain, call.result_dtype) for ending, head, chain in zip(endings, heads.each, chains)]
+    forms = [ending.form(head, chain, call.result_dtype) for ending, head, chain in zip(endings, heads, chains)]
     sizes = [prod(ending.size) * form.voxel_bytes for ending, form in zip(endings, forms) if form]
     known_bytes = call.images * sum(sizes)
     run.check_results(heads, known_bytes)
     finishers: list[HeadFinisher] = []
     try:
-        for number, (head, ending, chain) in enumerate(zip(heads.each, endings, chains)):
+        for number, (head, ending, chain) in enumerate(zip(heads, endings, chains)):
             create = partial(run.start_result, number, head, ending)
             form = run.left.results.get(number, forms[number])
             finishers.append(

@@ -77,10 +77,9 @@ class Run:
         layout = self.layout_left() if self.left.complete else None
         if layout is None or self.left.heads is None:
             return None
-        heads, forms = self.left.heads.each, self.left.results
         results = [
-            self.result(head, self.call.ending(grid), forms[number])
-            for number, (head, grid) in enumerate(zip(heads, layout.grids))
+            self.result(head, self.call.ending(grid), self.left.results[number])
+            for number, (head, grid) in enumerate(zip(self.left.heads, layout.grids))
         ]
         return self.record.load(self.call.output, results)
 
@@ -108,13 +107,13 @@ class Run:
             heads: of the network.
             known_bytes: a lower limit of their size.
         """
-        names = tuple(head.name for head in heads.each)
+        names = tuple(head.name for head in heads)
         self.call.output.check(Expected(0, None, self.metadata, True, self.used, names))
         if self.left.heads is None:  # else its space is taken already
             self.call.output.check(Expected(known_bytes))
 
     def written(self, layout: Layout | None) -> frozenset[ChunkId]:
-        """The chunks that need not come once more, because what becomes of them is written.
+        """The chunks that need not come again, because every box that they go into is written.
 
         Args:
             layout: the chunks of the run that wrote it; ``None``: there was none.

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy, deepcopy
 from functools import lru_cache
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +41,10 @@ REMEDY = (
 )
 
 
-def _called(names: str, *modules: Any) -> set[Callable[..., Any]]:
+def _called(names: str, *modules: object) -> set[Callable[..., Any]]:
     """The functions and methods of these names."""
-    found = [getattr(module, name, None) for module in (torch, torch.Tensor, *modules) for name in names.split()]
-    return {each for each in found if each is not None}
+    functions = [getattr(module, name, None) for module in (torch, torch.Tensor, *modules) for name in names.split()]
+    return {function for function in functions if function is not None}
 
 
 ARGMAX = _called("argmax")
@@ -57,7 +57,7 @@ SIGMOID = _called("sigmoid sigmoid_ logsigmoid expit", F, torch.special)
 
 
 INTERPOLATION = {F.grid_sample: "bilinear", F.interpolate: "nearest"}
-"""With the mode that is theirs by default."""
+"""Functions that interpolate, each with its default mode."""
 
 
 SET = torch.Tensor.__setitem__
@@ -77,7 +77,7 @@ KEEPS = {
 
 
 class Labels(torch.Tensor):
-    """A tensor of labels, as every tensor but for what would destroy them.
+    """A tensor of labels. It is as any other tensor, but guards labels against what would destroy them.
 
     Attributes:
         spatial_dims: how many there are; the dimension before them is that of channels.
@@ -98,9 +98,9 @@ class Labels(torch.Tensor):
         first = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         if isinstance(first, Labels):
             _check(func, first, args, kwargs)
-        if not all(each is torch.Tensor or issubclass(each, (Labels, MetaTensor)) for each in types):  # others decide
+        if not all(kind is torch.Tensor or issubclass(kind, (Labels, MetaTensor)) for kind in types):  # others decide
             return func(*_unguarded(args), **_unguarded(kwargs))
-        plain = MetaTensor if any(issubclass(each, MetaTensor) for each in types) else torch.Tensor
+        plain = MetaTensor if any(issubclass(kind, MetaTensor) for kind in types) else torch.Tensor
         result = plain.__torch_function__(func, (), args, kwargs)
         if torch.compiler.is_compiling():  # which cannot make tensors of this class
             return result
@@ -115,7 +115,7 @@ class Labels(torch.Tensor):
         """MONAI takes metadata off a tensor and puts it on again; labels are still labels afterwards."""
         return super().as_subclass(_class_of(self.spatial_dims, True) if cls is MetaTensor else cls)
 
-    def unguarded(self) -> Any:
+    def unguarded(self) -> torch.Tensor:
         """The same voxels in the class that MONAI or PyTorch would have returned."""
         return self.as_subclass(torch.Tensor)
 
@@ -126,14 +126,14 @@ class Labels(torch.Tensor):
         memo[id(self)] = copied = _guarded(deepcopy(self.unguarded(), memo), self.spatial_dims)
         return copied
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return self.unguarded().__reduce_ex__(protocol)  # a file with labels can be loaded without this package
 
 
 class MetaLabels(Labels, MetaTensor):
     """A ``MetaTensor`` of labels."""
 
-    def as_tensor(self) -> Any:
+    def as_tensor(self) -> torch.Tensor:
         return self.as_subclass(_class_of(self.spatial_dims, False))
 
     def clone(self, **kwargs: Any) -> Any:
@@ -145,14 +145,14 @@ class MetaLabels(Labels, MetaTensor):
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         return self.unguarded().astype(*args, **kwargs)
 
-    def unguarded(self) -> Any:
+    def unguarded(self) -> MetaTensor:
         return _with_meta(self, self, MetaTensor)
 
 
 def mark_labels(results: Sequence[Any], chains: Sequence[Chain]) -> list[Any]:
-    """Each result, and those that hold labels as :py:class:`Labels`, with metadata that says so where there is some.
+    """The results, those that hold labels as :py:class:`Labels`; their metadata says so, where there is some.
 
-    Labels are what a chain ends in, and what any other callable made one channel of integers of. No voxel is copied.
+    A result holds labels if its chain ends in them, or has made one channel of integers. No voxel is copied.
     Only tensors, and those in lists with one for each image, can be marked.
 
     Args:
@@ -162,7 +162,7 @@ def mark_labels(results: Sequence[Any], chains: Sequence[Chain]) -> list[Any]:
 
     def mark(result: Any, chain: Chain, channels: int = 1) -> Any:
         if isinstance(result, list):  # of images without a batch; its type tells engines how to take it apart
-            return type(result)(mark(each, chain, 0) for each in result)
+            return type(result)(mark(image, chain, 0) for image in result)
         if not isinstance(result, torch.Tensor) or not chain or chain.ends:
             return result
         integers = not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool)
@@ -177,7 +177,7 @@ def mark_labels(results: Sequence[Any], chains: Sequence[Chain]) -> list[Any]:
 
 
 @lru_cache
-def _class_of(spatial_dims: int, has_metadata: bool) -> Any:
+def _class_of(spatial_dims: int, has_metadata: bool) -> type:
     kind = MetaLabels if has_metadata else Labels
     made = type(kind.__name__, (kind,), {"spatial_dims": spatial_dims, "__module__": __name__})
     if has_metadata:  # loaders collate it as what it is, and not as the first class in their table that fits
@@ -185,14 +185,14 @@ def _class_of(spatial_dims: int, has_metadata: bool) -> Any:
     return made
 
 
-def _is_labels(first: Any) -> bool:
-    """Whether it is labels, or a list of nothing but labels."""
-    each = first if isinstance(first, (list, tuple)) else [first]
-    return bool(each) and all(isinstance(one, Labels) for one in each)
+def _is_labels(first: object) -> bool:
+    """Whether a first argument is labels, or a list of nothing but labels."""
+    tensors = first if isinstance(first, (list, tuple)) else [first]
+    return bool(tensors) and all(isinstance(tensor, Labels) for tensor in tensors)
 
 
 def _is_in_place(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether it writes into a tensor that is there."""
+    """Whether a function writes into a tensor that is there."""
     name = getattr(func, "__name__", "")
     named = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
     return func is SET or named or "out" in kwargs
@@ -200,7 +200,7 @@ def _is_in_place(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
 
 def _guarded(result: Any, spatial_dims: int) -> Any:
     if isinstance(result, (list, tuple)):
-        return type(result)(_guarded(each, spatial_dims) for each in result)
+        return type(result)(_guarded(tensor, spatial_dims) for tensor in result)
     if isinstance(result, Labels) or not isinstance(result, torch.Tensor):
         return result
     if isinstance(result, MetaTensor):
@@ -212,12 +212,12 @@ def _unguarded(value: Any) -> Any:
     if isinstance(value, Labels):
         return value.unguarded()
     if isinstance(value, dict):
-        return {key: _unguarded(each) for key, each in value.items()}
+        return {key: _unguarded(item) for key, item in value.items()}
     return type(value)(map(_unguarded, value)) if type(value) in (list, tuple) else value
 
 
-def _with_meta(tensor: torch.Tensor, source: MetaTensor, cls: type) -> Any:
-    result: Any = torch.Tensor.as_subclass(tensor, cls)
+def _with_meta(tensor: torch.Tensor, source: MetaTensor, cls: type) -> MetaTensor:
+    result: MetaTensor = torch.Tensor.as_subclass(tensor, cls)
     result.__dict__ = dict(source.__dict__)
     return result
 
@@ -251,7 +251,7 @@ def with_metadata(results: Sequence[Any], templates: Sequence[MetaTensor], templ
     Args:
         results: of each head of the network.
         templates: for each image a tensor without voxels that has the metadata; empty if there is none.
-        template: one that has the metadata of the batch.
+        template: a tensor that has the metadata of the batch.
     """
     if template is None:
         return list(results)

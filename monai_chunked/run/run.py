@@ -223,11 +223,10 @@ def _batches(
     if call.condition is not None:
         images.append(image_of(call.condition, windows, reading, settings.scratch_dir))
     numbers = part.numbers
+    make: Callable[..., Batches] = Batches
     if settings.skip is not None:  # what fills the last batch is known when it is looked at
         ends = np.cumsum(windows.run_lengths(call.images))
         numbers = range(numbers.start, int(ends[np.searchsorted(ends, numbers.stop)]))
-    make: Callable[..., Batches] = Batches
-    if settings.skip is not None:
         make = partial(SkippingBatches, skip=settings.skip, device=call.device, coming=len(part.numbers))
     runs, size = windows.runs(call.images, numbers), settings.sw_batch_size
     batches = make(runs=runs, sw_batch_size=size, skipped=run.skipped, needs=needs, images=images)

@@ -13,7 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_chunked.call.call import Call
 from monai_chunked.call.settings import Settings
 from monai_chunked.machine.caller import warn_caller
-from monai_chunked.outputs.base import Expected, Output, Result
+from monai_chunked.outputs.base import Expected, Metadata, Output, Result
 from monai_chunked.plan.heads import Heads
 from monai_chunked.run.begun import Run, begun
 from monai_chunked.run.labels import mark_labels, with_metadata
@@ -67,7 +67,7 @@ def infer_whole(call: Call, reason: str, infer_scores: Callable[[Settings, Bound
 
 
 def _several_classes(call: Callable[..., Any], *windows: Any, **named: Any) -> Any:
-    """What a network returns, where there must be classes to choose from."""
+    """What a network returns, which must be classes to choose from."""
     returned = call(*windows, **named)
     if isinstance(returned, torch.Tensor):
         check_classes(returned.shape[1])
@@ -75,7 +75,7 @@ def _several_classes(call: Callable[..., Any], *windows: Any, **named: Any) -> A
 
 
 def _undone(scores: torch.Tensor, inversion: Inversion, late: Chain) -> list[tuple[torch.Tensor, MetaTensor]]:
-    """Each image on the patient's grid, with what is done to it there, and a tensor with its metadata."""
+    """Each image on the patient's grid, after what is done to it there, and a tensor with its metadata."""
     images = []
     for number, template in enumerate(inversion.images.templates):
         image = inversion.undo(template, MetaTensor(scores[number].as_subclass(torch.Tensor)))
@@ -84,16 +84,16 @@ def _undone(scores: torch.Tensor, inversion: Inversion, late: Chain) -> list[tup
     return images
 
 
-def _written(run: Run, images: list[torch.Tensor], metadata: list[dict[str, Any]]) -> Any:
-    """In the output that was asked for."""
+def _written(run: Run, images: list[torch.Tensor], metadata: list[Metadata]) -> Any:
+    """The result, in the output that was asked for."""
     settings = run.call.settings
     if not isinstance(settings.output, Output) and settings.output != "disk":
         return torch.stack(images)
     shape = (len(images), *images[0].shape)
     cuts = tuple((0, size) for size in shape[2:])
     overwrite = bool(settings.overwrite)
-    size = sum(image.nbytes for image in images)
-    run.call.output.check(Expected(size, images[0].dtype, tuple(metadata), overwrite, run.used))
+    nbytes = sum(image.nbytes for image in images)
+    run.call.output.check(Expected(nbytes, images[0].dtype, tuple(metadata), overwrite, run.used))
     result = Result("prediction", shape, images[0].dtype, cuts, tuple(metadata), overwrite)
     writer = run.record.writer(0, run.call.output, result)
     try:

@@ -1,4 +1,4 @@
-"""Batches of windows, which are read while the network predicts those before; some windows nobody needs to predict."""
+"""Batches of windows, which are read while the network predicts those before. Not all windows need be predicted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batch:
     Attributes:
         windows: in scan order.
         predicted: those that the network gets; none if nobody needs what it would say.
-        data: of these, ``(windows, C, *roi_size)``, of the image, and of the condition if there is one.
+        data: what it gets of the image, and of the condition if there is one, ``(windows, C, *roi_size)``.
     """
 
     windows: list[Window] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Batches:
         runs: all windows in scan order, in the runs that no batch runs across.
         sw_batch_size: how many windows the network gets at a time.
         skipped: the windows that are known to be skipped.
-        needs: whether any of some windows touches a chunk that no earlier run has finished.
+        needs: whether any of these windows touches a chunk that no earlier run has finished.
         images: where windows are read from: the image, and the condition if there is one.
     """
 
@@ -121,7 +121,7 @@ class SkippingBatches(Batches):
     def _look(self, window: Window) -> torch.Tensor | None:
         """What the network gets of a window, ``(1, C, *roi_size)``; ``None`` if it is skipped."""
         masked = self.skipped is not None and self.skipped.window(window.image, window.position)
-        # who is in a batch with others depends on all that were looked at before
+        # which windows share a batch depends on all that were looked at before
         if masked or (self.sw_batch_size == 1 and not self.needs([window])):
             return None
         with name_windows([window], "reading"):

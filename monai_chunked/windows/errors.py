@@ -30,6 +30,6 @@ def add_note(error: Exception, note: str) -> None:
 
 
 def windows_text(windows: Sequence[Window]) -> str:
-    """As messages show them."""
+    """Windows as messages show them."""
     places = "; ".join(f"image {window.image} {box_text(window.box)}" for window in windows)
     return f"{'window' if len(windows) == 1 else 'windows'} {places}"

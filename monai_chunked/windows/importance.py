@@ -61,7 +61,7 @@ class Importance:
 
 
 def monais(mode: str) -> MakeMap:
-    """One of MONAI's."""
+    """One of MONAI's maps."""
     return lambda size, sigma_scale, device, dtype: compute_importance_map(size, mode, sigma_scale, device, dtype)
 
 

@@ -71,7 +71,7 @@ class Mirrored(torch.nn.Module):
 
     @property
     def _subsets(self) -> list[tuple[int, ...]]:
-        """The dimensions along which each pass is mirrored."""
+        """The dimensions of windows along which each pass is mirrored."""
         return [
             tuple(2 + axis for axis in subset)
             for number in range(len(self.axes) + 1)
@@ -81,7 +81,7 @@ class Mirrored(torch.nn.Module):
     def _in_turn(
         self, windows: torch.Tensor, condition: torch.Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterator[Any]:
-        """The prediction of each subset, a pass for each."""
+        """The prediction for each subset, from a pass of its own."""
         for axes in self._subsets:
             mirrored = {} if condition is None else {"condition": _flip(condition, axes)}
             yield _flip_all(self.network(_flip(windows, axes), *args, **mirrored, **kwargs), axes)
@@ -89,19 +89,18 @@ class Mirrored(torch.nn.Module):
     def _at_once(
         self, windows: torch.Tensor, condition: torch.Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterator[Any]:
-        """The prediction of each subset, from one pass."""
+        """The prediction for each subset, from one pass for all."""
         subsets = self._subsets
 
         def all_of(tensor: torch.Tensor) -> torch.Tensor:
             return torch.cat([_flip(tensor, axes) for axes in subsets])
 
-        # of arguments, slices of windows are known by being a list of as many
-        args = tuple(a * len(subsets) if isinstance(a, list) and len(a) == len(windows) else a for a in args)
+        # an argument that is a list with one entry for each window holds their slices
+        args = tuple(arg * len(subsets) if isinstance(arg, list) and len(arg) == len(windows) else arg for arg in args)
         mirrored = {} if condition is None else {"condition": all_of(condition)}
         prediction = self.network(all_of(windows), *args, **mirrored, **kwargs)
-        number = len(windows)
-        for k, axes in enumerate(subsets):
-            part = slice(k * number, (k + 1) * number)
+        for number, axes in enumerate(subsets):
+            part = slice(number * len(windows), (number + 1) * len(windows))
             yield _flip_all(_map(lambda tensor, part=part: tensor[part], prediction), axes)
 
 
@@ -114,7 +113,7 @@ def _flip_all(prediction: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _map(function: Callable[..., torch.Tensor], prediction: Any, *others: Any) -> Any:
-    """A function of each tensor that a network returns, and of the same one of other predictions."""
+    """Apply a function to each tensor that a network returns, and to the tensors in its place in other predictions."""
     if isinstance(prediction, torch.Tensor):
         return function(prediction, *others)
     if isinstance(prediction, Mapping):

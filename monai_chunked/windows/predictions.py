@@ -67,7 +67,7 @@ class Predictions:
 
     @staticmethod
     def _of(batch: Batch, prediction: Prediction | None) -> Iterator[tuple[Window, OfWindow | None]]:
-        """Whoever takes the last one has all that is left: the network must not find it in memory next time."""
+        """The windows of a batch. Predictions are let go of as they pass: the network must not find them in memory."""
         predictions: list[OfWindow] = [] if prediction is None else [*prediction.of_windows()]
         del prediction
         predictions.reverse()

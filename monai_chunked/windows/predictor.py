@@ -25,8 +25,8 @@ class Prediction:
 
     Attributes:
         heads: as they are of windows of this size.
-        tensors: of each head, ``(windows, C, *size)``.
-        weights: of each head, ``(1, *size)``.
+        tensors: the prediction of each head, ``(windows, C, *size)``.
+        weights: to blend that of each head with, ``(1, *size)``.
     """
 
     heads: Heads
@@ -54,7 +54,7 @@ class BoundNetwork:
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     call: Callable[..., Any] | None = None
-    wrapper: Any = None
+    wrapper: object = None
 
     def __call__(self, *windows: Any, **condition: Any) -> Any:
         return (self.call or self.network)(*windows, *self.args, **condition, **self.kwargs)
@@ -74,7 +74,7 @@ class FullBatches:
         self.network = network
         self.size = size
 
-    def __call__(self, windows: torch.Tensor, *coordinates: list[Any], **condition: torch.Tensor) -> Any:
+    def __call__(self, windows: torch.Tensor, *coordinates: list[list[slice]], **condition: torch.Tensor) -> Any:
         number = len(windows)
         if number >= self.size:
             return self.network(windows, *coordinates, **condition)
@@ -91,9 +91,9 @@ class FullBatches:
         return torch.cat([tensor, tensor[-1:].expand(self.size - len(tensor), *tensor.shape[1:])])
 
     def _without(self, prediction: Any, number: int) -> Any:
-        """What belongs to the windows that were there."""
+        """The prediction for the windows that were there before."""
         if not isinstance(prediction, torch.Tensor):
-            return prediction  # refused for what it is
+            return prediction  # which is refused later
         if prediction.dim() == 0 or len(prediction) != self.size:
             raise ValueError(
                 f"the network must return a prediction for each of the {self.size} windows of a batch (fill_batches), "
@@ -129,7 +129,7 @@ class Predictor:
         self.with_coord = with_coord
         self._expected = Heads()
         self._expected_size: tuple[int, ...] = ()
-        self._before: tuple[Any, Heads] | None = None  # what was checked last
+        self._before: tuple[tuple[object, ...], Heads] | None = None  # what was checked last
         self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self._first_weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
 
@@ -140,7 +140,7 @@ class Predictor:
             ValueError: when the prediction does not fit the windows or the predictions before.
         """
         batch, (data, *condition) = read.predicted, read.data
-        positional: list[Any] = [data]
+        positional: list[torch.Tensor | list[list[slice]]] = [data]
         if self.with_coord:
             positional.append([[slice(window.image, window.image + 1), slice(None), *window.box] for window in batch])
         named = {"condition": condition[0]} if condition else {}
@@ -149,7 +149,7 @@ class Predictor:
         return self.of(batch, returned, data)
 
     def of(self, batch: Sequence[Window], returned: Any, data: torch.Tensor | None = None) -> Prediction:
-        """What a network has returned of windows.
+        """The prediction in what a network has returned for windows.
 
         Args:
             batch: the windows.
@@ -230,7 +230,7 @@ class Predictor:
 
 
 def flatten(prediction: Any) -> tuple[tuple[Hashable, ...] | None, list[torch.Tensor]]:
-    """Keys, sorted as MONAI sorts them, where the network returns a dict, and tensors."""
+    """Tensors that a network returns, and their keys where it returns a dict, sorted as MONAI sorts them."""
     if isinstance(prediction, torch.Tensor):
         return None, [prediction]
     if isinstance(prediction, Mapping):

@@ -122,7 +122,7 @@ class WindowedImage(Image):
         return pad(data[None], self.windows.least_size, self.reading)[0]
 
     def _memory(self, batch: Sequence[Window], data: torch.Tensor) -> torch.Tensor:
-        """Empty, laid out as MONAI would hand these windows of the whole image to the network."""
+        """Empty memory, laid out as MONAI would hand these windows of the whole image to the network."""
         shape = (self.images, len(data), *self.windows.image_size)
         image = torch.empty(shape, dtype=data.dtype, device="meta")
         views = views_of(image, batch)

@@ -18,7 +18,7 @@ ALIGNMENT = 64
 
 
 def views_of(image: torch.Tensor, batch: Sequence[Window]) -> list[torch.Tensor]:
-    """Of each window, ``(1, C, *roi_size)``. By strides, which is one call where slices are one for each dimension."""
+    """A view of each window, ``(1, C, *roi_size)``, by strides: one call, where slices take one for each dimension."""
     strides = image.stride()
     shape = (1, image.shape[1], *sizes(batch[0].box))
     views = []
@@ -50,12 +50,12 @@ def memory_like(view: torch.Tensor, address: int, device: torch.device) -> torch
     alignment; the distance between rows, most of which belongs to voxels outside the window, does not.
 
     Args:
-        view: of which only shape and strides are used.
+        view: only its shape and strides are used.
         address: of its first element, in bytes.
         device: of the new memory.
 
     Returns:
-        of the shape of the view, but for expanded dimensions, which are of size one; ``None`` where voxels overlap.
+        memory of the shape of the view, but of size one along expanded dimensions; ``None``: voxels overlap.
     """
     layout = _dense_layout(tuple(view.shape), view.stride())
     if layout is None:
@@ -91,9 +91,9 @@ def _dense_layout(
 
 
 def _apart(stride: int, reach: Sequence[int], borders: Sequence[tuple[int, int]]) -> int:
-    """A stride of the copy so large that voxels do not overlap, with which a dimension begins where no other one ends.
+    """A stride with which voxels of the copy do not overlap, and a dimension begins where no other one ends.
 
-    The last voxel of a row of every other voxel may be the last one in memory, so that rows begin before a row ends.
+    Where rows hold every other voxel, one may begin before the last one ends in memory.
     """
     ends = {packed for _, packed in borders}
     while stride < reach[1] or stride in ends:

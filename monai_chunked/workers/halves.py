@@ -7,9 +7,8 @@ second half adds what was kept to these sums, which takes next to no time. What 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ __all__ = ["Sums", "first_half", "second_half"]
 
 
 Sums = dict[int, list[torch.Tensor]]
-"""For each part the sums of chunks, ``(C, *chunk)``, that it gets from another one, in that order."""
+"""Sums of chunks, ``(C, *chunk)``, by the part that they go to or come from, in the order of sending."""
 
 
 def first_half(run: Run, ranges: Sequence[range], part: int) -> tuple[Sums, Products]:
@@ -42,7 +41,7 @@ def first_half(run: Run, ranges: Sequence[range], part: int) -> tuple[Sums, Prod
     return mail.sent, half.products
 
 
-def second_half(run: Run, ranges: Sequence[range], part: int, *, products: Products, sums: Mapping[int, Any]) -> Sums:
+def second_half(run: Run, ranges: Sequence[range], part: int, *, products: Products, sums: Sums) -> Sums:
     """Add what a part has kept. The output of the run takes the boxes that it finishes now.
 
     Args:
@@ -50,14 +49,14 @@ def second_half(run: Run, ranges: Sequence[range], part: int, *, products: Produ
         ranges: the windows of each part.
         part: which one.
         products: what was kept.
-        sums: for each part those that it has handed on to this one, in that order.
+        sums: for each part those that it has handed on to this one, in the order in which it did.
 
     Returns:
         what it hands on.
     """
     mail = _Mail({giver: iter(handed_on) for giver, handed_on in sums.items()})
     stop = ranges[part].stop
-    kept = dict(products)  # for another try
+    kept = dict(products)  # what is added is taken out, and another try needs all
     predict(run, Part(range(stop, stop), ranges=ranges, number=part, exchange=mail, gives=False, products=kept))
     return mail.sent
 
@@ -66,7 +65,7 @@ def second_half(run: Run, ranges: Sequence[range], part: int, *, products: Produ
 class _Mail:
     """Keeps the sums that others get, and gives those that others have handed on."""
 
-    received: Mapping[int, Any] = field(default_factory=dict)
+    received: Mapping[int, Iterator[torch.Tensor]] = field(default_factory=dict)
     sent: Sums = field(default_factory=dict)
 
     def send(self, part: int, sums: torch.Tensor) -> None:

@@ -107,22 +107,22 @@ def predict_part(call: Call, shared: SharedRun, part: int, poll: Callable[[], No
 
 
 def makers(call: Call, layout: Layout, parts: Parts) -> dict[ChunkId, int]:
-    """From each box of the results to the part that makes it, whose is the last of the chunks it is made of."""
-    makers: dict[ChunkId, int] = {}
+    """From each box of the results to the part that makes it, which has the last of the chunks that it is made of."""
+    part_of: dict[ChunkId, int] = {}
     for head, grid in enumerate(layout.grids):
         ending = call.ending(grid)
         for image in range(parts.images):
             made = {at: parts.owner(ChunkId(image, head, at)) for at in np.ndindex(*grid.shape)}
             for resampled in ending.chunks[image] if ending.moves else ():
                 made = {resampled.place(at): part for at, part in made.items() if resampled.makes(at)}
-            makers.update({ChunkId(image, head, at): part for at, part in made.items()})
-    return makers
+            part_of.update({ChunkId(image, head, at): part for at, part in made.items()})
+    return part_of
 
 
 def numbers_of(run: Run, numbers: range, first: int) -> range:
     """The windows that a part must see, from the begin of a batch to the end of one.
 
-    With ``skip`` to the last one of the part, whose batch is filled up from those behind it.
+    With ``skip`` they end with the last one of the part, whose batch is filled up from those behind it.
 
     Args:
         run: the call that has begun.
@@ -145,6 +145,6 @@ def _first(run: Run, layout: Layout, parts: Parts, part: int) -> int:
     written = run.written(layout)
     if run.call.inversion is None:
         return parts.first_window(part, written)
-    heads = list(enumerate(layout.grids))  # chunks of others are needed for their faces
-    chunks = (ChunkId(i, k, at) for i in range(parts.images) for k, grid in heads for at in np.ndindex(*grid.shape))
+    images, heads = range(parts.images), list(enumerate(layout.grids))  # chunks of others are needed for their faces
+    chunks = (ChunkId(image, head, at) for image in images for head, grid in heads for at in np.ndindex(*grid.shape))
     return min((parts.first_window_of(chunk) for chunk in chunks if chunk not in written), default=0)

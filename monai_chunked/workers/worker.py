@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -48,9 +48,9 @@ class FirstHalf(NamedTuple):
     """The first half of a part.
 
     Attributes:
-        boxes: that are finished.
-        sums: that it hands on, for each part that gets some.
-        products: that are to be added to what others hand on.
+        boxes: those that are finished.
+        sums: handed on, for each part that gets some.
+        products: to be added to what others hand on.
     """
 
     boxes: list[PartBox]
@@ -63,7 +63,7 @@ class SecondHalf(NamedTuple):
 
     Attributes:
         boxes: all that it makes.
-        sums: that it hands on after it has got them itself, for each part that gets some.
+        sums: handed on after they came from other parts, for each part that gets some.
     """
 
     boxes: list[PartBox]
@@ -73,7 +73,7 @@ class SecondHalf(NamedTuple):
 class Worker:
     """What a process that does parts has of a run. It can be pickled: inputs are opened, networks built, where it is.
 
-    Of an input in a file goes the way to it, and of one in memory all voxels.
+    Of an input in a file its path is pickled, of one in memory all voxels.
 
     One object serves several threads. The network is built when it is needed first, and kept.
 
@@ -83,7 +83,7 @@ class Worker:
         network_factory: builds the network.
     """
 
-    def __init__(self, settings: Settings, inputs: Any, network_factory: Callable[[], Any]) -> None:
+    def __init__(self, settings: Settings, inputs: Any, network_factory: Callable[[], Callable[..., Any]]) -> None:
         self.settings = settings
         self.inputs = inputs if callable(inputs) else Owned(inputs)
         self.network_factory = network_factory
@@ -159,14 +159,14 @@ class Worker:
         with torch.no_grad():
             return FirstHalf(boxes, *first_half(run, shared.ranges, part))
 
-    def end(self, part: int, shared: SharedRun, begun: FirstHalf, sums: Mapping[int, Any]) -> SecondHalf:
+    def end(self, part: int, shared: SharedRun, begun: FirstHalf, sums: Sums) -> SecondHalf:
         """The second half of a part.
 
         Args:
             part: which one.
             shared: what all workers know.
             begun: the first half.
-            sums: for each part those that it has handed on to this one, in that order.
+            sums: for each part those that it has handed on to this one, in the order in which it did.
         """
         boxes = list(begun.boxes)
         run = shared.run_of(self._making(boxes, shared))

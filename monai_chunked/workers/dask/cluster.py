@@ -28,7 +28,7 @@ class Cluster:
     Args:
         client: of ``distributed``.
         worker: what each worker has of the run.
-        resources: that a task needs.
+        resources: those that a task needs.
 
     Attributes:
         worker: as tasks get it.
@@ -52,18 +52,18 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # to be released is to be cancelled here: Client.cancel fails over tasks between those that it is given
+        # a released future is cancelled; Client.cancel itself fails over tasks between those that it is given
         for future in list(self._submitted):
             future.release()
         self._flying.clear()
         self._shared.clear()
 
     def threads(self) -> int:
-        """Of all workers; at least one will come."""
+        """The number of threads of all workers, at least one: a worker will come."""
         return max(1, sum(self.client.nthreads().values()))
 
     def run(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """What a worker says."""
+        """What a method of :py:class:`Worker` returns on a worker."""
         future = self.submit(method.__name__, method, self.worker, *arguments)
         self._shared.append(future)
         return opened(future.result())
@@ -73,7 +73,7 @@ class Cluster:
 
         Args:
             numbers: which parts.
-            start: starts one, and returns the future of its boxes.
+            start: starts a part, and returns the future of its boxes.
         """
         waiting = iter(numbers)
         completed = self.distributed.as_completed()
@@ -97,7 +97,7 @@ class Cluster:
 
     def submit(self, name: str, function: Callable[..., Any], *arguments: Any, priority: int = 0, **more: Any) -> Any:
         """Start a task of a name that no other run has. What it returns comes in a :py:class:`Parcel`."""
-        from dask import config  # the other one
+        from dask import config  # not monai_chunked.dask
 
         how = {"pure": False, "retries": RETRIES, "resources": self.resources, "priority": priority, **more}
         with config.set({"distributed.admin.large-graph-warning-threshold": 2**62}):  # the input may be large

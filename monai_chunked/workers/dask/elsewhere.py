@@ -40,7 +40,7 @@ __all__ = ["Elsewhere"]
 
 
 MOST_PARTS = 4
-"""Parts for each thread of the workers, at most: who is lost costs one, and all end at about the same time."""
+"""Parts for each thread of the workers, at most: a lost worker costs few, and all end at about the same time."""
 
 NEARLY_AS_FAST = 1.05
 """More parts than the fastest number are taken while they take no longer than this."""
@@ -51,7 +51,7 @@ class Elsewhere:
 
     Args:
         cluster: the workers.
-        parts: how many; ``None``: as many as are worth while.
+        parts: how many; ``None``: as many as are worthwhile.
     """
 
     def __init__(self, cluster: Cluster, parts: int | None) -> None:
@@ -176,24 +176,24 @@ def _finished(box: PartBox) -> Finished:
 
 
 def _cut(run: Run, layout: Layout, needed: np.ndarray | None, *, count: int | None, threads: int) -> Parts:
-    """The parts: as many as are asked for, or as many as are worth while."""
+    """The parts: as many as are asked for, or as many as are worthwhile."""
     settings, images, hands_on = run.call.settings, run.call.images, run.call.parts_hand_on
     work = work_of(settings.windows, images, settings.sw_batch_size, skipped=run.skipped, needed=needed)
     if not work.predicted.any():  # all that is left is of skipped windows
         return Parts(layout.grids, images, [run.call.windows], run.skipped)
     counts = [count] if count is not None else [threads * times for times in range(1, MOST_PARTS + 1)]
-    ways = [Parts(layout.grids, images, cut(work, each), run.skipped) for each in counts]
+    ways = [Parts(layout.grids, images, cut(work, number), run.skipped) for number in counts]
     seconds = (
         [_slowest(parts, work, layout, hands_on=hands_on, threads=threads) for parts in ways] if len(ways) > 1 else [0]
     )
     fast = [parts for parts, time in zip(ways, seconds) if time <= NEARLY_AS_FAST * min(seconds)]
-    # sums that go through a part have to wait for it, and those of the next part for them
+    # sums that go through a part have to wait for it, and the next part waits for them
     direct = [parts for parts in fast if not any(map(parts.passes_on, range(len(parts))))] if hands_on else []
     return (direct or fast)[-1]
 
 
 def _slowest(parts: Parts, work: Work, layout: Layout, *, hands_on: bool, threads: int) -> int:
-    """How many windows the network of a worker gets, if each takes the next part as soon as it is ready."""
+    """How many windows the busiest worker predicts, if each takes the next part as soon as it is ready."""
     no_background = [False] * len(parts.grids)
     forecast = forecast_parts(
         parts, work, voxel_bytes=layout.voxel_bytes, workers=threads, background_adds=no_background

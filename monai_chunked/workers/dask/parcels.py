@@ -29,7 +29,7 @@ class Parcel:
         """What Dask takes it for: it runs tasks where most of what they need is, and knows how full a worker is."""
         return object.__sizeof__(self) + _size_of(self.value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         import cloudpickle
 
         class Pickler(cloudpickle.Pickler):
@@ -49,7 +49,7 @@ def opened(value: Any) -> Any:
     return value.value if isinstance(value, Parcel) else value
 
 
-def _size_of(value: Any) -> int:
+def _size_of(value: object) -> int:
     """Bytes of the tensors in lists, tuples and dicts."""
     if isinstance(value, torch.Tensor):
         return value.nbytes
@@ -62,13 +62,13 @@ def _unpacked(pickled: bytes, buffers: list[np.ndarray]) -> Parcel:
     return Parcel(pickle.loads(pickled, buffers=buffers))
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if not isinstance(value, torch.Tensor) or isinstance(value, torch.nn.Parameter):
         return False
     return value.device.type == "cpu" and value.layout is torch.strided and not value.requires_grad and value.nbytes > 0
 
 
-def _taken_apart(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _taken_apart(tensor: torch.Tensor) -> tuple[object, ...]:
     plain = tensor.as_subclass(torch.Tensor)
     if plain.untyped_storage().nbytes() > plain.nbytes:
         plain = plain.clone()  # a part of something larger
@@ -84,7 +84,7 @@ def _put_together(
     shape: tuple[int, ...],
     stride: tuple[int, ...],
     kind: type,
-    state: dict[str, Any],
+    state: dict[str, object],
 ) -> torch.Tensor:
     if not memory.flags.writeable:
         memory = memory.copy()

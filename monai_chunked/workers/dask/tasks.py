@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from monai_chunked.plan.parts.parts import Parts
 from monai_chunked.transforms.inversion import Inversion
 from monai_chunked.windows.errors import add_note
@@ -36,13 +38,12 @@ class IndependentParts:
         Returns:
             the future of its boxes.
         """
-        # what comes in order is written in order
         of_part = (self.cluster.worker, self._shared, self._inversion, part)
-        return self.cluster.submit(f"part-{part}", _make, *of_part, priority=-part)
+        return self.cluster.submit(f"part-{part}", _make, *of_part, priority=-part)  # written in this order
 
 
 class LinkedParts:
-    """Each part is two tasks: its windows, which needs nothing of other parts, and what others have handed on.
+    """Each part is two tasks: one does its windows and needs no other part, one adds to what others have handed on.
 
     Tasks between them pick what one part gets from another, so that this alone is sent from worker to worker. If a
     worker is lost, Dask does what it had once more.
@@ -57,10 +58,10 @@ class LinkedParts:
         self.cluster = cluster
         self.parts = parts
         self._shared = cluster.share("known", shared)
-        self._sums: dict[tuple[int, int], list[Any]] = {}
+        self._sums: dict[tuple[int, int], list[Any]] = {}  # futures, by giver and taker
 
     def start(self, part: int) -> Any:
-        """Start a part, when those before it were started.
+        """Start a part, after those before it.
 
         Returns:
             the future of its boxes.
@@ -92,11 +93,11 @@ def _begin(worker: Worker, shared: SharedRun, part: int) -> FirstHalf:
 
 
 def _end(
-    worker: Worker, shared: SharedRun, part: int, begun: FirstHalf, givers: list[int], *sums: list[Any]
+    worker: Worker, shared: SharedRun, part: int, begun: FirstHalf, givers: list[int], *sums: list[torch.Tensor]
 ) -> SecondHalf:
-    given: dict[int, list[Any]] = {}
-    for giver, some in zip(givers, sums):
-        given.setdefault(giver, []).extend(some)
+    given: dict[int, list[torch.Tensor]] = {}
+    for giver, handed_on in zip(givers, sums):
+        given.setdefault(giver, []).extend(handed_on)
     with _naming(part, shared):
         return worker.end(part, shared, begun, given)
 
@@ -106,7 +107,7 @@ def _last(*arguments: Any) -> list[PartBox]:
     return _boxes(_end(*arguments))
 
 
-def _sums_for(task: FirstHalf | SecondHalf, part: int) -> list[Any]:
+def _sums_for(task: FirstHalf | SecondHalf, part: int) -> list[torch.Tensor]:
     return task.sums.get(part, [])
 
 

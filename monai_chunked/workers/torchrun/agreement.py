@@ -22,7 +22,7 @@ def check_shared(call: Call) -> None:
         call: what is asked for.
 
     Raises:
-        ValueError: when this cannot be shared.
+        ValueError: when it needs what several processes cannot do.
         TypeError: when the output is none that all processes can have.
     """
     if call.settings.process_fn is not None:
@@ -48,14 +48,14 @@ def differing(own: Mapping[str, str], others: Mapping[int, Mapping[str, str]]) -
 
     Args:
         own: a text for each part that the result depends on, of the first process.
-        others: of the others.
+        others: the same texts of the other processes, by their ranks.
 
     >>> differing({"overlap": "0.25"}, {1: {"overlap": "0.25"}, 2: {"overlap": "0.5"}}).split("but ")[1]
     'rank 2 differs from rank 0 in overlap (0.25 on rank 0, 0.5 on rank 2)'
     """
-    found = []
+    reports = []
     for rank, texts in others.items():
         parts = differences(own, texts, "on rank 0", f"on rank {rank}")
         if parts:
-            found.append(f"rank {rank} differs from rank 0 in {', '.join(parts)}{remedy(own, texts)}")
-    return f"process_group: every process must be called with the same, but {'; '.join(found)}" if found else ""
+            reports.append(f"rank {rank} differs from rank 0 in {', '.join(parts)}{remedy(own, texts)}")
+    return f"process_group: every process must be called with the same, but {'; '.join(reports)}" if reports else ""

@@ -3,8 +3,8 @@ How the processes of a run find each other, and notice that one is gone before i
 
 Each says in the store of torch.distributed that it has called, and looks whether the others have. Who waits cannot tell
 one that loads its input from one that is dead, so it asks the connections that gloo has had since the process group was
-made: to begin to receive from a process that is gone is an error at once. Where the process group is of another
-backend, such as NCCL alone, only whatever has started the processes can know.
+made: to begin to receive from a process that is gone is an error at once. Where the process group has another backend,
+such as NCCL alone, only whatever has started the processes can know.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def ended(rank: int, why: str) -> RuntimeError:
     return RuntimeError(f"rank {rank} of the process group could not go on, so this run has ended: {why}")
 
 
-def connected(process_group: Any) -> tuple[Any, int, int]:
+def connected(process_group: dist.ProcessGroup | None) -> tuple[Any, int, int]:
     """Connections for one run alone, whatever else is said in the process group; the rank, and how many there are.
 
     Args:
@@ -66,7 +66,7 @@ def connected(process_group: Any) -> tuple[Any, int, int]:
     return dist.ProcessGroupGloo(of_run, rank, size, CONNECTING), rank, size
 
 
-def _meet(store: Any, others: Sequence[int], receive: Callable[[int], object]) -> None:
+def _meet(store: dist.Store, others: Sequence[int], receive: Callable[[int], object]) -> None:
     """Return when all others have called."""
     start, pause = time.monotonic(), 0.001
     while True:
@@ -92,15 +92,15 @@ def _called(rank: int) -> str:
     return f"{rank} has called"
 
 
-def _receiving(group: Any) -> Callable[[int], object]:
-    """Begins to receive from a process what it never sends, which raises if it is gone, where that can be told."""
+def _receiving(group: dist.ProcessGroup) -> Callable[[int], object]:
+    """Begins to receive from a process what it never sends: that raises if it is gone, where this can be told."""
     try:
         backend = group._get_backend(torch.device("cpu"))
     except RuntimeError:  # it has none
         return lambda rank: None
     if not isinstance(backend, dist.ProcessGroupGloo):
         return lambda rank: None
-    gloo: Any = backend
+    gloo: Any = backend  # its type does not show recv
     return lambda rank: gloo.recv([torch.empty(1, dtype=torch.uint8)], rank, NEVER_SENT)
 
 

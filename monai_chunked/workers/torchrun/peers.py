@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
 from monai_chunked.workers.torchrun.meeting import GONE, connected, ended
 
@@ -34,7 +35,7 @@ NEVER_ENDED = 10
 
 
 SAID, SUMS, BOX, WELL, FAILED = range(5)
-"""What a message is: a value, sums of a chunk, a box of a result, and the two that are the last ones."""
+"""What a message is: a value, sums of a chunk, a box of a result, or one of the two that come last."""
 
 
 Handler = Callable[[int, Any, torch.Tensor], None]
@@ -44,7 +45,7 @@ Handler = Callable[[int, Any, torch.Tensor], None]
 @dataclass
 class _Message:
     kind: int
-    about: Any = None
+    about: object = None
     tensor: torch.Tensor | None = None
     sent: threading.Event = field(default_factory=threading.Event)
 
@@ -70,19 +71,19 @@ class Peers:
         self._failure: tuple[int, str] | None = None
         self._inbox: dict[tuple[int, int], deque[tuple[Any, torch.Tensor]]] = defaultdict(deque)
         self._handlers: dict[int, Handler] = {}
-        self.others = [rank for rank in range(self.size) if rank != self.rank]
-        self._outbox: dict[int, deque[_Message]] = {rank: deque() for rank in self.others}
+        self.others = [peer for peer in range(size) if peer != rank]
+        self._outbox: dict[int, deque[_Message]] = {peer: deque() for peer in self.others}
         self._gone: set[int] = set()
-        self._receivers = {rank: threading.Thread(target=self._receive, args=(rank,)) for rank in self.others}
-        # one that cannot be ended must not keep the process
-        self._senders = {rank: threading.Thread(target=self._send, args=(rank,), daemon=True) for rank in self.others}
-        for rank in self.others:
-            self._receivers[rank].name = f"monai_chunked-receive-{rank}"
-            self._senders[rank].name = f"monai_chunked-send-{rank}"
-            self._receivers[rank].start()
-            self._senders[rank].start()
+        self._receivers = {peer: threading.Thread(target=self._receive, args=(peer,)) for peer in self.others}
+        # a thread that cannot be ended must not keep the process
+        self._senders = {peer: threading.Thread(target=self._send, args=(peer,), daemon=True) for peer in self.others}
+        for peer in self.others:
+            self._receivers[peer].name = f"monai_chunked-receive-{peer}"
+            self._senders[peer].name = f"monai_chunked-send-{peer}"
+            self._receivers[peer].start()
+            self._senders[peer].start()
 
-    def say(self, rank: int, value: Any) -> None:
+    def say(self, rank: int, value: object) -> None:
         """Send a value that can be pickled. Returns at once."""
         self._put(rank, _Message(SAID, value))
 
@@ -101,13 +102,13 @@ class Peers:
 
     def flush(self) -> None:
         """Wait until all is sent."""
-        self._wait(lambda: not any(self._outbox.values()))
+        self.wait(lambda: not any(self._outbox.values()))
 
-    def send_box(self, rank: int, about: Any, values: torch.Tensor) -> None:
+    def send_box(self, rank: int, about: object, values: torch.Tensor) -> None:
         """Send a box of a result. Returns when it is sent, so that its memory can be used again."""
         message = _Message(BOX, (about, tuple(values.shape), values.dtype), values)
         self._put(rank, message)
-        self._wait(message.sent.is_set)
+        self.wait(message.sent.is_set)
 
     def on_box(self, handler: Handler) -> None:
         """Boxes go to this function, from several threads, as soon as they arrive."""
@@ -147,27 +148,24 @@ class Peers:
 
     def _take(self, rank: int, kind: int) -> tuple[Any, torch.Tensor]:
         messages = self._inbox[rank, kind]
-        self._wait(lambda: messages)
+        self.wait(lambda: messages)
         with self._changed:
             return messages.popleft()
 
-    def _wait(self, until: Callable[[], Any]) -> None:
+    def wait(self, until: Callable[[], object]) -> None:
+        """Until something is so, which another thread sees to; raise if others cannot go on."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure is not None or until())
             if not until():
                 self.check()
 
-    def wait(self, until: Callable[[], Any]) -> None:
-        """Until something is so, which another thread sees to; raise if others cannot go on."""
-        self._wait(until)
-
     def changed(self) -> None:
-        """Something is so that somebody may wait for."""
+        """Something is so now that somebody may wait for."""
         with self._changed:
             self._changed.notify_all()
 
     def _failed(self, rank: int, text: str) -> None:
-        """Nothing more is sent but who has failed, to each of the others that are there."""
+        """Send nothing more, but tell each of the others that are there who has failed."""
         with self._changed:
             if text == GONE:
                 self._gone.add(rank)
@@ -178,11 +176,8 @@ class Peers:
                     messages.append(_Message(FAILED, self._failure))
             self._changed.notify_all()
 
-    def _lost(self, rank: int) -> None:
-        self._failed(rank, GONE)
-
     def _send(self, rank: int) -> None:
-        """What the thread does that sends."""
+        """Send what is put for a process, in a thread of its own, up to the last message."""
         messages = self._outbox[rank]
         while True:
             with self._changed:
@@ -193,7 +188,7 @@ class Peers:
             try:
                 self._write(rank, message)
             except RuntimeError:
-                self._lost(rank)
+                self._failed(rank, GONE)
                 return
             message.sent.set()
             self.changed()
@@ -201,12 +196,12 @@ class Peers:
                 return
 
     def _receive(self, rank: int) -> None:
-        """What the thread does that receives."""
+        """Receive what a process sends, in a thread of its own, up to the last message."""
         while True:
             try:
                 kind, about, data = self._read(rank)
             except RuntimeError:
-                self._lost(rank)
+                self._failed(rank, GONE)
                 return
             if kind == WELL:
                 return
@@ -223,7 +218,7 @@ class Peers:
                     self._inbox[rank, kind].append((about, data))
                     self._changed.notify_all()
                 return
-            self._wait(lambda: self._handlers)
+            self.wait(lambda: self._handlers)
             about, shape, dtype = about
             self._handlers[BOX](rank, about, data.view(dtype).view(shape))
         except BaseException as error:
@@ -252,7 +247,7 @@ class Peers:
 
 
 @contextmanager
-def together(process_group: Any) -> Iterator[Peers | None]:
+def together(process_group: dist.ProcessGroup | Literal["world"] | None) -> Iterator[Peers | None]:
     """The processes of a run, while it lasts; ``None``: there is one.
 
     Args:

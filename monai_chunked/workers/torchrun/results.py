@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ __all__ = ["Shown", "show", "take"]
 
 
 PIECE_BYTES = 2**26
-"""Of a result in memory, what is sent at a time."""
+"""Of a result in memory, so much is sent at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,17 @@ def show(peers: Peers, run: Run, results: Results, shared: SharedResults) -> Non
 
     Args:
         peers: the processes of the run.
-        run: that has made them.
+        run: the one that has made them.
         results: as outputs return them.
         shared: knows the chunks, and what was started in this run.
     """
     forms, values = shared.forms(), results.values
     assert shared.layout is not None
     heads = enumerate(zip(results.heads, shared.layout.grids))
-    each = [run.result(head, run.call.ending(grid), forms[number]) for number, (head, grid) in heads]
-    on_disk = _have_names(run, each) or not all(isinstance(result, torch.Tensor) for result in values)
+    described = [run.result(head, run.call.ending(grid), forms[number]) for number, (head, grid) in heads]
+    on_disk = _have_names(run, described) or not all(isinstance(result, torch.Tensor) for result in values)
     for rank in peers.others:
-        peers.say(rank, Shown(results.heads, each, on_disk))
+        peers.say(rank, Shown(results.heads, described, on_disk))
     if not on_disk:
         for result in values:
             for image, box in _pieces(result.shape, result.dtype.itemsize):
@@ -71,7 +72,7 @@ def _have_names(run: Run, results: Sequence[Result]) -> bool:
     output = run.call.output
     if not isinstance(output, ResumableOutput) or output.journal(run.metadata) is None:
         return False
-    if run.record.journal is not None or all(each.get("filename_or_obj") for each in run.metadata):
+    if run.record.journal is not None or all(image.get("filename_or_obj") for image in run.metadata):
         return True
     try:  # it may have taken a name that was free
         for result in results:
@@ -115,13 +116,10 @@ def take(peers: Peers, settings: Settings, source: Source, shown: Shown) -> list
 
 
 def _pieces(shape: Sequence[int], itemsize: int) -> list[tuple[int, Box]]:
-    """Of a result ``(B, C, *spatial)``, rows along the first spatial dimension, so many that they take some MiB."""
-    images, channels, rows, *others = shape
-    row = channels * itemsize
-    for size in others:
-        row *= size
-    step = max(1, PIECE_BYTES // row)
-    rest = [slice(0, size) for size in others]
+    """Rows of a result ``(B, C, *spatial)`` along its first spatial dimension, so many that they take some MiB."""
+    images, channels, rows, *row_shape = shape
+    step = max(1, PIECE_BYTES // (channels * itemsize * prod(row_shape)))
+    rest = [slice(0, size) for size in row_shape]
     return [
         (image, (slice(start, min(start + step, rows)), *rest))
         for image in range(images)

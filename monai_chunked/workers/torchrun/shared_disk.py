@@ -1,4 +1,4 @@
-"""Whether all processes of a run see the folder that its results go to, which is found out before the first window."""
+"""Finds out, before the first window, whether all processes of a run see the folder that its results go to."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Mark:
 
 @contextmanager
 def marked(output: Output, metadata: tuple[Metadata, ...]) -> Iterator[Mark | None]:
-    """A mark, while it lasts; ``None``: what this output makes is sent to the others, or is at a URL.
+    """A mark, which is removed at the end; ``None``: results of this output are sent to the others, or are at a URL.
 
     Raises:
         OSError: when the folder cannot be written to.
@@ -51,7 +51,7 @@ def marked(output: Output, metadata: tuple[Metadata, ...]) -> Iterator[Mark | No
     if journal is None:
         yield None
         return
-    folder = next(each for each in journal.parents if each.exists())
+    folder = next(parent for parent in journal.parents if parent.exists())
     below = journal.relative_to(folder).parts
     with tempfile.NamedTemporaryFile(prefix=".monai_chunked-", dir=folder) as file:
         yield Mark(os.path.basename(file.name), str(folder), below, metadata, socket.gethostname())
@@ -76,8 +76,8 @@ def unseen(mark: Mark, said: Mapping[int, str]) -> FileNotFoundError | None:
     """What to raise; ``None``: all others see the mark.
 
     Args:
-        mark: that was made.
-        said: what :py:func:`look` says in each of them.
+        mark: the one that was made.
+        said: what :py:func:`look` says in each of the others, by their ranks.
 
     >>> mark = Mark("x", "/data", ("results", "scan.nii.journal"), ({},), "first")
     >>> print(unseen(mark, {1: "", 2: "on second would look for it in /home/results"}))  # doctest: +ELLIPSIS
@@ -95,7 +95,7 @@ def unseen(mark: Mark, said: Mapping[int, str]) -> FileNotFoundError | None:
 
 
 def _journal(output: Output, metadata: Sequence[Metadata]) -> Path | None:
-    """That of a run, with an absolute path, if results are opened by their names."""
+    """The absolute path to the journal of a run, if results are opened by their names."""
     journal = output.journal(metadata) if isinstance(output, ResumableOutput) else None
     return None if journal is None else journal.absolute()
 

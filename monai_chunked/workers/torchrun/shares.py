@@ -81,7 +81,7 @@ class SharedResults:
         return [self._results[number].finish() for number in range(count)]
 
     def forms(self) -> dict[int, Form]:
-        """Of the results that were started, in this run or an earlier one."""
+        """The forms of the results that were started, in this run or an earlier one."""
         started = {number: result.form for number, result in self._results.items() if result.form is not None}
         return {**self.left.results, **started}
 
@@ -96,8 +96,8 @@ class SharedResults:
         ending = self.run.call.ending(self.layout.grids[number])
         return self.run.start_result(number, self.heads[number], ending, form)
 
-    def _take(self, rank: int, about: Any, values: torch.Tensor) -> None:
-        """A box of a result, or nothing more, from another process."""
+    def _take(self, rank: int, about: tuple[str, int, Box] | None, values: torch.Tensor) -> None:
+        """Take a box of a result from another process; without ``about``, that process has sent all of its boxes."""
         if about is None:
             self._at_work.discard(rank)
             self.peers.changed()

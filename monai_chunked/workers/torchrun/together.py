@@ -99,14 +99,14 @@ class _Together:
         )
 
     def judge(self, verdict: Exception | None) -> None:
-        """Raise, in all processes alike, if there is something to raise."""
+        """Raise the verdict, if there is one, as all processes do."""
         if verdict is not None:
             self.peers.all_know = True
             raise verdict
 
 
 class Leader(_Together):
-    """The first of them, which has the output and its journal."""
+    """The first process, which has the output and its journal."""
 
     def fingerprint(self, call: Call) -> Callable[[], Fingerprint]:
         self._texts = functools.cache(partial(fingerprint_of_call, call))  # found out once
@@ -157,14 +157,14 @@ class Leader(_Together):
         return layout
 
     def _compare(self) -> None:
-        """What all were called with is the same."""
-        # where the result goes is the first one's business
+        """Raise unless all processes were called with the same."""
+        # where the result goes concerns the first process alone
         texts = {name: text for name, text in self._texts()[0].items() if name != "output"}
         different = differing(texts, self._hear())
         self._decide(ValueError(different) if different else None)
 
     def _show_disk(self, run: Run) -> None:
-        """All see where the result will be."""
+        """Raise unless all processes see where the result will be."""
         with marked(run.call.output, run.metadata) as mark:
             self._tell(mark)
             if mark is not None:
@@ -176,7 +176,7 @@ class Leader(_Together):
         self._tell(verdict)
         self.judge(verdict)
 
-    def _tell(self, value: Any) -> None:
+    def _tell(self, value: object) -> None:
         for rank in self.peers.others:
             self.peers.say(rank, value)
 
@@ -185,7 +185,7 @@ class Leader(_Together):
 
 
 class Follower(_Together):
-    """Any other of them, which sends what it makes to the first one.
+    """Any other process, which sends what it makes to the first one.
 
     Args:
         peers: all of them.
