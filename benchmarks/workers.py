@@ -60,6 +60,11 @@ def inferer_of(**more: Any) -> ChunkedSlidingWindowInferer:
     return ChunkedSlidingWindowInferer(ROI, overlap=0.25, mode="gaussian", postprocessing="argmax", **more)
 
 
+def two_classes() -> torch.nn.Module:
+    """The least network that ends in labels."""
+    return torch.nn.Conv3d(1, 2, 1).requires_grad_(False)
+
+
 class Noting(Observer):
     """Keeps who knows what was sent and kept."""
 
@@ -82,7 +87,7 @@ def one_rank(name: str) -> None:
         more["process_group"] = "world"
     noting = Noting()
     with torch.no_grad():
-        inferer_of(**more)(image[..., :ROI, :ROI, :].repeat(1, 1, 2, 1, 1), torch.nn.Identity())  # start all there is
+        inferer_of(**more)(image[..., :ROI, :ROI, :].repeat(1, 1, 2, 1, 1), two_classes())  # start all there is
         start = time.perf_counter()
         labels = inferer_of(progress=noting, **more)(image, network)
         seconds = time.perf_counter() - start
@@ -111,7 +116,7 @@ def dask(name: str, workers: int) -> dict[str, Any]:
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        infer(inferer_of(), image[..., :ROI, :ROI, :], torch.nn.Identity, client)
+        infer(inferer_of(), image[..., :ROI, :ROI, :], two_classes, client)
         client.run(network_of, name)  # imports what it needs
         start = time.perf_counter()
         labels = infer(inferer_of(progress=noting), image, functools.partial(network_of, name), client)
