@@ -46,7 +46,8 @@ class Axis:
     """One dimension of a grid, made of one of another. An array has one element for each voxel that is made.
 
     Attributes:
-        low, high: the two voxels that it is made of, int64; -1: there is none, and a zero in its place.
+        low, high: the two voxels that it is made of, int64; -1: there is none, and a zero in its place. A copy is made
+            of the first; another second one means that only the coordinates tell which it is.
         low_weight, high_weight: their weights, of the dtype of the computation.
         first, last: the first and the last voxel that may be needed for it; -1: none is.
         size: of the dimension that is read.

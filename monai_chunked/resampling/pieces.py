@@ -242,7 +242,8 @@ class Piece:
         if self.resampling.oblique is not None:
             unsure = np.zeros(self.size, bool)
             for d, axis in enumerate(self._axes):
-                unsure |= (axis.first != axis.last).reshape([-1 if k == d else 1 for k in range(len(self.size))])
+                doubt = (axis.first != axis.last) | (axis.low != axis.high)
+                unsure |= doubt.reshape([-1 if k == d else 1 for k in range(len(self.size))])
             places = torch.from_numpy(np.argwhere(unsure))
             if len(places):
                 for channel, made in zip(self.exact(read, places), values):

@@ -86,6 +86,8 @@ class _Grid:
         turned = []
         for d, axis in enumerate(axes):
             made = _read_through(axis, self.index[d], self.sizes[self.dims[d]])
+            if kind == "copy":
+                made = _doubted(made, axis, self.index[d])
             turned.append(_falls(made.last))
             placed[self.dims[d]] = made.take(np.arange(len(made))[::-1]) if turned[d] else made
         if oblique is not None:
@@ -145,6 +147,13 @@ def _read_through(axis: Axis, index: np.ndarray, size: int) -> Axis:
         voxel = voxels(np.where(axis.first < 0, -1, np.minimum(axis.first + step, axis.last)))
         first, last = np.where(voxel < 0, first, np.minimum(first, voxel)), np.maximum(last, voxel)
     return Axis(low, high, low_weight, high_weight, np.where(last < 0, -1, first), last, size)
+
+
+def _doubted(made: Axis, axis: Axis, index: np.ndarray) -> Axis:
+    """The same, but high is the other one where a voxel may be a copy of one that is there or of a zero beside it."""
+    first, last = (index[np.maximum(end, 0)] < 0 for end in (axis.first, axis.last))
+    doubt = (axis.first >= 0) & (first != last)
+    return replace(made, high=np.where(doubt, np.where(made.low < 0, made.last, -1), made.high))
 
 
 def _unknown(grid: _Grid, operation: Operation) -> None:
